@@ -1,0 +1,179 @@
+"""What is asked for and what comes back: requests, their limits, drawings.
+
+Plain values that every module above shares; nothing here talks to anybody.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from errors import InvalidRequestError
+
+SEED_MAX = 2**32 - 1
+
+
+class Range(BaseModel):
+    """Inclusive bounds; `multiple`: the value has to be a multiple of it (0: of nothing)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    min: float
+    max: float
+    multiple: int = 0
+
+    def check(self, name: str, value: float, unit: str = "") -> None:
+        """Raises: InvalidRequestError with what would be right."""
+        if not self.min <= value <= self.max:
+            raise InvalidRequestError(f"{name} must be from {self.min:g} to {self.max:g}{unit}, not {value:g}.")
+        if self.multiple > 1 and value % self.multiple:
+            raise InvalidRequestError(
+                f"{name} must be a multiple of {self.multiple}{unit} "
+                f"({self.min:g} to {self.max:g}), and {value:g} is not."
+            )
+
+
+class Limits(BaseModel):
+    """What the inference server says that it can do; the values here hold until it was asked.
+
+    Sides in pixels, `prompt_chars` in characters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    num_inference_steps: Range = Range(min=1, max=250)
+    width: Range = Range(min=64, max=2048, multiple=8)
+    height: Range = Range(min=64, max=2048, multiple=8)
+    guidance_scale: Range = Range(min=0, max=30)
+    prompt_chars: int = 2000
+
+    @classmethod
+    def from_health(cls, answer: dict[str, Any]) -> "Limits":
+        """From the healthcheck's `limits`, where a plain maximum is written `{"max": n}`."""
+        chars = answer.get("prompt_chars")
+        return cls.model_validate(
+            {**answer, "prompt_chars": chars.get("max", 2000) if isinstance(chars, dict) else 2000}
+        )
+
+
+class Defaults(BaseModel):
+    """What the inference server takes where a request says nothing; None: not known yet, its own choice."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    width: int | None = None
+    height: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+
+
+def _number(name: str, value: Any, *, integer: bool) -> float | int | None:
+    """`value` as a finite number; None stays None. Whole floats (JSON's 256.0) count as integers."""
+    if value is None or value == "":
+        return None
+    kind = "a whole number" if integer else "a number"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise InvalidRequestError(f"{name} must be {kind}.")
+    try:
+        number = int(value) if isinstance(value, int) or (integer and isinstance(value, str)) else float(value)
+    except ValueError:
+        raise InvalidRequestError(f"{name} must be {kind}, and {str(value)[:40]!r} is none.") from None
+    if isinstance(number, float) and (not math.isfinite(number) or (integer and number != int(number))):
+        raise InvalidRequestError(f"{name} must be {kind}, not {number:g}.")
+    return int(number) if integer else float(number)
+
+
+def _text(name: str, value: Any, max_chars: int) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"{name} must be text.")
+    text = value.strip()
+    if len(text) > max_chars:
+        raise InvalidRequestError(f"{name} has {len(text)} characters; {max_chars} is the most.")
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidRequestError(f"{name} holds characters that are no text.")
+    return text
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """One picture to draw. None means: the server's own default.
+
+    `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+
+    @classmethod
+    def checked(cls, limits: Limits, prompt: Any, negative_prompt: Any = "", **numbers: Any) -> "DrawRequest":
+        """The request, once every part of it has been looked at.
+
+        Raises: InvalidRequestError for the first part that cannot be drawn, in a visitor's words.
+        """
+        text = _text("The prompt", prompt, limits.prompt_chars)
+        if not text:
+            raise InvalidRequestError("Please type what you would like to see: the prompt is empty.")
+        seed = _number("The seed", numbers.pop("seed", None), integer=True)
+        if seed == -1:  # the usual way to write "any" in other programs
+            seed = None
+        if seed is not None and not 0 <= seed <= SEED_MAX:
+            raise InvalidRequestError(f"The seed must be from 0 to {SEED_MAX}, not {seed:.0f}.")
+        guidance = _number("Guidance", numbers.pop("guidance_scale", None), integer=False)
+        whole = {name: _number(_NAMES[name], value, integer=True) for name, value in numbers.items()}
+        request = cls(
+            prompt=text,
+            negative_prompt=_text("The negative prompt", negative_prompt or "", limits.prompt_chars),
+            guidance_scale=guidance,
+            seed=None if seed is None else int(seed),
+            **{name: None if value is None else int(value) for name, value in whole.items()},
+        )
+        request.check(limits)
+        return request
+
+    def check(self, limits: Limits) -> None:
+        """Raises: InvalidRequestError if a number lies outside `limits` (a server may be stricter than the first)."""
+        for name in ("width", "height", "num_inference_steps", "guidance_scale"):
+            value = getattr(self, name)
+            if value is not None:
+                getattr(limits, name).check(_NAMES[name], value, " px" if name in ("width", "height") else "")
+
+    def with_seed(self, seed: int) -> "DrawRequest":
+        """The same request with this seed."""
+        return replace(self, seed=seed)
+
+
+_NAMES = {"width": "The width", "height": "The height", "num_inference_steps": "Steps", "guidance_scale": "Guidance"}
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How a drawing was made, as the inference server tells it. Times in seconds; None: it did not say."""
+
+    model: str | None = None
+    scheduler: str | None = None
+    inference_s: float | None = None
+    queue_s: float | None = None
+    total_s: float | None = None
+    substituted: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished picture.
+
+    `image`: RGB, decoded; `encoded`: the file as it came (PNG with its text metadata), `image_format`: its kind as
+    Pillow names it; `seed`: as used, None when the server does not tell (upstream's).
+    """
+
+    image: Image.Image
+    encoded: bytes = field(repr=False)
+    image_format: str
+    seed: int | None
+    receipt: Receipt

@@ -1,0 +1,113 @@
+"""The error tree: split by what the caller can do about it.
+
+    SpaceError                  everything that this project raises on purpose
+    ├── SettingsError           a setting is missing or wrong: the maintainer mends it, nothing was tried
+    ├── InvalidRequestError     this cannot be drawn as asked: the visitor changes the request
+    ├── BusyError               too many are waiting: the visitor tries again after `retry_after_s`
+    ├── JobCancelledError       somebody cancelled the drawing
+    ├── JobTimeoutError         the caller of `result(timeout_s)` waited long enough; the job goes on
+    ├── DrawingError            the inference server was reached and could not draw this (the model said no)
+    └── ServiceError            a link of the chain failed: `link`, `tried`, `came_back`, `next_step`
+        ├── FairError           Fair did not answer, or refused (`status`: its HTTP status, if it sent one)
+        ├── StartError          a service did not come up
+        └── EndpointError       the inference endpoint
+            ├── EndpointUnreachableError   nobody answered, or the answer broke off: start what is missing
+            ├── EndpointUntrustedError     somebody else answered (pin, bearer): starting more does not help
+            └── EndpointAnswerError        an answer that cannot be understood, or is no picture
+
+Only app.py turns these into `gr.Error`. No message holds a secret.
+"""
+
+
+class SpaceError(Exception):
+    """Root of everything that this project raises on purpose."""
+
+
+class SettingsError(SpaceError):
+    """A setting is missing or wrong; the message names it and says what to set."""
+
+
+class InvalidRequestError(SpaceError):
+    """What was asked for cannot be drawn; the message is written for the visitor."""
+
+
+class BusyError(SpaceError):
+    """Too many drawings are waiting already. The message begins with `Busy:`.
+
+    `retry_after_s`: seconds after which another try makes sense.
+    """
+
+    def __init__(self, reason: str, *, retry_after_s: float = 5.0) -> None:
+        super().__init__(f"Busy: {reason} Please try again in {retry_after_s:.0f} s.")
+        self.retry_after_s = retry_after_s
+
+
+class JobCancelledError(SpaceError):
+    """The drawing was cancelled."""
+
+
+class JobTimeoutError(SpaceError):
+    """`result(timeout_s)` gave up waiting; the job itself goes on."""
+
+
+class DrawingError(SpaceError):
+    """The inference server answered that it cannot draw this.
+
+    `code`: its code, such as `PIPELINE_ERROR`.
+    """
+
+    def __init__(self, message: str, *, code: str = "APP_INFERENCE_ERROR") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ServiceError(SpaceError):
+    """A link of the chain failed.
+
+    `link`: which one, in the maintainer's words; `tried`: what was done; `came_back`: what was seen instead of
+    success; `next_step`: what to do about it. The message is made of the four.
+    """
+
+    def __init__(self, link: str, *, tried: str, came_back: str, next_step: str) -> None:
+        super().__init__(f"{link}: tried to {tried}, but {came_back.rstrip('.')}. {next_step}")
+        self.link = link
+        self.tried = tried
+        self.came_back = came_back
+        self.next_step = next_step
+
+
+class FairError(ServiceError):
+    """Fair did not answer, or refused. `status`: the HTTP status that it sent, None when it sent none."""
+
+    def __init__(
+        self, link: str = "Fair", *, tried: str, came_back: str, next_step: str, status: int | None = None
+    ) -> None:
+        super().__init__(link, tried=tried, came_back=came_back, next_step=next_step)
+        self.status = status
+
+
+class StartError(ServiceError):
+    """A service did not come up, or its node is away."""
+
+
+class EndpointError(ServiceError):
+    """Something is wrong with the inference endpoint."""
+
+
+class EndpointUnreachableError(EndpointError):
+    """Nobody answered, or the answer broke off.
+
+    `silent`: the connection stood but nothing came (a frozen service), as opposed to refused or closed.
+    """
+
+    def __init__(self, link: str, *, tried: str, came_back: str, next_step: str, silent: bool = False) -> None:
+        super().__init__(link, tried=tried, came_back=came_back, next_step=next_step)
+        self.silent = silent
+
+
+class EndpointUntrustedError(EndpointError):
+    """What answered is not our inference server, or does not take us for its owner."""
+
+
+class EndpointAnswerError(EndpointError):
+    """An answer that cannot be understood, or a picture that is none."""

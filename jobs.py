@@ -1,0 +1,225 @@
+"""A drawing as a job: its events, who follows it, how it is cancelled.
+
+A job belongs to the process, not to whoever asked: closing the page does not end it, only cancel, failure, success or
+expiry does. The work runs in a thread of the job's own; followers hold none.
+"""
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from drawing import Drawing, DrawRequest
+from errors import BusyError, JobCancelledError, JobTimeoutError, ServiceError, SpaceError
+from log_context import job_context
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Waking:
+    """Services are being found, started or waited for. `stage`: what is happening, as a short sentence."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The inference server has the request. `place`: 1 is next."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Denoising step `step` of `num_inference_steps` is done. `preview`: a small encoded picture, if there is one."""
+
+    step: int
+    num_inference_steps: int
+    preview: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The last event of a job that succeeded."""
+
+    drawing: Drawing
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event of a job that failed."""
+
+    error: SpaceError
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The last event of a job that was cancelled."""
+
+
+Event = Waking | Queued | Step | Picture | Failed | Cancelled
+Tell = Callable[[Waking | Queued | Step], None]
+
+
+class Job:
+    """One drawing. Made by `Jobs.start`; every method may be called from any thread."""
+
+    def __init__(self, request: DrawRequest) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.request = request
+        self.cancel_requested = threading.Event()
+        self._events: list[Event] = []
+        self._changed = threading.Condition()
+        self._wakers: set[Callable[[], None]] = set()
+        self._finished_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id[:6]}... {type(self.events[-1]).__name__ if self.events else 'new'}>"
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All events so far, the first one first."""
+        with self._changed:
+            return tuple(self._events)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last event is there (picture, failed or cancelled)."""
+        return self._finished_at is not None
+
+    def tell(self, event: Event) -> None:
+        """Appends an event and wakes every follower; ignored once the job has finished."""
+        with self._changed:
+            if self.finished or (self._events and self._events[-1] == event):
+                return
+            self._events.append(event)
+            if isinstance(event, Picture | Failed | Cancelled):
+                self._finished_at = time.monotonic()
+            self._changed.notify_all()
+            wakers = tuple(self._wakers)
+        for wake in wakers:
+            wake()
+
+    def cancel(self) -> None:
+        """Asks the job to end; it ends within about a second, without a picture. Harmless when it has ended."""
+        self.cancel_requested.set()
+
+    def result(self, timeout_s: float) -> Drawing:
+        """The drawing, once it is there.
+
+        Raises: JobTimeoutError after `timeout_s` seconds (the job goes on), JobCancelledError, or the error the
+        job failed with.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.finished, timeout_s):
+                raise JobTimeoutError(
+                    f"The picture was not there after {timeout_s:g} s; the job goes on. Ask for its result again."
+                )
+            last = self._events[-1]
+        if isinstance(last, Picture):
+            return last.drawing
+        raise last.error if isinstance(last, Failed) else JobCancelledError("The drawing was cancelled.")
+
+    async def follow(self, after: int = 0) -> AsyncIterator[Event]:
+        """Every event from number `after` (0: the first) to the last one, as they come. Holds no thread."""
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(news.set)
+            except RuntimeError:  # that loop is closed: its follower is gone
+                self._wakers.discard(wake)
+
+        self._wakers.add(wake)
+        try:
+            position = after
+            while True:
+                news.clear()
+                finished, events = self.finished, self.events[position:]
+                for event in events:
+                    yield event
+                position += len(events)
+                if finished:
+                    return
+                await news.wait()
+        finally:
+            self._wakers.discard(wake)
+
+    def expired(self, keep_s: float) -> bool:
+        """Whether the job ended more than `keep_s` seconds ago."""
+        return self._finished_at is not None and time.monotonic() - self._finished_at > keep_s
+
+
+class Jobs:
+    """The jobs of this process.
+
+    At most `max_active` at once; a finished one can be found by its id for `keep_s` seconds more, the newest
+    `max_kept` of them.
+    """
+
+    def __init__(self, *, max_active: int = 500, keep_s: float = 600.0, max_kept: int = 500) -> None:
+        self._max_active = max_active
+        self._keep_s = keep_s
+        self._max_kept = max_kept
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
+
+    def start(self, request: DrawRequest, draw: Callable[[Job], Drawing]) -> Job:
+        """Begins to draw in a thread of its own.
+
+        Raises: BusyError when `max_active` jobs are under way.
+        """
+        job = Job(request)
+        with self._lock:
+            self._forget_old()
+            active = sum(not kept.finished for kept in self._jobs.values())
+            if active >= self._max_active:
+                raise BusyError(f"{active} drawings are under way.")
+            self._jobs[job.id] = job
+        threading.Thread(target=self._run, args=(job, draw), name=f"job-{job.id[:6]}", daemon=True).start()
+        return job
+
+    def get(self, job_id: str) -> Job | None:
+        """The job of that id, None if there is none (any more)."""
+        with self._lock:
+            return self._jobs.get(job_id)
+
+    def _forget_old(self) -> None:
+        finished = [job for job in self._jobs.values() if job.finished]
+        for number, job in enumerate(reversed(finished)):
+            if number >= self._max_kept or job.expired(self._keep_s):
+                del self._jobs[job.id]
+
+    @staticmethod
+    def _run(job: Job, draw: Callable[[Job], Drawing]) -> None:
+        with job_context(job.id):
+            started = time.monotonic()
+            log.info("drawing begins")
+            try:
+                drawing = draw(job)
+            except JobCancelledError:
+                log.info("cancelled after %.1f s", time.monotonic() - started)
+                job.tell(Cancelled())
+            except SpaceError as error:
+                log.warning("failed after %.1f s: %s", time.monotonic() - started, error)
+                job.tell(Failed(error))
+            except Exception as error:  # a fault of ours: the follower still has to be told
+                log.exception("failed after %.1f s", time.monotonic() - started)
+                job.tell(Failed(_our_fault(error)))
+            else:
+                log.info("picture after %.2f s, seed %s", time.monotonic() - started, drawing.seed)
+                job.tell(Picture(drawing))
+
+
+def _our_fault(error: Exception) -> ServiceError:
+    return ServiceError(
+        "This program",
+        tried="draw the picture",
+        came_back=f"an unexpected {type(error).__name__} was raised",
+        next_step="Please try again; the maintainer finds the details in the log.",
+    )
