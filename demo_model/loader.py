@@ -1,0 +1,154 @@
+"""Unpacks the demo model once into the user's cache. Standard library only."""
+
+import base64
+import binascii
+import io
+import logging
+import lzma
+import os
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from demo_model.archive import CHECKSUM_NAME, PART_PATTERN, WEIGHTS, checksum
+
+_CACHE_NAME = "stable-diffusion-space"
+_log = logging.getLogger(__name__)
+
+
+class DemoModelError(Exception):
+    """The demo model cannot be unpacked; the message is one sentence that says why and what to do."""
+
+
+def folder(cache: Path | None = None, *, weights: Path = WEIGHTS) -> Path:
+    """Returns the folder of the unpacked demo model, unpacking it first where that has not been done yet.
+
+    It lies in `cache`, or else in the user's cache (`$XDG_CACHE_HOME`, `~/.cache`), or, where that cannot be written,
+    in a private folder among the temporary files. Its name carries the archive's checksum, and it appears there by one
+    rename: several processes may call this at once, and a half-written folder never counts.
+
+    Raises:
+        DemoModelError: the packed files are damaged or missing, or no place for them can be written.
+    """
+    expected = _expected_checksum(weights)
+    places = [cache] if cache is not None else _default_places()
+    for place in places:
+        if os.path.isdir(unpacked := place / _folder_name(expected)):  # unlike Path.is_dir, False where it may not look
+            return unpacked
+    archive = _read_archive(weights, expected)
+    failures: list[str] = []
+    for place in places:
+        try:
+            unpacked = _unpack(archive, place, _folder_name(expected))
+        except OSError as error:
+            failures.append(f"{place} ({error.strerror or error})")
+            continue
+        if failures:
+            _log.warning("demo model unpacked to %s, because this could not be written: %s", unpacked, failures[0])
+        return unpacked
+    raise DemoModelError(
+        f"The demo model needs 11 MB in a folder that can be written, but this failed: {'; '.join(failures)};"
+        " free some space there or set XDG_CACHE_HOME to another folder."
+    )
+
+
+def _folder_name(expected: str) -> str:
+    return f"demo-model-{expected[:16]}"
+
+
+def _default_places() -> list[Path]:
+    """Returns the folders to try in turn: the user's cache where there is one, then a private temporary folder."""
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        caches = [configured if configured.is_absolute() else Path.home() / ".cache"]
+    except RuntimeError:  # neither $HOME nor an entry in the password file, as in some containers
+        caches = []
+    return [place / _CACHE_NAME for place in caches] + _private_temporary_places()
+
+
+def _private_temporary_places() -> list[Path]:
+    """Returns this user's own folder among the temporary files, none where somebody else holds its name.
+
+    Its name is the same for every process of the user, so that they share one copy; other users could put something
+    there first, so only a real folder of ours that nobody else can write counts.
+    """
+    owner = os.getuid()
+    place = Path(tempfile.gettempdir()) / f"{_CACHE_NAME}-{owner}"
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        found = place.lstat()
+    except OSError:
+        return [place]  # unpacking there fails in the same way, and says so
+    private = stat.S_ISDIR(found.st_mode) and found.st_uid == owner and not found.st_mode & 0o022
+    return [place] if private else []
+
+
+def _expected_checksum(weights: Path) -> str:
+    """Returns the checksum that the archive must have."""
+    file = weights / CHECKSUM_NAME
+    try:
+        text = file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DemoModelError(
+            f"The demo model's checksum {file} cannot be read ({error}); check the files out again."
+        ) from error
+    if (match := re.match(r"[0-9a-f]{64}\b", text)) is None:
+        raise DemoModelError(f"The demo model's checksum {file} holds no SHA-256; check the files out again.")
+    return match.group()
+
+
+def _read_archive(weights: Path, expected: str) -> bytes:
+    """Returns the packed archive, which has the expected checksum."""
+    try:
+        archive = base64.b64decode(b"".join(part.read_bytes() for part in sorted(weights.glob(PART_PATTERN))))
+    except (OSError, binascii.Error) as error:
+        raise DemoModelError(
+            f"The demo model in {weights} cannot be read ({error}); check the files out again."
+        ) from error
+    if (found := checksum(archive)) != expected:
+        raise DemoModelError(
+            f"The demo model in {weights} is damaged: its SHA-256 is {found[:16]}... and not {expected[:16]}...;"
+            " check the files out again."
+        )
+    return archive
+
+
+def _unpack(archive: bytes, place: Path, name: str) -> Path:
+    """Unpacks the archive to `place/name`, which appears there whole; returns its path."""
+    unpacked = place / name
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place))
+    try:
+        _extract(archive, unfinished)
+        unfinished.rename(unpacked)
+    except OSError:
+        if not os.path.isdir(unpacked):  # else another process was faster: its folder is as good
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return unpacked
+
+
+def _extract(archive: bytes, target: Path) -> None:
+    """Writes the archive's files below `target` and onto the disk, so that the rename never outlives the contents.
+
+    Only plain files with a path below `target` are taken. Python 3.11 before 3.11.4 has no `filter="data"`, hence by
+    hand.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(lzma.decompress(archive)), mode="r:") as tar:
+            for member in tar:
+                path = PurePosixPath(member.name)
+                content = tar.extractfile(member) if member.isfile() else None
+                if content is None or path.is_absolute() or ".." in path.parts:
+                    raise DemoModelError(f"The demo model's archive holds {member.name!r}, which is no plain file.")
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                with (target / path).open("wb") as file:
+                    shutil.copyfileobj(content, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+    except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
+        raise DemoModelError(f"The demo model's archive cannot be unpacked ({error}); pack it anew.") from error
