@@ -1,0 +1,68 @@
+# `make help` lists the commands. Each recipe line is one program, started without a shell in between where it may take
+# long, so that a signal to make reaches that program.
+
+PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input
+OLD_CLIENT := .cache/faircompute-0.20.1
+BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.SUFFIXES:
+.NOTPARALLEL:
+.PHONY: help run test check bench clean install rathole chromium $(BENCHMARKS)
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
+
+run: .venv/installed-run rathole ## install what is missing, start the page and all that it needs, print its address
+	@PYTHONUNBUFFERED=1 exec $(PYTHON) app.py
+
+test: install ## install what the tests need (Chromium included), run all of them
+	@$(PYTHON) -m pytest
+
+check: .venv/installed-test ## format, lint, types and the quick tests, within a minute
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m mypy .
+	@$(PYTHON) -m pytest -m "not slow"
+
+bench: $(BENCHMARKS) ## run every benchmark; each prints a table
+
+clean: ## remove all that these commands have installed and built
+	rm -rf .venv .rathole .cache .mypy_cache .pytest_cache .ruff_cache build
+
+install: .venv/installed-test $(OLD_CLIENT)/installed chromium rathole
+
+$(BENCHMARKS): bench-%: .venv/installed-test $(OLD_CLIENT)/installed rathole
+	@$(PYTHON) -m benchmarks.$*
+
+# The files `installed-*` are stamps: a step is done again only when what it installs from has changed since.
+.venv/installed-python: tools/venv.sh
+	@sh tools/venv.sh
+	@touch $@
+
+.venv/installed-run: .venv/installed-python requirements.txt $(if $(INFERENCE_ENGINE),.venv/installed-engine)
+	@echo "Installing the page and its model runtime (about 170 MB to download), about a minute ..."
+	@$(PIP) install --quiet -r requirements.txt
+	@touch $@
+
+.venv/installed-engine: .venv/installed-python inference_server/requirements.txt
+	@echo "Installing the inference server with its engines, because INFERENCE_ENGINE is set ..."
+	@$(PIP) install --quiet -r inference_server/requirements.txt
+	@touch $@
+
+.venv/installed-test: .venv/installed-run tests/requirements.txt
+	@echo "Installing the test tools (about 70 MB to download) ..."
+	@$(PIP) install --quiet -r tests/requirements.txt
+	@touch $@
+
+$(OLD_CLIENT)/installed:
+	@rm -rf $(OLD_CLIENT)
+	@$(PIP) install --quiet --no-deps --target $(OLD_CLIENT) faircompute==0.20.1
+	@touch $@
+
+rathole: .venv/installed-python
+	@$(PYTHON) tools/get_rathole.py
+
+chromium: .venv/installed-python
+	@$(PYTHON) tools/get_chromium.py
