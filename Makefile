@@ -42,7 +42,7 @@ $(BENCHMARKS): bench-%: .venv/installed-test $(OLD_CLIENT)/installed rathole
 	@touch $@
 
 .venv/installed-run: .venv/installed-python requirements.txt $(if $(INFERENCE_ENGINE),.venv/installed-engine)
-	@echo "Installing the page and its model runtime (about 170 MB to download), about a minute ..."
+	@echo "Installing the page and its model runtime (about 160 MB to download), about a minute ..."
 	@$(PIP) install --quiet -r requirements.txt
 	@touch $@
 
@@ -52,7 +52,7 @@ $(BENCHMARKS): bench-%: .venv/installed-test $(OLD_CLIENT)/installed rathole
 	@touch $@
 
 .venv/installed-test: .venv/installed-run tests/requirements.txt
-	@echo "Installing the test tools (about 70 MB to download) ..."
+	@echo "Installing the test tools (about 85 MB to download) ..."
 	@$(PIP) install --quiet -r tests/requirements.txt
 	@touch $@
 

@@ -33,6 +33,7 @@ def main() -> None:
     if shutil.which("cargo") is None:
         print(f"No tunnel: there is no rathole, and no cargo to build it; {_HOW}, or install Rust and run this again.")
         return
+    signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     print(f"Building rathole {_VERSION}, the tunnel, once; about two minutes on two cores ...", flush=True)
     if failure := _build():

@@ -1,0 +1,52 @@
+"""What all tests share: the other programs that they need, free ports, and processes that end with their test."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from processes import REPOSITORY, Processes
+from processes import free_port as _free_port
+
+
+@pytest.fixture
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Starts programs for a test and ends them after it: `processes.start(argv, env).wait_for_line("ready")`."""
+    started = Processes(tmp_path_factory.mktemp("processes"))
+    yield started
+    started.stop_all()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that returns another free TCP port of 127.0.0.1 at every call."""
+    return _free_port
+
+
+@pytest.fixture(scope="session")
+def faircompute_0_20() -> Path:
+    """The folder with the client `faircompute` 0.20.1 (import name `fair`), to be put on PYTHONPATH."""
+    folder = REPOSITORY / ".cache" / "faircompute-0.20.1"
+    if not (folder / "fair").is_dir():
+        _missing(f"the old client is not in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rathole() -> Path:
+    """The rathole executable: one on the PATH, else the one that the project has built."""
+    built = REPOSITORY / ".rathole" / "bin" / "rathole"
+    found = shutil.which("rathole") or (str(built) if built.is_file() else None)
+    if found is None:
+        _missing(f"there is no rathole on the PATH, nor {built}")
+    return Path(found)
+
+
+def _missing(what: str) -> NoReturn:
+    """Skips the test, or fails it where nothing may be left out."""
+    message = f"{what}: `make test` installs it"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
