@@ -17,7 +17,8 @@ def pins(file: str) -> dict[str, str]:
     found = {}
     for line in lines:
         if line and not line.startswith("-r "):
-            assert (match := re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?==([\w.]+)(?:\s*;.*)?", line)), f"{file}: {line}"
+            match = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?==([\w.]+)(?:\s*;.*)?", line)
+            assert match, f"{file} does not pin an exact version in: {line}"
             found[match.group(1).lower().replace("_", "-")] = match.group(2)
     return found
 
