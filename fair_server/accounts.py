@@ -1,0 +1,105 @@
+"""Who may use this server: accounts with argon2 hashes, from a file or from the environment."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from fair_server.errors import ApiError, ConfigError
+
+# OWASP's smallest recommendation: about 20 ms and 19 MiB, so that fifty logins at once take a second or so.
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+_AT_ONCE = 2  # verifications that run side by side: each holds its memory
+_WAITING_AT_MOST = 200  # beyond it a login is refused instead of queued
+_EMAIL = re.compile(r"^[^\s:]+@[^\s:]+$")
+_HASH = re.compile(r"^\$argon2(id|i|d)\$\S+$")
+
+
+def hash_line(email: str, password: str) -> str:
+    """Returns the line `email:hash` of an accounts file.
+
+    Raises:
+        ConfigError: the email is none, or the password is empty.
+    """
+    if not _EMAIL.match(email):
+        raise ConfigError(f"{email!r} is no email address.")
+    if not password:
+        raise ConfigError("The password is empty: give it on standard input.")
+    return f"{email}:{_HASHER.hash(password)}"
+
+
+class Accounts:
+    """The accounts of one server."""
+
+    def __init__(self, hashes: Mapping[str, str]) -> None:
+        self._hashes = {email.lower(): digest for email, digest in hashes.items()}
+        self._decoy = _HASHER.hash("no account has this")  # so that an unknown email takes as long as a known one
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._waiting = 0
+
+    async def check(self, email: str, password: str) -> str:
+        """Returns the account's name if the password is right. The work is done off the event loop.
+
+        Raises:
+            ApiError: 401 WRONG_CREDENTIALS; 503 BUSY when very many logins wait already.
+        """
+        if self._waiting >= _WAITING_AT_MOST:
+            raise ApiError(503, "BUSY", f"{self._waiting} logins wait already. Try again in a few seconds.")
+        self._waiting += 1
+        try:
+            async with self._slots:
+                right = await asyncio.to_thread(self._is_right, email.lower(), password)
+        finally:
+            self._waiting -= 1
+        if not right:
+            raise ApiError(401, "WRONG_CREDENTIALS", "The email or the password is wrong.")
+        return email.lower()
+
+    def _is_right(self, email: str, password: str) -> bool:
+        known = self._hashes.get(email)
+        try:
+            return _HASHER.verify(known or self._decoy, password) and known is not None
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+def load_accounts(path: Path | None, environment: Mapping[str, str]) -> Accounts:
+    """Reads the accounts file, or without one the single account of `FAIRCOMPUTE_EMAIL`, `FAIRCOMPUTE_PASSWORD`.
+
+    Raises:
+        ConfigError: the file cannot be read or a line is wrong (named by its number), or there is no account.
+    """
+    if path is not None:
+        return Accounts(_read_accounts(path))
+    email, password = environment.get("FAIRCOMPUTE_EMAIL"), environment.get("FAIRCOMPUTE_PASSWORD")
+    if not email or not password:
+        raise ConfigError(
+            "There is no account: give --accounts FILE (`python -m fair_server hash EMAIL` prints a line of it), "
+            "or set FAIRCOMPUTE_EMAIL and FAIRCOMPUTE_PASSWORD."
+        )
+    return Accounts({email: hash_line(email, password).split(":", 1)[1]})
+
+
+def _read_accounts(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as exc:
+        raise ConfigError(f"The accounts file {path} cannot be read: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"The accounts file {path} is no text.") from exc
+    hashes: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        email, _, digest = line.strip().partition(":")
+        if not _EMAIL.match(email) or not _HASH.match(digest):
+            raise ConfigError(f"The accounts file {path} is wrong in line {number}: it must be email:argon2-hash.")
+        if email.lower() in hashes:
+            raise ConfigError(f"The accounts file {path} names {email} twice, again in line {number}.")
+        hashes[email.lower()] = digest
+    if not hashes:
+        raise ConfigError(f"The accounts file {path} names no account.")
+    return hashes

@@ -1,0 +1,76 @@
+"""Bodies: read within bounds of size and time, checked, and errors in one shape."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from fair_server.errors import ApiError
+from fair_server.wire import first_fault
+
+JSON_LIMIT_BYTES = 1024 * 1024
+BODY_PAUSE_S = 60.0  # the longest pause between two pieces of a body
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def error_response(error: ApiError, close: bool = False) -> JSONResponse:
+    """Returns the answer of a refusal; `close` also ends the connection, so that no further body is taken."""
+    headers: dict[str, str] = {}
+    if close or error.status in (408, 413):
+        headers["Connection"] = "close"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status == 503:
+        headers["Retry-After"] = "5"
+    body = {"error": {"code": error.code, "message": error.message}}
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+async def body_pieces(request: Request, limit_bytes: int) -> AsyncIterator[bytes]:
+    """Yields the body as it comes.
+
+    Raises:
+        ApiError: 413 TOO_LARGE beyond `limit_bytes`, before all of it was read; 408 TOO_SLOW.
+    """
+    too_large = ApiError(413, "TOO_LARGE", f"The body is larger than {limit_bytes} bytes.")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limit_bytes:
+        raise too_large
+    taken = 0
+    pieces = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(BODY_PAUSE_S):
+                piece = await anext(pieces)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as exc:
+            raise ApiError(408, "TOO_SLOW", f"Nothing of the body came for {BODY_PAUSE_S:.0f} s.") from exc
+        taken += len(piece)
+        if taken > limit_bytes:
+            raise too_large
+        yield piece
+
+
+async def read_json(request: Request, model: type[Model]) -> Model:
+    """Returns the checked JSON body.
+
+    Raises:
+        ApiError: 400 BAD_REQUEST with a sentence that names the wrong field; 413; 408.
+    """
+    body = b"".join([piece async for piece in body_pieces(request, JSON_LIMIT_BYTES)])
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as exc:
+        raise ApiError(400, "BAD_REQUEST", f"The request is wrong: {first_fault(exc)}") from exc
+
+
+def whole_number(text: str, error: ApiError) -> int:
+    """Returns the number in a path; what is no number names nothing, so `error` is raised."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 20:
+        raise error
+    return int(text)

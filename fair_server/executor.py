@@ -1,0 +1,82 @@
+"""What runs programs: the interface between the API and the processes (or, one day, Docker Swarm) behind it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fair_server.buckets import Bucket
+from fair_server.nodes import Node
+
+
+@dataclass(frozen=True)
+class PublishedPort:
+    """A TCP port of a container and the host's port that leads to it."""
+
+    host: int
+    container: int
+
+
+@dataclass(frozen=True)
+class CopiedFile:
+    """A file that the container finds at `local_path`; its content lies at `content` until the start is over."""
+
+    local_path: str
+    content: Path
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """What to run and where. `command` may hold secrets: never log it."""
+
+    program_id: int
+    node: Node
+    image: str
+    command: tuple[str, ...]
+    runtime: str  # "docker", "nvidia"
+    network: str  # "bridge", "host"
+    ports: tuple[PublishedPort, ...]
+    files: tuple[CopiedFile, ...]
+
+
+class RunningProgram(Protocol):
+    """A program that was started."""
+
+    async def wait(self) -> int:
+        """Returns its exit code (128 + n for signal n) when all of it has ended and its output is in the bucket.
+
+        What was kept for it on the node (files, ports) is gone then.
+        """
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Asks all of it to end, makes it end after `grace_s`, and returns when it has.
+
+        Raises:
+            TimeoutError: it does not even end by force.
+        """
+        ...
+
+
+class Executor(Protocol):
+    """A way to run programs on nodes."""
+
+    @property
+    def name(self) -> str:
+        """As in `--executor`."""
+        ...
+
+    def is_ready(self, node: Node) -> bool:
+        """Whether the node can be reached now."""
+        ...
+
+    async def start(self, spec: ProgramSpec, bucket: Bucket) -> RunningProgram:
+        """Starts the program; its input comes from the bucket, its output goes there.
+
+        Raises:
+            CannotStart: it did not come to life; nothing of it is left on the node.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Gives up what the executor itself holds; all programs have ended before."""
+        ...

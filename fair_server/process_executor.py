@@ -1,0 +1,181 @@
+"""Runs programs as processes of this machine: each in a session and a private folder of its own.
+
+No shell or wrapper stands between the server and a program. What a container would give, this gives as far as a
+process can: published ports (by `{port:N}` or a relay), copied files, streamed output, exit codes.
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from fair_server.buckets import Bucket
+from fair_server.environment import program_environment
+from fair_server.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotStart
+from fair_server.executor import ProgramSpec
+from fair_server.nodes import PORT_PLACEHOLDER, Node
+from fair_server.ports import ALL_ADDRESSES, LOOPBACK, Ports, check_free
+from fair_server.process import RunningProcess, StandardStreams
+from fair_server.reaper import Reaper
+from fair_server.relay import Relay
+
+_LOG = logging.getLogger(__name__)
+
+
+class ProcessExecutor:
+    """The executor of `--executor process`. `runtime` is taken on any node: a process sees the machine's own GPUs."""
+
+    name = "process"
+
+    def __init__(self, folder: Path) -> None:
+        """Keeps the programs' private folders below `folder`, which must be private itself."""
+        self._folder = folder / "programs"
+        self._folder.mkdir(mode=0o700)
+        self._ports = Ports()
+        self._reaper = Reaper(folder)
+        self._environment = program_environment(os.environ, Path.cwd())
+        self._before_exec = die_with_parent()
+
+    def is_ready(self, node: Node) -> bool:
+        """Says yes: every node is this machine."""
+        return True
+
+    async def start(self, spec: ProgramSpec, bucket: Bucket) -> RunningProcess:
+        """Starts the program, see `Executor.start`."""
+        folder = self._folder / str(spec.program_id)
+        held: set[int] = set()
+        relays: list[Relay] = []
+        try:
+            argv = self._prepare_ports(spec, held)
+            places = _copy_files(spec, folder)
+            argv = [places.get(argument, argument) for argument in argv]
+            await self._start_relays(spec, relays)
+            process, streams = await self._spawn(argv, folder)
+        except BaseException as exc:
+            await self._tidy(relays, held, folder)
+            if isinstance(exc, OSError):
+                raise CannotStart(f"The program's files could not be prepared: {exc.strerror}.") from exc
+            raise
+        self._reaper.watch(process.pid)
+
+        async def tidy() -> None:
+            self._reaper.forget(process.pid)
+            await self._tidy(relays, held, folder)
+
+        return RunningProcess(process, streams, bucket, tidy)
+
+    async def close(self) -> None:
+        """Ends the reaper, and with it the folder of all programs."""
+        await asyncio.to_thread(self._reaper.close)
+
+    def _prepare_ports(self, spec: ProgramSpec, held: set[int]) -> list[str]:
+        """Returns the program's argv with its ports filled in; adds to `held` the ports that it holds.
+
+        Raises:
+            CannotStart: a port is taken, or there is nothing to run.
+        """
+        address = _publish_address(spec.node)
+        prefix = spec.node.images[spec.image]
+        if not prefix and not spec.command:
+            raise CannotStart(f"There is nothing to run: image {spec.image} runs its command, and that is empty.")
+        for published in spec.ports:
+            self._ports.hold(published.host, address)
+            held.add(published.host)
+        host_ports = {published.container: published.host for published in spec.ports}
+        for number in PORT_PLACEHOLDER.findall(" ".join(prefix)):
+            if int(number) not in host_ports:
+                host_ports[int(number)] = self._ports.hold_free(address)
+                held.add(host_ports[int(number)])
+        filled = [PORT_PLACEHOLDER.sub(lambda found: str(host_ports[int(found[1])]), part) for part in prefix]
+        return [*filled, *spec.command]
+
+    async def _start_relays(self, spec: ProgramSpec, relays: list[Relay]) -> None:
+        placed = {int(number) for number in PORT_PLACEHOLDER.findall(" ".join(spec.node.images[spec.image]))}
+        for published in spec.ports:
+            if published.container in placed or published.container == published.host:
+                continue
+            # Who listens there now is not the program, yet would get its visitors.
+            check_free(published.container, LOOPBACK, f"Container port {published.container}")
+            relay = Relay(published.container)
+            await relay.start(_publish_address(spec.node), published.host)
+            relays.append(relay)
+
+    async def _spawn(self, argv: list[str], folder: Path) -> tuple[asyncio.subprocess.Process, StandardStreams]:
+        executable = shutil.which(argv[0], path=self._environment.get("PATH"))
+        if executable is None and not os.path.exists(argv[0]):  # noqa: ASYNC240 - one look at a local path
+            raise CannotStart(
+                f"The executable {argv[0]} is not found: put it on the server's PATH, or correct the nodes file.",
+                EXIT_NOT_FOUND,
+            )
+        streams = StandardStreams()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                os.path.abspath(executable or argv[0]),  # noqa: ASYNC240 - the program runs in another folder
+                *argv[1:],
+                stdin=streams.stdin.child,
+                stdout=streams.stdout.child,
+                stderr=streams.stderr.child,
+                cwd=folder,
+                env=self._environment,
+                start_new_session=True,
+                preexec_fn=self._before_exec,
+            )
+        except (OSError, ValueError) as exc:
+            streams.close()
+            reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+            raise CannotStart(f"{argv[0]} could not be executed: {reason}.", EXIT_NOT_EXECUTABLE) from exc
+        streams.close_child_ends()
+        return process, streams
+
+    async def _tidy(self, relays: list[Relay], held: set[int], folder: Path) -> None:
+        for relay in relays:
+            await relay.close()
+        self._ports.release(held)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _publish_address(node: Node) -> str:
+    return LOOPBACK if node.is_loopback else ALL_ADDRESSES
+
+
+def _copy_files(spec: ProgramSpec, folder: Path) -> dict[str, str]:
+    """Makes the program's folder with its copied files in it (0600); returns where each `local_path` lies."""
+    folder.mkdir(mode=0o700)
+    places: dict[str, str] = {}
+    for file in spec.files:
+        parts = [part for part in PurePosixPath(file.local_path).parts if part != "/"]
+        if not parts or ".." in parts:
+            raise CannotStart(f"The file {file.local_path} would lie outside of the program's folder.")
+        place = folder.joinpath("files", *parts)
+        for parent in reversed([p for p in place.parents if p.is_relative_to(folder / "files")]):
+            parent.mkdir(mode=0o700, exist_ok=True)
+        target = os.open(place, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(target, "wb") as copy, file.content.open("rb") as content:
+            shutil.copyfileobj(content, copy)
+        places[file.local_path] = str(place)
+    return places
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """Returns what a child does before it becomes the program: it asks Linux to be killed when the server ends.
+
+    The request is tied to the thread that starts the child, which must live as long as the server: its main thread.
+    Other systems have no such request; there the reaper alone cleans up.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # found now: after a fork nothing may be loaded
+    server = os.getpid()
+    set_pdeathsig, kill = 1, int(signal.SIGKILL)  # PR_SET_PDEATHSIG of <linux/prctl.h>
+
+    def before_exec() -> None:
+        prctl(set_pdeathsig, kill, 0, 0, 0)
+        if os.getppid() != server:  # the server ended in between: the request came too late
+            os._exit(1)
+
+    return before_exec

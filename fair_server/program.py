@@ -1,0 +1,81 @@
+"""One program: what was asked for, how far it is, and what it tells about itself."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from fair_server.buckets import Bucket
+from fair_server.executor import RunningProgram
+from fair_server.nodes import Node
+from fair_server.wire import (
+    CommandResult,
+    ContainerRow,
+    ContainerStatus,
+    Outcome,
+    ProgramRequest,
+    ProgramStatus,
+)
+
+
+@dataclass
+class Program:
+    """A program and its one container, which carries the program's number as its id."""
+
+    id: int
+    account: str
+    node: Node
+    asked_node: str  # the node as the client named it
+    request: ProgramRequest
+    bucket: Bucket
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    running: RunningProgram | None = None
+    starting: bool = False  # the files are there, the executor is at work
+    stop_asked: bool = False
+    waiting: asyncio.Task[None] | None = None  # for its files and its node: may be cancelled
+    past_start: asyncio.Event = field(default_factory=asyncio.Event)  # it runs, or never will
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def status(self, node_is_ready: bool) -> ProgramStatus:
+        """Returns how far the commands are; a detached program's are done once its container runs."""
+        if self.ended_at is not None or (self.started_at is not None and not self.request.waits):
+            return ProgramStatus.COMPLETED
+        if not node_is_ready:
+            return ProgramStatus.NOT_RESPONDING
+        if self.starting or self.started_at is not None:
+            return ProgramStatus.PROCESSING
+        return ProgramStatus.QUEUED
+
+    def result(self) -> list[CommandResult]:
+        """Returns what each command gave; the last entry holds the exit code if the program waits or failed."""
+        entries = [Outcome(container_id=str(self.id)), *[Outcome() for _ in self.request.commands[1:]]]
+        if self.request.waits or self.started_at is None:
+            entries[-1] = Outcome(exit_code=self.exit_code)
+        return [CommandResult(Ok=entry) for entry in entries]
+
+    def row(self, node_is_ready: bool) -> ContainerRow:
+        """Returns the container's row."""
+        container = self.request.container
+        return ContainerRow(
+            id=str(self.id),
+            image=container.image,
+            role=container.labels.role,
+            deployment=container.labels.deployment,
+            fingerprint=container.labels.fingerprint,
+            status=self._container_status(node_is_ready),
+            started_at=_rfc3339(self.started_at),
+            ended_at=_rfc3339(self.ended_at),
+            exit_code=self.exit_code,
+        )
+
+    def _container_status(self, node_is_ready: bool) -> ContainerStatus:
+        if self.ended_at is not None:
+            return ContainerStatus.ENDED
+        if not node_is_ready:
+            return ContainerStatus.UNREACHABLE
+        return ContainerStatus.STARTING if self.started_at is None else ContainerStatus.RUNNING
+
+
+def _rfc3339(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

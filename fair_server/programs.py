@@ -1,0 +1,222 @@
+"""All programs: their commands carried out one after the other, their end, and what is kept of them after it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from fair_server.buckets import STDERR, Bucket, BucketFile, Buckets
+from fair_server.errors import ApiError, CannotStart
+from fair_server.executor import CopiedFile, Executor, ProgramSpec, PublishedPort
+from fair_server.nodes import Node
+from fair_server.program import Program
+from fair_server.wire import OWN_BUCKET, CopyInto, ProgramRequest
+
+KEPT = timedelta(hours=48)
+STOP_GRACE_S = 5.0  # from TERM to KILL when a container is deleted
+SHUTDOWN_GRACE_S = 3.0  # the same when the server ends
+UPLOAD_WAIT_S = 600.0  # how long a program waits for the files that are to be copied
+NODE_WAIT_S = 300.0  # how long it waits for its node to be ready
+_NODE_POLL_S = 0.5
+_OPEN_AT_MOST = 500
+_DELETED = "It was deleted before it was started."
+_LOG = logging.getLogger(__name__)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Programs:
+    """The programs of one run of the server. Each is seen by the account that made it and no other."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        buckets: Buckets,
+        clock: Callable[[], datetime] = _now,
+        upload_wait_s: float = UPLOAD_WAIT_S,
+        node_wait_s: float = NODE_WAIT_S,
+    ) -> None:
+        self._executor = executor
+        self._buckets = buckets
+        self._clock = clock
+        self._upload_wait_s = upload_wait_s
+        self._node_wait_s = node_wait_s
+        self._programs: dict[int, Program] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        # From the time, so that a number of an earlier run of the server names nothing in this one.
+        self._last_id = int(time.time() * 1000)
+
+    def create(self, account: str, node: Node, asked_node: str, request: ProgramRequest) -> Program:
+        """Takes a program in, and starts it as soon as all its files have come.
+
+        Raises:
+            ApiError: 404 NO_SUCH_BUCKET; 503 when the server ends, or very many programs have not ended.
+        """
+        if self._closing:
+            raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down and starts nothing more.")
+        if sum(program.ended_at is None for program in self._programs.values()) >= _OPEN_AT_MOST:
+            raise ApiError(503, "BUSY", f"{_OPEN_AT_MOST} programs have not ended yet. End some first.")
+        for copy in request.copies:
+            if copy.bucket_id != OWN_BUCKET:
+                self._buckets.get(copy.bucket_id, account)
+        self._last_id += 1
+        bucket = self._buckets.create(self._last_id, account)
+        program = Program(self._last_id, account, node, asked_node, request, bucket)
+        self._programs[program.id] = program
+        task = asyncio.create_task(self._run(program), name=f"program {program.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return program
+
+    def get(self, program_id: int, account: str) -> Program:
+        """Returns the account's program.
+
+        Raises:
+            ApiError: 404 NO_SUCH_PROGRAM, also for another account's.
+        """
+        program = self._programs.get(program_id)
+        if program is None or program.account != account:
+            raise no_such_program()
+        return program
+
+    def on_node(self, node: Node, account: str) -> list[Program]:
+        """Returns the account's programs of one node, oldest first."""
+        return [one for one in self._programs.values() if one.node.id == node.id and one.account == account]
+
+    def is_ready(self, node: Node) -> bool:
+        """Whether programs can be started on the node now."""
+        return self._executor.is_ready(node)
+
+    async def stop(self, program: Program, grace_s: float = STOP_GRACE_S) -> None:
+        """Ends the program, wherever it is in its life, and returns when it has ended.
+
+        Raises:
+            TimeoutError: it does not even end by force.
+        """
+        program.stop_asked = True
+        if program.waiting is not None:
+            program.waiting.cancel()
+        await program.past_start.wait()
+        if program.running is not None:
+            await program.running.stop(grace_s)
+        await program.ended.wait()
+
+    def forget_old(self) -> None:
+        """Removes all that is left of programs that ended 48 hours ago."""
+        for program in list(self._programs.values()):
+            if program.ended_at is not None and self._clock() - program.ended_at >= KEPT:
+                del self._programs[program.id]
+                self._buckets.remove(program.bucket)
+
+    async def close(self) -> None:
+        """Takes nothing more in, and ends every program."""
+        self._closing = True
+        living = [program for program in self._programs.values() if program.ended_at is None]
+        for outcome in await asyncio.gather(
+            *(self.stop(program, SHUTDOWN_GRACE_S) for program in living), return_exceptions=True
+        ):
+            if isinstance(outcome, BaseException):
+                _LOG.error("A program could not be ended: %s", outcome)
+        await self._executor.close()
+
+    async def _run(self, program: Program) -> None:
+        exit_code = 1
+        try:
+            exit_code = await self._carry_out(program)
+        except CannotStart as exc:
+            exit_code = exc.exit_code
+            self._tell(program, exc.message)
+        except Exception as exc:
+            _LOG.exception("Program %d: the server failed", program.id)
+            self._tell(program, f"The server failed to run it ({type(exc).__name__}); its log says more.")
+        finally:
+            program.exit_code = exit_code
+            program.ended_at = self._clock()
+            program.running = None
+            program.bucket.close()
+            program.past_start.set()
+            program.ended.set()
+            _LOG.info("Program %d ended with exit code %d", program.id, exit_code)
+
+    async def _carry_out(self, program: Program) -> int:
+        container, node = program.request.container, program.node
+        if container.image not in node.images:
+            known = ", ".join(node.images) or "none"
+            raise CannotStart(
+                f"Node {node.name} does not run the image {container.image}. Its images are: {known}. "
+                "Use one of them, or add it to the server's nodes file."
+            )
+        if program.stop_asked:
+            raise CannotStart(_DELETED)
+        sources = [(copy, self._source(copy, program)) for copy in program.request.copies]
+        program.waiting = asyncio.create_task(self._until_startable(program, sources))
+        try:
+            await program.waiting
+        except asyncio.CancelledError:
+            if not program.stop_asked:
+                raise
+            raise CannotStart(_DELETED) from None
+        finally:
+            program.waiting = None
+        if program.stop_asked:
+            raise CannotStart(_DELETED)
+        program.starting = True
+        running = await self._executor.start(_spec(program, sources), program.bucket)
+        program.running = running
+        program.started_at = self._clock()
+        program.past_start.set()
+        _LOG.info("Program %d runs on node %s: image %s", program.id, node.name, container.image)
+        return await running.wait()
+
+    def _source(self, copy: CopyInto, program: Program) -> BucketFile:
+        own = copy.bucket_id == OWN_BUCKET
+        bucket: Bucket = program.bucket if own else self._buckets.get(copy.bucket_id, program.account)
+        return bucket.file(copy.remote_key)
+
+    async def _until_startable(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
+        try:
+            async with asyncio.timeout(self._upload_wait_s):
+                for _, file in sources:
+                    await file.until_ended()
+        except TimeoutError as exc:
+            missing = ", ".join(copy.remote_key for copy, file in sources if not file.ended)
+            raise CannotStart(
+                f"Waited {self._upload_wait_s:.0f} s for files to be put into bucket {program.bucket.id} and ended; "
+                f"missing: {missing}. Put them, and their eof, right after the program."
+            ) from exc
+        try:
+            async with asyncio.timeout(self._node_wait_s):
+                while not self._executor.is_ready(program.node):  # noqa: ASYNC110 - a node's state is no event
+                    await asyncio.sleep(_NODE_POLL_S)
+        except TimeoutError as exc:
+            raise CannotStart(
+                f"Waited {self._node_wait_s:.0f} s for node {program.node.name} to be ready. Look whether it is on."
+            ) from exc
+
+    def _tell(self, program: Program, message: str) -> None:
+        """Writes one line to `#stderr`: what could not be done, and why."""
+        what = f"fair_server: {program.request.container.image} could not be started on node {program.node.name}."
+        program.bucket.write_output(STDERR, f"{what} {message}\n".encode())
+
+
+def _spec(program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> ProgramSpec:
+    container = program.request.container
+    return ProgramSpec(
+        program_id=program.id,
+        node=program.node,
+        image=container.image,
+        command=container.command,
+        runtime=container.runtime,
+        network=container.host_config.network_mode,
+        ports=tuple(PublishedPort(host.port, inside.port) for host, inside in container.ports),
+        files=tuple(CopiedFile(copy.local_path, file.path) for copy, file in sources),
+    )
+
+
+def no_such_program() -> ApiError:
+    """Returns the refusal of a program that is not there, or not the asking account's."""
+    return ApiError(404, "NO_SUCH_PROGRAM", "There is no such program. Programs end with the server that ran them.")

@@ -1,0 +1,139 @@
+"""Starts the parts, serves the API until told to end, and leaves nothing behind: no process, no file."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from fair_server.accounts import Accounts, load_accounts
+from fair_server.api import create_app
+from fair_server.buckets import Buckets
+from fair_server.clusters import Clusters
+from fair_server.errors import ConfigError
+from fair_server.fair import Fair
+from fair_server.nodes import Node, load_nodes
+from fair_server.process_executor import ProcessExecutor
+from fair_server.programs import Programs
+from fair_server.tokens import Tokens
+
+_TIDY_EVERY_S = 60.0
+_KEEP_ALIVE_S = 75.0  # clients keep a connection for longer than uvicorn's 5 s
+_LAST_ANSWERS_S = 2  # how long answers may still take when all programs have ended
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    host: str
+    port: int  # 0: a free one
+    nodes: Path | None
+    accounts: Path | None
+    token_ttl_s: float
+    until_stdin_closes: bool
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but all programs end before it waits for its last answers: some of those stream their output."""
+
+    def __init__(self, config: uvicorn.Config, fair: Fair, ready_line: str) -> None:
+        super().__init__(config)
+        self._programs = fair.programs
+        self._ready_line = ready_line
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._ready_line, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._programs.close()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = True  # uvicorn would also raise the signal again when all is done, and so fail
+
+
+def serve(options: Options) -> None:
+    """Serves until SIGTERM, SIGINT or, if asked for, the end of stdin. Must run in the main thread.
+
+    Raises:
+        ConfigError: an option, a file or the environment is wrong, or the address cannot be listened on.
+    """
+    nodes = load_nodes(options.nodes)
+    accounts = load_accounts(options.accounts, os.environ)
+    listener = _listen(options.host, options.port)
+    folder = Path(tempfile.mkdtemp(prefix="fair-server-"))  # 0700
+    try:
+        asyncio.run(_serve(options, nodes, accounts, listener, folder))
+    finally:
+        listener.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _serve(
+    options: Options, nodes: tuple[Node, ...], accounts: Accounts, listener: socket.socket, folder: Path
+) -> None:
+    executor = ProcessExecutor(folder)
+    buckets = Buckets(folder / "buckets")
+    fair = Fair(nodes, accounts, Tokens(options.token_ttl_s), Clusters(nodes), buckets, Programs(executor, buckets))
+    config = uvicorn.Config(
+        create_app(fair),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=int(_KEEP_ALIVE_S),
+        timeout_graceful_shutdown=_LAST_ANSWERS_S,
+    )
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    count = f"{len(nodes)} node" + ("" if len(nodes) == 1 else "s")
+    server = _Server(config, fair, f"Fair server ready on http://{address}:{port} ({count}, {executor.name} executor)")
+    if options.until_stdin_closes:
+        _watch_stdin(server)
+    tidying = asyncio.create_task(_tidy(fair.programs))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        tidying.cancel()
+        await fair.programs.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        raise ConfigError(
+            f"Cannot listen on {host} port {port}: {exc.strerror}. Give another --host or --port."
+        ) from exc
+
+
+def _watch_stdin(server: uvicorn.Server) -> None:
+    """Ends the server when stdin does, as whoever held it is gone. Stdin may be of any kind, hence a thread."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(sys.stdin.fileno(), 1024):
+                pass
+        server.should_exit = True
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+
+
+async def _tidy(programs: Programs) -> None:
+    while True:
+        await asyncio.sleep(_TIDY_EVERY_S)
+        programs.forget_old()

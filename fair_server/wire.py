@@ -1,0 +1,248 @@
+"""What travels over HTTP: the models of requests and of answers.
+
+Unknown keys of a request are ignored, as a newer client may send more; a wrong value is refused by name.
+
+Source: `fair/client.py` of faircompute 0.20.1 and 0.22.1 (PyPI); labels and containers are this server's own.
+"""
+
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of the program itself
+
+
+def first_fault(exc: ValidationError) -> str:
+    """Returns one sentence that names the first wrong field, without its value, which may be a secret."""
+    faults = exc.errors(include_url=False, include_input=False, include_context=False)
+    where = ".".join(str(part) for part in faults[0]["loc"])
+    message = faults[0]["msg"].removeprefix("Value error, ").rstrip(".")
+    more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{where}: {message}{more}." if where else f"{message}{more}."
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a NUL character is not allowed")
+    return text
+
+
+def _stays_below(local_path: str) -> str:
+    parts = PurePosixPath(_no_nul(local_path)).parts
+    if not [part for part in parts if part != "/"] or ".." in parts or local_path.endswith("/"):
+        raise ValueError("must be the path of a file, without '..'")
+    return local_path
+
+
+Argument = Annotated[str, Field(max_length=128 * 1024), AfterValidator(_no_nul)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Request(BaseModel):
+    """A request's part."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Login(Request):
+    email: Annotated[str, Field(min_length=1, max_length=320)]
+    password: Annotated[str, Field(min_length=1, max_length=1024, repr=False)]
+
+
+class HostPort(Request):
+    port: Port
+
+
+class ContainerPort(Request):
+    port: Port
+    protocol: Literal["Tcp"] = "Tcp"
+
+
+class HostConfig(Request):
+    network_mode: Literal["bridge", "host"] = "bridge"
+
+
+class Labels(Request):
+    role: Annotated[str, Field(max_length=256)] | None = None
+    deployment: Annotated[str, Field(max_length=256)] | None = None
+    fingerprint: Annotated[str, Field(max_length=256)] | None = None
+
+
+class ContainerDesc(Request):
+    image: Annotated[str, Field(min_length=1, max_length=512)]
+    runtime: Literal["docker", "nvidia"] = "docker"
+    ports: Annotated[tuple[tuple[HostPort, ContainerPort], ...], Field(max_length=64)] = ()
+    command: Annotated[tuple[Argument, ...], Field(max_length=1024)] = ()
+    host_config: HostConfig = HostConfig()
+    labels: Labels = Labels()
+
+
+class Create(Request):
+    type: Literal["Create"]
+    container_desc: ContainerDesc
+
+
+class CopyInto(Request):
+    type: Literal["CopyInto"]
+    container_id: Literal["$0"] = "$0"
+    bucket_id: Annotated[int, Field(ge=0)] = OWN_BUCKET
+    remote_key: Annotated[str, Field(min_length=1, max_length=1024)]
+    local_path: Annotated[str, Field(max_length=1024), AfterValidator(_stays_below)]
+
+
+class Start(Request):
+    type: Literal["Start"]
+    container_id: Literal["$0"] = "$0"
+
+
+class Wait(Request):
+    type: Literal["Wait"]
+    container_id: Literal["$0"] = "$0"
+
+
+Command = Annotated[Create | CopyInto | Start | Wait, Field(discriminator="type")]
+
+
+class ProgramRequest(Request):
+    """Commands in the one order that the clients send: Create, CopyInto for every file, Start, and maybe Wait."""
+
+    commands: Annotated[tuple[Command, ...], Field(max_length=256)]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "ProgramRequest":
+        kinds = [command.type for command in self.commands]
+        copies = kinds.count("CopyInto")
+        if kinds not in (
+            ["Create", *["CopyInto"] * copies, "Start"],
+            ["Create", *["CopyInto"] * copies, "Start", "Wait"],
+        ):
+            raise ValueError("commands must be Create, any number of CopyInto, Start and, unless detached, Wait")
+        return self
+
+    @property
+    def container(self) -> ContainerDesc:
+        """What to run."""
+        create = self.commands[0]
+        if not isinstance(create, Create):
+            raise TypeError("commands were not checked")
+        return create.container_desc
+
+    @property
+    def copies(self) -> tuple[CopyInto, ...]:
+        """The files that go into the container, in the order given."""
+        return tuple(command for command in self.commands if isinstance(command, CopyInto))
+
+    @property
+    def waits(self) -> bool:
+        """Whether the program is over when its container has ended, and not already when that has started."""
+        return isinstance(self.commands[-1], Wait)
+
+
+class NewCluster(Request):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+    public: bool = False
+
+
+class ClusterName(Request):
+    name: str
+
+
+class NewClusterNode(Request):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+    node_id: str
+
+
+class ClusterNodeName(Request):
+    name: str
+
+
+class Row(BaseModel):
+    """An answer's part."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Token(Row):
+    token: Annotated[str, Field(repr=False)]
+
+
+class NodeRow(Row):
+    name: str
+    id: str
+    node_id: str  # the same as `id`: the older client's name for it
+    host_address: str
+    gpus: int | tuple[str, ...]
+    status: Literal["ready", "unreachable"]
+
+
+class NodeRows(Row):
+    nodes: list[NodeRow]
+
+
+class ClusterRow(Row):
+    name: str
+    public: bool
+
+
+class ClusterRows(Row):
+    clusters: list[ClusterRow]
+
+
+class ProgramIds(Row):
+    program_id: int
+    bucket_id: int
+
+
+class ProgramStatus(StrEnum):
+    """`Completed` of a detached program means that its container has started, or could not be."""
+
+    QUEUED = "Queued"
+    NOT_RESPONDING = "NotResponding"
+    PROCESSING = "Processing"
+    COMPLETED = "Completed"
+
+
+class ProgramInfo(Row):
+    status: ProgramStatus
+
+
+class ContainerStatus(StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    ENDED = "ended"
+    UNREACHABLE = "unreachable"
+
+
+class ContainerRow(Row):
+    """Times are UTC, RFC 3339, None until then."""
+
+    id: str
+    image: str
+    role: str | None
+    deployment: str | None
+    fingerprint: str | None
+    status: ContainerStatus
+    started_at: str | None
+    ended_at: str | None
+    exit_code: int | None
+
+
+class ContainerRows(Row):
+    containers: list[ContainerRow]
+
+
+class Outcome(Row):
+    """What one command gave: a container's id, an exit code, or nothing."""
+
+    container_id: str | None = None
+    exit_code: int | None = None
+
+
+class CommandResult(Row):
+    Ok: Outcome
+
+
+class ProgramResult(Row):
+    result: list[CommandResult]
