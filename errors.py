@@ -18,6 +18,10 @@
 Only app.py turns these into `gr.Error`. No message holds a secret.
 """
 
+from typing import Literal
+
+Silence = Literal["refused", "closed", "silent"]
+
 
 class SpaceError(Exception):
     """Root of everything that this project raises on purpose."""
@@ -97,12 +101,13 @@ class EndpointError(ServiceError):
 class EndpointUnreachableError(EndpointError):
     """Nobody answered, or the answer broke off.
 
-    `silent`: the connection stood but nothing came (a frozen service), as opposed to refused or closed.
+    `how`: `refused` (nobody listens), `closed` (accepted, then cut: behind a tunnel, the service is down) or
+    `silent` (accepted, and then nothing: frozen, or a dead line).
     """
 
-    def __init__(self, link: str, *, tried: str, came_back: str, next_step: str, silent: bool = False) -> None:
+    def __init__(self, link: str, *, how: Silence, tried: str, came_back: str, next_step: str) -> None:
         super().__init__(link, tried=tried, came_back=came_back, next_step=next_step)
-        self.silent = silent
+        self.how = how
 
 
 class EndpointUntrustedError(EndpointError):

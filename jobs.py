@@ -10,59 +10,15 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 
 from drawing import Drawing, DrawRequest
 from errors import BusyError, JobCancelledError, JobTimeoutError, ServiceError, SpaceError
+from events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
 from log_context import job_context
 
+__all__ = ["Cancelled", "Event", "Failed", "Job", "Jobs", "Picture", "Queued", "Step", "Waking"]
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Waking:
-    """Services are being found, started or waited for. `stage`: what is happening, as a short sentence."""
-
-    stage: str
-
-
-@dataclass(frozen=True)
-class Queued:
-    """The inference server has the request. `place`: 1 is next."""
-
-    place: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """Denoising step `step` of `num_inference_steps` is done. `preview`: a small encoded picture, if there is one."""
-
-    step: int
-    num_inference_steps: int
-    preview: bytes | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The last event of a job that succeeded."""
-
-    drawing: Drawing
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The last event of a job that failed."""
-
-    error: SpaceError
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    """The last event of a job that was cancelled."""
-
-
-Event = Waking | Queued | Step | Picture | Failed | Cancelled
-Tell = Callable[[Waking | Queued | Step], None]
 
 
 class Job:

@@ -1,0 +1,315 @@
+"""The places that draw: a Fair chain, a fixed endpoint. `choose_backend` is the one place that decides which serves.
+
+Each backend takes its own part of the settings and holds its own state; nothing is global.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+from urllib.parse import urlsplit
+
+from addresses import free_port, host_port, is_loopback
+from bring_up import BringUp, TellStage, Timing
+from credentials import Credentials, new_secret
+from drawing import Defaults, Drawing, DrawRequest, Limits
+from endpoint_client import EndpointClient
+from errors import EndpointError, EndpointUnreachableError, FairError, SettingsError, StartError
+from events import Tell
+from fair_client import DeadlineFairClient, Node
+from fair_services import ChainSettings, chain_services
+from local_fair import INFERENCE_IMAGE, NODE, LocalFair, find_rathole
+from settings import Settings
+from single_flight import SingleFlight
+from wire_format import Health
+
+Cancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """What is known of a backend without asking anybody.
+
+    `demo`: the built-in model on this machine's own CPU; `tunnel`: a tunnel is in the chain; `ready`: a prompt is no
+    cold start; `model`: as the server names it, None until seen.
+    """
+
+    kind: Literal["local", "fair", "endpoint"]
+    demo: bool
+    tunnel: bool
+    ready: bool
+    model: str | None
+    limits: Limits
+    defaults: Defaults
+
+
+class Backend(Protocol):
+    """One place that draws."""
+
+    def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
+        """Gets it ready, telling the stages; returns at once when it is believed to be. Raises: ServiceError."""
+
+    def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> Drawing:
+        """Draws. Raises: EndpointUnreachableError when it turns out not to be ready: `ensure` again."""
+
+    def status(self) -> BackendStatus:
+        """What is known of it now; asks nobody."""
+
+    def close(self) -> None:
+        """Ends what this process started for it."""
+
+
+class FairChain:
+    """Inference server and tunnel as containers that a Fair server runs; launched lazily, adopted where they run.
+
+    `connect` gives a logged-in client (and starts the Fair server where that is ours, too).
+    """
+
+    def __init__(
+        self,
+        chain: ChainSettings,
+        connect: Callable[[], DeadlineFairClient],
+        *,
+        secret: str | None,
+        kind: Literal["local", "fair"],
+        timing: Timing,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._chain = chain
+        self._connect = connect
+        self._close = close
+        self._kind = kind
+        self._timing = timing
+        self._secret_is_given = secret is not None
+        self._credentials = Credentials.from_secret(secret or new_secret())
+        self._endpoint: EndpointClient | None = None
+        self._health: Health | None = None
+        self._ready = threading.Event()
+        self._flight = SingleFlight(self._bring_up, name="getting ready")
+
+    def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
+        """See `Backend`. However many ask at once: one start for all of them."""
+        if not self._ready.is_set():
+            self._flight.join(tell, cancelled, timeout_s=self._timing.timeout_s + 90)
+
+    def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> Drawing:
+        """See `Backend`."""
+        endpoint = self._endpoint
+        if endpoint is None:
+            raise StartError("Chain", tried="draw", came_back="it was never made ready", next_step="Call ensure().")
+        try:
+            return endpoint.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
+        except EndpointError:
+            self._ready.clear()
+            raise
+
+    def status(self) -> BackendStatus:
+        """See `Backend`."""
+        demo = self._kind == "local" and self._chain.model_id is None
+        return _status(
+            self._kind, demo, self._chain.tunnel_node is not None, ready=self._ready.is_set(), health=self._health
+        )
+
+    def close(self) -> None:
+        """See `Backend`. Containers on a Fair server that is not ours run on: another process may adopt them."""
+        if self._endpoint:
+            self._endpoint.close()
+        self._close()
+
+    def _bring_up(self, tell: TellStage) -> None:
+        tell("Signing in to the machine that draws" if self._kind == "fair" else "Getting this machine ready to draw")
+        fair = self._connect()
+        inference_node = fair.node(self._chain.inference_node)
+        tunnel_node = fair.node(self._chain.tunnel_node) if self._chain.tunnel_node else None
+        address = self._address(tunnel_node or inference_node)
+        services = chain_services(self._chain, self._credentials, inference_node, tunnel_node, address)
+        if self._endpoint is None:
+            port = self._chain.tunnel_public_port if tunnel_node else self._chain.inference_host_port
+            self._endpoint = self._new_endpoint(address, port)
+        bring_up = BringUp(fair, services, self._endpoint, self._chain.deployment, tell, self._timing)
+        self._health = bring_up.run()
+        self._ready.set()
+
+    def _address(self, node: Node) -> str:
+        """Where the endpoint is reached from outside."""
+        address = self._chain.tunnel_address or node.host_address
+        if not address:
+            raise FairError(
+                tried=f"learn the address of the node {node.name}",
+                came_back="Fair does not tell it",
+                next_step="Set TUNNEL_ADDRESS to the address under which that machine is reached from outside.",
+            )
+        if not self._secret_is_given and not is_loopback(address):
+            raise SettingsError(
+                f"The node {node.name} is another machine ({address}), so ENDPOINT_SECRET is required. "
+                "Set it to at least 32 random bytes as text."
+            )
+        return address
+
+    def _new_endpoint(self, address: str, port: int) -> EndpointClient:
+        if self._chain.tls == "none":
+            url = f"http://{host_port(address, port)}"
+            return EndpointClient(url, silence_s=self._timing.silence_s, patience_s=self._timing.timeout_s)
+        return EndpointClient(
+            f"https://{host_port(address, port)}",
+            bearer=self._credentials.bearer,
+            certificate_sha256=self._credentials.certificate_sha256,
+            silence_s=self._timing.silence_s,
+        )
+
+
+class FixedEndpoint:
+    """An inference server that somebody else keeps running. Nothing is started or stopped."""
+
+    def __init__(self, endpoint: EndpointClient, *, timeout_s: float, refused_s: float = 10.0) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._refused_s = refused_s
+        self._health: Health | None = None
+        self._ready = threading.Event()
+        self._flight = SingleFlight(self._wait_until_healthy, name="reaching the endpoint")
+
+    def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
+        """See `Backend`: waits while the model loads; `refused_s` seconds while nobody answers."""
+        if not self._ready.is_set():
+            self._flight.join(tell, cancelled, timeout_s=self._timeout_s + 90)
+
+    def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> Drawing:
+        """See `Backend`."""
+        try:
+            return self._endpoint.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
+        except EndpointError:
+            self._ready.clear()
+            raise
+
+    def status(self) -> BackendStatus:
+        """See `Backend`."""
+        return _status("endpoint", False, False, ready=self._ready.is_set(), health=self._health)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._endpoint.close()
+
+    def _wait_until_healthy(self, tell: TellStage) -> None:
+        tell("Reaching the picture server")
+        begin = time.monotonic()
+        while True:
+            came_back = "its model is still loading"
+            try:
+                health = self._endpoint.health()
+                if health.state == "healthy":
+                    self._health = health
+                    self._ready.set()
+                    return
+                if health.state == "failed":
+                    came_back = health.reason or "its model failed to load"
+                    break
+                tell("Loading the model")
+            except EndpointUnreachableError:
+                if time.monotonic() - begin > self._refused_s:
+                    raise
+            if time.monotonic() - begin > self._timeout_s:
+                break
+            time.sleep(0.25)
+        raise StartError(
+            self._endpoint.link,
+            tried=f"find it healthy within {self._timeout_s:g} s",
+            came_back=came_back,
+            next_step="See the inference server's log.",
+        )
+
+
+def choose_backend(settings: Settings) -> Backend:
+    """The backend that these settings ask for; nothing is started yet."""
+    if settings.mode == "endpoint":
+        return _fixed_endpoint(settings)
+    if settings.mode == "fair":
+        return _configured_chain(settings)
+    return _local_chain(settings)
+
+
+def _fixed_endpoint(settings: Settings) -> FixedEndpoint:
+    url = settings.endpoint_url or ""
+    secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else None
+    trusted = Credentials.from_secret(secret) if secret and settings.endpoint_tls == "pinned" else None
+    endpoint = EndpointClient(
+        url,
+        bearer=trusted.bearer if trusted else None,
+        certificate_sha256=trusted.certificate_sha256 if trusted and urlsplit(url).scheme == "https" else None,
+        patience_s=settings.start_timeout_s,
+    )
+    return FixedEndpoint(endpoint, timeout_s=settings.start_timeout_s)
+
+
+def _configured_chain(settings: Settings) -> FairChain:
+    address, email = settings.fair_address, settings.faircompute_email or ""
+    password = settings.faircompute_password.get_secret_value() if settings.faircompute_password else ""
+    client: list[DeadlineFairClient] = []
+
+    def connect() -> DeadlineFairClient:
+        if not client:
+            client.append(DeadlineFairClient(address, email, password))
+        return client[0]
+
+    chain = ChainSettings(
+        inference_node=settings.inference_node or "",
+        inference_image=settings.inference_image or "",
+        deployment=settings.deployment,
+        tunnel_node=settings.tunnel_node if settings.tunnel == "rathole" else None,
+        tunnel_address=settings.tunnel_address,
+        tunnel_image=settings.tunnel_image,
+        inference_host_port=settings.inference_host_port or 5001,
+        tunnel_control_port=settings.tunnel_control_port or 2333,
+        tunnel_public_port=settings.tunnel_public_port or 8080,
+        tls=settings.endpoint_tls,
+        idle_engine_s=300 if settings.idle_engine_s is None else settings.idle_engine_s,
+        idle_exit_s=900 if settings.idle_exit_s is None else settings.idle_exit_s,
+        engine=settings.inference_engine,
+        model_id=settings.model_id,
+    )
+    secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else None
+    return FairChain(chain, connect, secret=secret, kind="fair", timing=Timing(timeout_s=settings.start_timeout_s))
+
+
+def _local_chain(settings: Settings) -> FairChain:
+    rathole = find_rathole() if settings.tunnel == "rathole" else None
+    fair = LocalFair(tunnel_image=settings.tunnel_image, rathole=rathole)
+    chain = ChainSettings(
+        inference_node=NODE,
+        inference_image=INFERENCE_IMAGE,
+        deployment=settings.deployment,
+        tunnel_node=NODE if rathole else None,
+        tunnel_image=settings.tunnel_image,
+        inference_host_port=settings.inference_host_port or free_port(),
+        tunnel_control_port=settings.tunnel_control_port or free_port(),
+        tunnel_public_port=settings.tunnel_public_port or free_port(),
+        tls=settings.endpoint_tls,
+        idle_engine_s=settings.idle_engine_s or 0,
+        idle_exit_s=settings.idle_exit_s or 0,
+        engine=settings.inference_engine,
+        model_id=settings.model_id,
+    )
+    secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else None
+    return FairChain(
+        chain,
+        fair.connect,
+        secret=secret or new_secret(),
+        kind="local",
+        timing=Timing(timeout_s=settings.start_timeout_s),
+        close=fair.close,
+    )
+
+
+def _status(
+    kind: Literal["local", "fair", "endpoint"], demo: bool, tunnel: bool, *, ready: bool, health: Health | None
+) -> BackendStatus:
+    return BackendStatus(
+        kind=kind,
+        demo=demo,
+        tunnel=tunnel,
+        ready=ready,
+        model=health.model if health else None,
+        limits=(health.limits if health else None) or Limits(),
+        defaults=health.defaults if health else Defaults(),
+    )

@@ -1,0 +1,282 @@
+"""Gets a Fair chain ready: adopts what runs, starts what is missing, replaces what is frozen, waits until it draws.
+
+Asks Fair, does not guess: two rathole clients of one service displace each other for ever. Where Fair cannot list
+containers (the hosted one), the host ports of the inference server and the tunnel server are the locks: "port taken"
+means that it runs already.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from endpoint_client import EndpointClient
+from errors import EndpointError, EndpointUnreachableError, EndpointUntrustedError, ServiceError, StartError
+from fair_client import Container, ContainerSpec, DeadlineFairClient, Program, ProgramEnd
+from fair_services import Plan, Role, Service, plan
+from wire_format import Health
+
+log = logging.getLogger(__name__)
+
+TellStage = Callable[[str], None]
+_PORT_TAKEN = re.compile(r"already allocated|already in use|port.{0,40}taken|in use", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The waits of a start, in seconds.
+
+    `silence_s`: all runs but nothing answers for so long: frozen; `client_after_s`: without a list, the tunnel client
+    is started once the public port was closed for so long; `stop_s`: how long a container may take to end.
+    """
+
+    timeout_s: float = 300.0
+    silence_s: float = 10.0
+    client_after_s: float = 4.0
+    schedule_s: float = 30.0
+    stop_s: float = 30.0
+    probe_s: float = 3.0
+    poll_s: float = 0.05
+    look_s: float = 0.5
+
+
+class BringUp:
+    """One try to get the chain ready. `services`: the chain's; `timing`: its waits."""
+
+    def __init__(
+        self,
+        fair: DeadlineFairClient,
+        services: dict[Role, Service],
+        endpoint: EndpointClient,
+        deployment: str,
+        tell: TellStage,
+        timing: Timing,
+    ) -> None:
+        self._fair = fair
+        self._services = services
+        self._endpoint = endpoint
+        self._deployment = deployment
+        self._tell = tell
+        self._timing = timing
+        self._deadline = time.monotonic() + timing.timeout_s
+        self._programs: dict[Role, Program] = {}
+        self._lists = True
+        self._quiet_since = time.monotonic()
+        self._refused_since: float | None = None
+        self._looked_at = 0.0
+
+    def run(self) -> Health:
+        """Returns how the inference server is, once it is healthy and ours.
+
+        Raises: ServiceError saying which link failed, within the deadline.
+        """
+        answer = self._probe()
+        if not self._is_ours(answer) or (isinstance(answer, Health) and answer.state == "failed"):
+            self._start_missing(answer)
+        return self._wait_until_healthy()
+
+    # What answers
+
+    def _probe(self) -> Health | EndpointError:
+        try:
+            return self._endpoint.health(timeout_s=self._timing.probe_s)
+        except EndpointError as error:
+            return error
+
+    def _is_ours(self, answer: Health | EndpointError) -> bool:
+        """Whether our own inference server answered; upstream's cannot tell and is taken for it."""
+        if not isinstance(answer, Health):
+            return False
+        return answer.fingerprint in (None, self._services[Role.INFERENCE].fingerprint)
+
+    # What is started
+
+    def _start_missing(self, answer: Health | EndpointError) -> None:
+        self._tell("Looking at what is already running")
+        found = self._survey()
+        if found is None:
+            self._lists = False
+            self._start([role for role in self._services if role is not Role.TUNNEL_CLIENT])
+            return
+        for role, container in found.replace:
+            log.info("replacing %s, container %s: another configuration", role, container.id)
+            self._stop(role, container)
+        start = list(found.start)
+        failed = isinstance(answer, Health) and answer.state == "failed"
+        if failed and Role.INFERENCE not in start:
+            start += self._stop_adopted(found, Role.INFERENCE)
+        if not start and isinstance(answer, EndpointUntrustedError):
+            raise answer
+        if not start and isinstance(answer, Health) and not self._is_ours(answer):
+            raise StartError(
+                self._endpoint.link,
+                tried="reach our inference server",
+                came_back=f"the one of deployment {answer.deployment!r} answers, with another configuration",
+                next_step="Stop that one, or give this Space another node or other ports.",
+            )
+        self._start(start)
+
+    def _survey(self) -> Plan | None:
+        """What runs and what is missing; None if Fair cannot list containers."""
+        containers: dict[str, Sequence[Container]] = {}
+        for node in {service.node for service in self._services.values()}:
+            rows = self._fair.containers(node)
+            if rows is None:
+                return None
+            containers[node] = rows
+        return plan(self._services, self._deployment, containers)
+
+    def _start(self, roles: Sequence[Role]) -> None:
+        """Starts side by side; each as one program of its own."""
+        if not roles:
+            return
+        self._tell("Starting " + " and ".join(sorted({role.words for role in roles}, reverse=True)))
+        log.info("starting %s", ", ".join(roles))
+        with ThreadPoolExecutor(len(roles)) as pool:
+            for role, program in zip(roles, pool.map(self._launch, roles), strict=True):
+                self._programs[role] = program
+        self._quiet_since = time.monotonic()
+
+    def _launch(self, role: Role) -> Program:
+        service = self._services[role]
+        spec = service.spec if self._lists else _without_labels(service)
+        program = self._fair.launch(service.node, spec)
+        self._fair.wait_until_scheduled(program, timeout_s=min(self._timing.schedule_s, self._left_s()))
+        return program
+
+    def _stop(self, role: Role, container: Container) -> None:
+        self._fair.delete_container(self._services[role].node, container.id, timeout_s=self._timing.stop_s)
+
+    def _stop_adopted(self, found: Plan, role: Role) -> list[Role]:
+        for adopted, container in found.adopt:
+            if adopted is role:
+                self._stop(role, container)
+        return [role]
+
+    # How it is waited for
+
+    def _wait_until_healthy(self) -> Health:
+        while True:
+            answer = self._probe()
+            if isinstance(answer, Health) and self._is_ours(answer):
+                self._quiet_since, self._refused_since = time.monotonic(), None
+                if answer.state == "healthy":
+                    return answer
+                if answer.state == "failed":
+                    raise _failed_to_load(answer)
+                self._tell("Loading the model")
+            elif isinstance(answer, EndpointUnreachableError):
+                self._wait_for_answer(answer)
+            elif isinstance(answer, EndpointUntrustedError):
+                raise answer
+            if self._left_s() <= 0:
+                raise self._too_late(answer)
+            time.sleep(self._timing.poll_s)
+
+    def _wait_for_answer(self, answer: EndpointUnreachableError) -> None:
+        now = time.monotonic()
+        if answer.how != "refused":
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        if now - self._looked_at > self._timing.look_s:
+            self._looked_at = now
+            self._look_after_programs()
+        if not self._lists:
+            self._start_client_if_closed(now)
+        if now - self._quiet_since > self._timing.silence_s:
+            self._suspect(answer)
+
+    def _look_after_programs(self) -> None:
+        """Raises: StartError if something that we started has ended."""
+        for role, program in list(self._programs.items()):
+            end = self._fair.end_of(program)
+            if end is None:
+                continue
+            if not self._lists and _PORT_TAKEN.search(end.last_words):
+                log.info("%s runs already: %s", role, end.last_words)
+                del self._programs[role]
+                continue
+            raise self._ended(role, end)
+        if self._lists and (found := self._survey()) and found.start:
+            self._start(found.start)  # adopted at first, ended since
+
+    def _start_client_if_closed(self, now: float) -> None:
+        closed = self._refused_since is not None and now - self._refused_since > self._timing.client_after_s
+        if closed and Role.TUNNEL_CLIENT in self._services and Role.TUNNEL_CLIENT not in self._programs:
+            self._start([Role.TUNNEL_CLIENT])
+
+    def _suspect(self, answer: EndpointUnreachableError) -> None:
+        """All runs but nothing answers: starts the next suspect again, the inference server first."""
+        found = self._survey() if self._lists else None
+        suspects = [role for role in self._suspects(answer) if role not in self._programs]
+        self._quiet_since = time.monotonic()
+        if not suspects:
+            return
+        if found is None:
+            raise self._cannot_stop(answer)
+        role = suspects[0]
+        self._tell(f"No answer from {role.words}: starting it again")
+        self._start(self._stop_adopted(found, role))
+
+    def _suspects(self, answer: EndpointUnreachableError) -> list[Role]:
+        """Whom to suspect, in order. A refused public port means that the tunnel's own ends have lost each other."""
+        tunnel: list[Role] = [role for role in (Role.TUNNEL_CLIENT, Role.TUNNEL_SERVER) if role in self._services]
+        if answer.how == "refused" and tunnel:
+            return tunnel
+        return [Role.INFERENCE] if answer.how == "closed" else [Role.INFERENCE, *tunnel]
+
+    def _left_s(self) -> float:
+        return self._deadline - time.monotonic()
+
+    # What went wrong
+
+    def _ended(self, role: Role, end: ProgramEnd) -> StartError:
+        service = self._services[role]
+        return StartError(
+            f"{role} on node {service.node}",
+            tried=f"start the image {service.spec.image}",
+            came_back=str(end),
+            next_step="Check the image's name, that the node can run it, and that its ports are free.",
+        )
+
+    def _too_late(self, answer: Health | EndpointError) -> ServiceError:
+        if isinstance(answer, Health):
+            other = "" if self._is_ours(answer) else ", and has another configuration than ours"
+            came_back = f"the inference server is {answer.state}{other}"
+        else:
+            came_back = getattr(answer, "came_back", str(answer))
+        return StartError(
+            self._endpoint.link,
+            tried=f"get a healthy answer within {self._timing.timeout_s:g} s",
+            came_back=came_back,
+            next_step="Look at the log of the inference server and of the tunnel on their nodes; START_TIMEOUT_S sets "
+            "this deadline.",
+        )
+
+    def _cannot_stop(self, answer: EndpointUnreachableError) -> StartError:
+        nodes = sorted({service.node for service in self._services.values()})
+        commands = "; ".join(f"fair node {node} list, then fair node {node} kill CONTAINER" for node in nodes)
+        return StartError(
+            self._endpoint.link,
+            tried="get an answer from what runs already",
+            came_back=f"{answer.came_back}, and this Fair server cannot stop containers",
+            next_step=f"Stop them by hand: {commands}. The next prompt starts them again.",
+        )
+
+
+def _without_labels(service: Service) -> ContainerSpec:
+    """The service's container without labels, for a Fair server that does not know them."""
+    spec = service.spec
+    return ContainerSpec(spec.image, spec.command, spec.files, spec.ports, spec.runtime, spec.network)
+
+
+def _failed_to_load(answer: Health) -> StartError:
+    return StartError(
+        "Inference server",
+        tried=f"load the model {answer.model or ''}".rstrip(),
+        came_back=answer.reason or "it failed without a reason",
+        next_step="Check MODEL_ID and the inference server's log.",
+    )

@@ -1,0 +1,332 @@
+"""The `faircompute` client with deadlines and a `launch()` of its own: the one module that knows that package.
+
+What it adds to `fair.FairClient` (0.22.1): a deadline for every request, errors that carry the HTTP status, a new login
+when a token has expired, launching without blocking and without losing the program's id, and the additions of a Fair
+server that can list and delete containers.
+
+Source: the package's own client.py; its requests are written down nowhere else.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import requests
+from fair import FairClient
+
+from errors import FairError
+
+CLUSTER = "default"
+OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of this very program
+_NOT_LISTING = (404, 405, 501)  # how a Fair server without a list of containers answers
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine that runs containers. `host_address`: None where Fair does not tell it."""
+
+    name: str
+    id: str
+    host_address: str | None
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """What to run. `files`: absolute path in the container -> text (may hold secrets). `ports`: (host, container)."""
+
+    image: str
+    command: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ports: Sequence[tuple[int, int]] = ()
+    runtime: str = "docker"
+    network: str = "bridge"
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A launched program: where it runs and how to ask for it."""
+
+    node: str
+    id: int
+    bucket_id: int
+
+
+@dataclass(frozen=True)
+class ProgramEnd:
+    """How a program ended. `exit_code`: None when Fair does not tell; `last_words`: the last lines of its stderr."""
+
+    exit_code: int | None
+    last_words: str
+
+    def __str__(self) -> str:
+        code = "without an exit code" if self.exit_code is None else f"with exit code {self.exit_code}"
+        return f"it ended {code}, its last words: {self.last_words or '(none)'}"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A row of the list of containers. `status`: `starting`, `running`, `ended` or `unreachable`."""
+
+    id: str
+    image: str
+    status: str
+    role: str | None = None
+    deployment: str | None = None
+    fingerprint: str | None = None
+    exit_code: int | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs or is about to."""
+        return self.status in ("starting", "running")
+
+
+class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has no types
+    """A logged-in client of one Fair server; safe to use from several threads.
+
+    `timeout_s`: deadline for each request, in seconds. Everything raises `FairError`.
+    """
+
+    def __init__(self, server_address: str, user_email: str, user_password: str, *, timeout_s: float = 10.0) -> None:
+        self._address = server_address
+        self._timeout_s = timeout_s
+        self._login = (user_email, user_password)
+        self._login_lock = threading.Lock()
+        super().__init__(server_address=server_address, user_email=user_email, user_password=user_password)
+
+    def __repr__(self) -> str:
+        return f"<DeadlineFairClient {self._address}>"
+
+    def authenticate(self, user_email: str, user_password: str) -> None:
+        """Logs in. Raises: FairError, with what to check."""
+        body = {"email": user_email, "password": user_password, "version": "V018"}
+        response = self._send("post", f"{self.server_address}/auth/login", tried="log in", json=body)
+        if not response.ok:
+            raise FairError(
+                tried=f"log in to {self._address}",
+                came_back=f"it answered {_refusal(response)}",
+                next_step="Check FAIRCOMPUTE_EMAIL, FAIRCOMPUTE_PASSWORD and FAIRCOMPUTE_SERVER_ADDRESS.",
+                status=response.status_code,
+            )
+        self.token = str(_json(response, "log in").get("token", ""))
+
+    def nodes(self) -> list[Node]:
+        """The nodes of this account's default cluster."""
+        rows = self.cluster(CLUSTER).nodes.list()
+        addresses = {}
+        if rows and not any(row.get("host_address") for row in rows):
+            addresses = self._addresses_of_old()
+        return [
+            Node(
+                name=str(row.get("name") or row.get("id")),
+                id=str(row.get("id") or row.get("name")),
+                host_address=row.get("host_address") or addresses.get(row.get("id")),
+            )
+            for row in rows
+        ]
+
+    def node(self, name_or_id: str) -> Node:
+        """The node of that name or id. Raises: FairError naming the nodes that there are."""
+        nodes = self.nodes()
+        for node in nodes:
+            if name_or_id in (node.name, node.id):
+                return node
+        there = ", ".join(node.name for node in nodes) or "none at all"
+        raise FairError(
+            tried=f"find the node {name_or_id!r}",
+            came_back=f"this account's nodes are: {there}",
+            next_step="Set INFERENCE_NODE and TUNNEL_NODE to nodes of this account, and see that they are connected.",
+        )
+
+    def launch(self, node: str, spec: ContainerSpec) -> Program:
+        """Sends a program and returns at once, without waiting for its container.
+
+        It always holds a `Wait`: without one a program counts as completed at its start and never has an exit code.
+        """
+        description: dict[str, Any] = {
+            "image": spec.image,
+            "runtime": spec.runtime,
+            "ports": [
+                [{"port": host, "ip": "null"}, {"port": container, "protocol": "Tcp"}] for host, container in spec.ports
+            ],
+            "command": list(spec.command),
+            "host_config": {"network_mode": spec.network},
+        }
+        if spec.labels:
+            description["labels"] = dict(spec.labels)
+        copies = [
+            {"type": "CopyInto", "container_id": "$0", "bucket_id": OWN_BUCKET, "remote_key": path, "local_path": path}
+            for path in spec.files
+        ]
+        started = self.put_program(
+            CLUSTER,
+            node,
+            [
+                {"type": "Create", "container_desc": description},
+                *copies,
+                {"type": "Start", "container_id": "$0"},
+                {"type": "Wait", "container_id": "$0"},
+            ],
+        )
+        program = Program(node=node, id=started["program_id"], bucket_id=started["bucket_id"])
+        for path, text in spec.files.items():
+            self.put_file_data(program.bucket_id, path, text.encode())
+            self.put_file_eof(program.bucket_id, path)
+        self.put_file_eof(program.bucket_id, "#stdin")
+        return program
+
+    def wait_until_scheduled(self, program: Program, *, timeout_s: float, poll_s: float = 0.1) -> str:
+        """Waits while the program is queued; returns its status, `Processing` or `Completed`.
+
+        Raises: FairError after `timeout_s` seconds: the node does not take programs.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            status = self.status(program)
+            if status not in ("Queued", "NotResponding"):
+                return status
+            if time.monotonic() > deadline:
+                raise FairError(
+                    f"Node {program.node}",
+                    tried="start a container on it",
+                    came_back=f"after {timeout_s:g} s its program is still {status}",
+                    next_step="Check that the machine is on, and that its Fair agent is connected.",
+                )
+            time.sleep(poll_s)
+
+    def status(self, program: Program) -> str:
+        """`Queued`, `NotResponding`, `Processing` or `Completed`."""
+        return str(self.get_program_info(CLUSTER, program.node, program.id)["status"])
+
+    def end_of(self, program: Program) -> ProgramEnd | None:
+        """How the program ended; None while it runs."""
+        if self.status(program) != "Completed":
+            return None
+        url = f"{self.server_address}/clusters/{CLUSTER}/nodes/{program.node}/programs/{program.id}/result"
+        last = (self._make_request("get", url).json().get("result") or [{}])[-1]
+        exit_code = last.get("Ok", {}).get("exit_code") if isinstance(last.get("Ok"), dict) else None
+        words = self._last_lines(program.bucket_id) or str(last.get("Err", ""))
+        return ProgramEnd(exit_code, words)
+
+    def containers(self, node: str) -> list[Container] | None:
+        """The containers of a node; None if this Fair server cannot list them (the hosted one)."""
+        try:
+            response = self._make_request("get", f"{self.server_address}/nodes/{quote(node, safe='')}/containers")
+        except FairError as error:
+            if error.status in _NOT_LISTING:
+                return None
+            raise
+        body = _json(response, "list containers")
+        rows = body if isinstance(body, list) else body.get("containers", [])
+        names = Container.__dataclass_fields__
+        return [Container(**{name: value for name, value in row.items() if name in names}) for row in rows]
+
+    def delete_container(self, node: str, container_id: str, *, timeout_s: float) -> None:
+        """Stops a container and waits until it is gone: `timeout_s` seconds at most.
+
+        Raises: FairError if it is still there then.
+        """
+        url = f"{self.server_address}/nodes/{quote(node, safe='')}/containers/{quote(container_id, safe='')}"
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._make_request("delete", url, timeout=timeout_s)
+        except FairError as error:
+            if error.status != 404:  # gone by itself meanwhile
+                raise
+        while any(row.id == container_id and row.alive for row in self.containers(node) or []):
+            if time.monotonic() > deadline:
+                raise FairError(
+                    f"Node {node}",
+                    tried=f"stop container {container_id}",
+                    came_back=f"it still runs after {timeout_s:g} s",
+                    next_step="Stop it by hand on that machine.",
+                )
+            time.sleep(0.1)
+
+    def _addresses_of_old(self) -> dict[str, str]:
+        """Node id -> address from the older listing, which always tells it; empty if this server has none."""
+        try:
+            rows = self._make_request("get", f"{self.server_address}/nodes").json().get("nodes", [])
+        except FairError:
+            return {}
+        return {row["node_id"]: row["host_address"] for row in rows if row.get("host_address")}
+
+    def _last_lines(self, bucket_id: int, *, lines: int = 6, chars: int = 800) -> str:
+        """The end of a finished program's stderr, read for at most a few seconds."""
+        url = f"{self.server_address}/buckets/{bucket_id}/{quote_plus('#stderr')}"
+        deadline = time.monotonic() + self._timeout_s
+        tail = b""
+        try:
+            with self._make_request("get", url, stream=True) as response:
+                for chunk in response.iter_content(65536):
+                    tail = (tail + chunk)[-8 * chars :]
+                    if time.monotonic() > deadline:
+                        break
+        except (FairError, requests.RequestException):
+            return ""
+        text = tail.decode(errors="replace").strip()
+        return " | ".join(line.strip() for line in text.splitlines()[-lines:])[-chars:]
+
+    def _make_request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        """Replaces the package's: with a deadline, one new login for an expired token, and typed errors."""
+        what = f"{method.upper()} {url.removeprefix(self.server_address)}"
+        token = self.token
+        response = self._send(method, url, tried=what, headers=self._make_headers(), **kwargs)
+        if response.status_code == 401:
+            with self._login_lock:
+                if self.token == token:  # else another thread has logged in meanwhile
+                    self.authenticate(*self._login)
+            response = self._send(method, url, tried=what, headers=self._make_headers(), **kwargs)
+        if not response.ok:
+            raise FairError(
+                tried=f"{what} at {self._address}",
+                came_back=f"it answered {_refusal(response)}",
+                next_step="See the Fair server's log.",
+                status=response.status_code,
+            )
+        return response
+
+    def _send(self, method: str, url: str, *, tried: str, **kwargs: Any) -> requests.Response:
+        timeout_s = kwargs.pop("timeout", self._timeout_s)
+        try:
+            return requests.request(method, url, timeout=(min(5.0, timeout_s), timeout_s), **kwargs)
+        except requests.RequestException as error:
+            raise FairError(
+                tried=f"{tried} at {self._address}",
+                came_back=f"nothing usable came back within {timeout_s:g} s ({_cause(error)})",
+                next_step="Check FAIRCOMPUTE_SERVER_ADDRESS, and that the Fair server runs and can be reached "
+                "from here (a Space reaches ports 80, 443 and 8080 only).",
+            ) from error
+
+
+def _json(response: requests.Response, tried: str) -> Any:
+    try:
+        return response.json()
+    except requests.JSONDecodeError as error:
+        raise FairError(
+            tried=tried,
+            came_back=f"the answer is no JSON ({response.headers.get('Content-Type', 'no content type')})",
+            next_step="Check that FAIRCOMPUTE_SERVER_ADDRESS is a Fair server.",
+        ) from error
+
+
+def _refusal(response: requests.Response) -> str:
+    """Status and message of a refusal, short."""
+    try:
+        body = response.json()
+        error = body.get("error") if isinstance(body, dict) else None
+        message = error.get("message") if isinstance(error, dict) else error
+    except requests.JSONDecodeError:
+        message = response.text
+    return f"{response.status_code} {str(message or response.reason)[:300]}"
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a failed request, without object addresses and URLs."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return str(error).rsplit(": ", 1)[-1][:200] or type(error).__name__

@@ -1,0 +1,195 @@
+"""What runs on Fair: the inference server, the tunnel's server and its client; and what of it is missing.
+
+Settings and secrets reach a container by file (Fair passes no environment): `/app/endpoint.json` for the inference
+server, `/app/config.toml` for rathole. A container carries its role, deployment and fingerprint as labels, so that a
+restarted Space knows its own again.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+from addresses import host_port, is_loopback
+from credentials import Credentials
+from errors import StartError
+from fair_client import Container, ContainerSpec, Node
+
+CONFIG_OF_INFERENCE = "/app/endpoint.json"
+CONFIG_OF_RATHOLE = "/app/config.toml"
+CONTAINER_PORT = 8000
+
+
+class Role(StrEnum):
+    """What a container is for."""
+
+    INFERENCE = "inference"
+    TUNNEL_SERVER = "tunnel-server"
+    TUNNEL_CLIENT = "tunnel-client"
+
+    @property
+    def words(self) -> str:
+        """The role as a visitor may read it."""
+        return {"inference": "the picture server", "tunnel-server": "the tunnel", "tunnel-client": "the tunnel"}[self]
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """A Fair chain's own part of the settings. `tunnel_node` None: no tunnel. Times in seconds, None: the default."""
+
+    inference_node: str
+    inference_image: str
+    deployment: str
+    tunnel_node: str | None = None
+    tunnel_address: str | None = None
+    tunnel_image: str = "rapiz1/rathole:v0.5.0"
+    inference_host_port: int = 5001
+    tunnel_control_port: int = 2333
+    tunnel_public_port: int = 8080
+    tls: Literal["pinned", "none"] = "pinned"
+    idle_engine_s: float = 300
+    idle_exit_s: float = 900
+    engine: str | None = None
+    model_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """One container that the chain needs, and the node that it belongs on."""
+
+    role: Role
+    node: str
+    spec: ContainerSpec
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do: delete `replace`, start `start`; `adopt` runs already as it should."""
+
+    start: tuple[Role, ...]
+    replace: tuple[tuple[Role, Container], ...]
+    adopt: tuple[tuple[Role, Container], ...]
+
+
+def chain_services(
+    chain: ChainSettings, credentials: Credentials, inference_node: Node, tunnel_node: Node | None, address: str
+) -> dict[Role, Service]:
+    """The services of a chain. `address`: where the tunnel's server is reached from outside."""
+    services = [_inference_server(chain, credentials, inference_node)]
+    if tunnel_node is not None:
+        services.append(_tunnel_server(chain, credentials, tunnel_node, address))
+        services.append(_tunnel_client(chain, credentials, inference_node, address))
+    return {service.role: service for service in services}
+
+
+def plan(services: dict[Role, Service], deployment: str, containers: dict[str, Sequence[Container]]) -> Plan:
+    """What is missing, given the `containers` of each node.
+
+    What runs with our fingerprint is adopted; another fingerprint of our deployment is replaced.
+    Raises: StartError when a node is away, or when another deployment's container is in the place of a missing one.
+    """
+    start: list[Role] = []
+    replaced: list[tuple[Role, Container]] = []
+    adopted: list[tuple[Role, Container]] = []
+    for role, service in services.items():
+        rows = [row for row in containers[service.node] if row.role == role and row.status != "ended"]
+        own = [row for row in rows if row.deployment == deployment]
+        _refuse_unreachable(service, own)
+        fitting = [row for row in own if row.fingerprint == service.fingerprint]
+        replaced.extend((role, row) for row in own if row not in fitting[:1])
+        adopted.extend((role, row) for row in fitting[:1])
+        if not fitting:
+            _refuse_foreign(service, [row for row in rows if row.deployment != deployment])
+            start.append(role)
+    return Plan(tuple(start), tuple(replaced), tuple(adopted))
+
+
+def _refuse_unreachable(service: Service, rows: Sequence[Container]) -> None:
+    if any(row.status == "unreachable" for row in rows):
+        raise StartError(
+            f"Node {service.node}",
+            tried=f"reach {service.role.words} on it",
+            came_back="Fair says that the node is not ready",
+            next_step="Switch the machine on, or check its network and its Fair agent; nothing was started.",
+        )
+
+
+def _refuse_foreign(service: Service, rows: Sequence[Container]) -> None:
+    if rows:
+        raise StartError(
+            f"Node {service.node}",
+            tried=f"start {service.role.words} on it",
+            came_back=f"the deployment {rows[0].deployment!r} runs its own {service.role} there "
+            f"(container {rows[0].id}, image {rows[0].image})",
+            next_step="Stop that container, or give this Space another node.",
+        )
+
+
+def _labelled(role: Role, node: Node, deployment: str, spec: ContainerSpec) -> Service:
+    parts = [role, spec.image, list(spec.command), dict(spec.files), list(spec.ports)]
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    labels = {"role": str(role), "deployment": deployment, "fingerprint": fingerprint}
+    return Service(role=role, node=node.name, spec=replace(spec, labels=labels), fingerprint=fingerprint)
+
+
+def _inference_server(chain: ChainSettings, credentials: Credentials, node: Node) -> Service:
+    spec = ContainerSpec(
+        image=chain.inference_image,
+        runtime="nvidia",
+        ports=[(chain.inference_host_port, CONTAINER_PORT)],
+    )
+    if chain.tls == "none":  # upstream's image: it knows no configuration file
+        return _labelled(Role.INFERENCE, node, chain.deployment, spec)
+    config = {
+        "bearer": credentials.bearer,
+        "tls_key": credentials.tls_key,
+        "tls_certificate": credentials.tls_certificate,
+        "deployment": chain.deployment,
+        "engine": chain.engine,
+        "model_id": chain.model_id,
+        "idle_engine_s": chain.idle_engine_s,
+        "idle_exit_s": chain.idle_exit_s,
+    }
+    config = {name: value for name, value in config.items() if value is not None}
+    spec = replace(
+        spec, command=["--config", CONFIG_OF_INFERENCE], files={CONFIG_OF_INFERENCE: json.dumps(config, sort_keys=True)}
+    )
+    service = _labelled(Role.INFERENCE, node, chain.deployment, spec)
+    config["fingerprint"] = service.fingerprint
+    files = {CONFIG_OF_INFERENCE: json.dumps(config, sort_keys=True)}
+    return replace(service, spec=replace(service.spec, files=files))
+
+
+def _tunnel_server(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
+    listen = "127.0.0.1" if is_loopback(address) else "0.0.0.0"  # noqa: S104  # the public end of the tunnel
+    config = f"""\
+[server]
+bind_addr = "{listen}:{chain.tunnel_control_port}"
+
+[server.services.inference_server]
+token = "{credentials.tunnel_token}"
+bind_addr = "{listen}:{chain.tunnel_public_port}"
+"""
+    return _labelled(Role.TUNNEL_SERVER, node, chain.deployment, _rathole(chain.tunnel_image, "--server", config))
+
+
+def _tunnel_client(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
+    config = f"""\
+[client]
+remote_addr = "{host_port(address, chain.tunnel_control_port)}"
+retry_interval = 1
+
+[client.services.inference_server]
+token = "{credentials.tunnel_token}"
+local_addr = "127.0.0.1:{chain.inference_host_port}"
+"""
+    return _labelled(Role.TUNNEL_CLIENT, node, chain.deployment, _rathole(chain.tunnel_image, "--client", config))
+
+
+def _rathole(image: str, mode: str, config: str) -> ContainerSpec:
+    return ContainerSpec(
+        image=image, command=[mode, CONFIG_OF_RATHOLE], files={CONFIG_OF_RATHOLE: config}, network="host"
+    )

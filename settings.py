@@ -1,0 +1,175 @@
+"""Every setting of the top level, from the environment (and `.env`), checked at start, the bad one named.
+
+The only module that reads the environment. Names, meanings and defaults: the table in README.md. Secrets are
+`SecretStr`: they appear in no `repr`, log or error.
+"""
+
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from addresses import is_loopback
+from errors import SettingsError
+
+DEFAULT_FAIR_ADDRESS = "https://faircompute.com:8000"
+HOW_TO_MAKE_ONE = """python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as https://host:port")
+    if parts.username or parts.password:
+        raise ValueError("must hold no user name or password")
+    return value.rstrip("/")
+
+
+def _long_secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value().strip()
+    if len(text.encode()) < 32 or len(set(text)) < 8:
+        raise ValueError(f"must be at least 32 random bytes as text; this prints one: {HOW_TO_MAKE_ONE}")
+    return SecretStr(text)
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Mode = Literal["local", "fair", "endpoint"]
+
+
+def _env(*names: str) -> Any:
+    return Field(default=None, validation_alias=AliasChoices(*names))
+
+
+class Settings(BaseSettings):
+    """The settings as given; what a backend needs of them is handed to it by `backends.choose_backend`."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+    faircompute_email: str | None = _env("FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_USER_EMAIL")
+    faircompute_password: SecretStr | None = _env("FAIRCOMPUTE_PASSWORD", "FAIRCOMPUTE_USER_PASSWORD")
+    faircompute_server_address: HttpUrl | None = None
+    inference_node: str | None = None
+    tunnel_node: str | None = None
+    tunnel_address: str | None = None
+    inference_image: str | None = None
+    tunnel_image: str = "rapiz1/rathole:v0.5.0"
+    tunnel: Literal["rathole", "none"] = "rathole"
+    inference_host_port: Port | None = None
+    tunnel_control_port: Port | None = None
+    tunnel_public_port: Port | None = None
+    endpoint_url: HttpUrl | None = None
+    endpoint_secret: Annotated[SecretStr, AfterValidator(_long_secret)] | None = None
+    endpoint_tls: Literal["pinned", "none"] = "pinned"
+    deployment: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        default="local", validation_alias=AliasChoices("DEPLOYMENT", "SPACE_ID")
+    )
+    start_timeout_s: Annotated[float, Field(ge=1, le=24 * 3600, allow_inf_nan=False)] = 300
+    idle_engine_s: Seconds | None = None
+    idle_exit_s: Seconds | None = None
+    model_id: str | None = None
+    inference_engine: Literal["openvino", "diffusers"] | None = None
+
+    @classmethod
+    def load(cls, **values: Any) -> Self:
+        """The settings of the environment; `values` (by field name or environment name) come before it.
+
+        Raises: SettingsError naming every setting that is missing or wrong, without its value.
+        """
+        try:
+            settings = cls(**values)
+        except ValidationError as error:
+            wrong = "; ".join(f"{_env_name(part['loc'])} {_reason(part)}" for part in error.errors())
+            raise SettingsError(f"Settings: {wrong}. The table in README.md tells what each one means.") from None
+        settings._check_together()
+        return settings
+
+    @property
+    def mode(self) -> Mode:
+        """`endpoint`: a fixed endpoint; `fair`: a Fair that was configured; `local`: neither, this machine alone."""
+        if self.endpoint_url:
+            return "endpoint"
+        return "fair" if self._fair_settings() else "local"
+
+    @property
+    def fair_address(self) -> str:
+        """Base URL of the configured Fair server."""
+        return self.faircompute_server_address or DEFAULT_FAIR_ADDRESS
+
+    def _fair_settings(self) -> list[str]:
+        """Environment names of the settings given that only a Fair that is not this program's own can mean."""
+        names = (
+            "faircompute_email",
+            "faircompute_password",
+            "faircompute_server_address",
+            "inference_node",
+            "tunnel_node",
+            "tunnel_address",
+            "inference_image",
+        )
+        return [name.upper() for name in names if getattr(self, name) is not None]
+
+    def _check_together(self) -> None:
+        fair = self._fair_settings()
+        if self.endpoint_url:
+            self._check_endpoint(self.endpoint_url, fair)
+        elif fair:
+            self._check_fair(fair)
+        elif self.inference_engine and not self.model_id:
+            raise SettingsError(
+                f"INFERENCE_ENGINE={self.inference_engine} needs a model: set MODEL_ID (a folder or a hub id), "
+                "or unset INFERENCE_ENGINE to draw with the built-in demo model."
+            )
+
+    def _check_endpoint(self, url: str, fair: list[str]) -> None:
+        if fair:
+            raise SettingsError(
+                f"ENDPOINT_URL (a fixed endpoint) and {', '.join(fair)} (services that Fair starts) exclude each "
+                "other: unset one side."
+            )
+        parts = urlsplit(url)
+        if is_loopback(parts.hostname or ""):
+            return
+        if self.endpoint_tls == "pinned" and parts.scheme == "http":
+            raise SettingsError(
+                "ENDPOINT_URL is plain http to another machine while ENDPOINT_TLS=pinned: use https, or set "
+                "ENDPOINT_TLS=none if prompts and pictures may be read on the way."
+            )
+        if self.endpoint_tls == "pinned" and not self.endpoint_secret:
+            raise SettingsError(
+                "ENDPOINT_URL leads to another machine, so ENDPOINT_SECRET is required: the one its endpoint.json was "
+                f"made from. To make a new one: {HOW_TO_MAKE_ONE}"
+            )
+
+    def _check_fair(self, given: list[str]) -> None:
+        required = ["faircompute_email", "faircompute_password", "inference_node", "inference_image"]
+        if self.tunnel == "rathole":
+            required.append("tunnel_node")
+        if not is_loopback(urlsplit(self.fair_address).hostname or ""):
+            required.append("endpoint_secret")
+        missing = [name.upper() for name in required if getattr(self, name) is None]
+        if missing:
+            hint = f" This prints an ENDPOINT_SECRET: {HOW_TO_MAKE_ONE}" if "ENDPOINT_SECRET" in missing else ""
+            raise SettingsError(
+                f"Fair is configured by half: {', '.join(given)} given, {', '.join(missing)} missing. "
+                f"Set the missing ones, or unset all of them to draw on this machine alone.{hint}"
+            )
+
+
+def _env_name(location: tuple[int | str, ...]) -> str:
+    return str(location[0]).upper() if location else "?"
+
+
+def _reason(part: Any) -> str:
+    message = str(part["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

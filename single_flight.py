@@ -1,0 +1,99 @@
+"""One run of some work at a time for the whole process, however many ask; a growing pause after a failure."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from errors import JobCancelledError, StartError
+from events import Tell, Waking
+
+log = logging.getLogger(__name__)
+
+PAUSE_MAX_S = 60.0
+
+
+class _Flight:
+    """One run: what it says now, and how it ended."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self.done = False
+        self.error: Exception | None = None
+
+
+class SingleFlight:
+    """Runs `work(tell)` in a thread of its own; whoever joins meanwhile waits for that same run.
+
+    `work` gets a function that takes the stage as a short sentence. After a failure the next run begins with a pause:
+    1 s, doubled with each further failure, 60 s at most; a success ends that.
+    """
+
+    def __init__(self, work: Callable[[Callable[[str], None]], None], *, name: str) -> None:
+        self._work = work
+        self._name = name
+        self._changed = threading.Condition()
+        self._flight: _Flight | None = None
+        self._failures = 0
+        self._not_before = 0.0
+
+    def join(self, tell: Tell, cancelled: Callable[[], bool], *, timeout_s: float) -> None:
+        """Returns once the work is done. Starts it unless it is under way.
+
+        Raises: what the work raised, JobCancelledError as soon as `cancelled()` says so (the work goes on), StartError
+        after `timeout_s` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            flight = self._flight
+            if flight is None:
+                flight = self._flight = _Flight()
+                threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
+        told = ""
+        while True:
+            with self._changed:
+                if not flight.done and flight.stage == told:
+                    self._changed.wait(timeout=0.25)
+                done, stage = flight.done, flight.stage
+            if stage != told:
+                tell(Waking(stage))
+                told = stage
+            if done:
+                break
+            if cancelled():
+                raise JobCancelledError("The drawing was cancelled.")
+            if time.monotonic() > deadline:
+                raise StartError(
+                    self._name,
+                    tried=f"get everything ready within {timeout_s:g} s",
+                    came_back=f"it is still at: {stage}",
+                    next_step="Try again in a minute; START_TIMEOUT_S sets this deadline.",
+                )
+        if flight.error:
+            raise flight.error
+
+    def _run(self, flight: _Flight) -> None:
+        def tell(stage: str) -> None:
+            log.info("%s: %s", self._name, stage)
+            with self._changed:
+                flight.stage = stage
+                self._changed.notify_all()
+
+        try:
+            self._pause(tell)
+            self._work(tell)
+        except Exception as error:  # told to all who wait
+            log.warning("%s failed: %s", self._name, error)
+            flight.error = error
+        with self._changed:
+            self._failures = self._failures + 1 if flight.error else 0
+            self._not_before = time.monotonic() + min(PAUSE_MAX_S, 2.0 ** min(self._failures - 1, 10))
+            flight.done = True
+            self._flight = None
+            self._changed.notify_all()
+
+    def _pause(self, tell: Callable[[str], None]) -> None:
+        pause_s = self._not_before - time.monotonic()
+        if self._failures and pause_s > 0:
+            tell(f"The last start failed: waiting {pause_s:.0f} s before the next try")
+            time.sleep(pause_s)

@@ -1,0 +1,111 @@
+"""Prompt -> picture: connect lazily, start only what is missing, draw, recover when a service has died since.
+
+`text_to_image(prompt)` returns a PIL image, as in the tutorial; it is the short form of `submit(prompt) -> Job`.
+"""
+
+import functools
+import logging
+from typing import Any
+
+from PIL import Image
+
+from backends import Backend, BackendStatus, choose_backend
+from drawing import Drawing, DrawRequest
+from errors import EndpointError, EndpointUntrustedError
+from jobs import Job, Jobs
+from settings import Settings
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 2  # a service that has died since is started again once per drawing
+
+
+class TextToImage:
+    """Draws on one backend. Every method may be called from any thread."""
+
+    def __init__(self, backend: Backend, jobs: Jobs | None = None) -> None:
+        self._backend = backend
+        self._jobs = jobs or Jobs()
+
+    def check(
+        self,
+        prompt: Any,
+        negative_prompt: Any = "",
+        height: Any = None,
+        width: Any = None,
+        num_inference_steps: Any = None,
+        guidance_scale: Any = None,
+        seed: Any = None,
+    ) -> DrawRequest:
+        """The request, within the limits as far as they are known.
+
+        `height`, `width` in pixels; `seed` 0 to 2**32 - 1; None (or -1 for the seed) leaves the choice to the server.
+        Raises: InvalidRequestError with the reason, in a visitor's words.
+        """
+        return DrawRequest.checked(
+            self._backend.status().limits,
+            prompt,
+            negative_prompt,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+        )
+
+    def submit(self, prompt: Any, *args: Any, **kwargs: Any) -> Job:
+        """Begins to draw; takes what `check` takes. Returns at once.
+
+        Raises: InvalidRequestError, BusyError.
+        """
+        return self._jobs.start(self.check(prompt, *args, **kwargs), self._draw)
+
+    def job(self, job_id: str) -> Job | None:
+        """The job of that id; None once it is forgotten."""
+        return self._jobs.get(job_id)
+
+    def status(self) -> BackendStatus:
+        """What is known of the place that draws; asks nobody."""
+        return self._backend.status()
+
+    def close(self) -> None:
+        """Ends what this process started."""
+        self._backend.close()
+
+    def _draw(self, job: Job) -> Drawing:
+        for attempt in range(1, ROUNDS + 1):
+            self._backend.ensure(job.tell, job.cancel_requested.is_set)
+            job.request.check(self._backend.status().limits)
+            try:
+                return self._backend.draw(
+                    job.request, job_id=job.id, tell=job.tell, cancelled=job.cancel_requested.is_set
+                )
+            except EndpointUntrustedError:
+                raise
+            except EndpointError as error:
+                if attempt == ROUNDS:
+                    raise
+                log.warning("looking after the services: %s", error)
+        raise AssertionError("unreachable: the last round returns or raises")
+
+
+@functools.cache
+def default_service() -> TextToImage:
+    """The service that the environment's settings describe; nothing is started before its first drawing.
+
+    Raises: SettingsError.
+    """
+    return TextToImage(choose_backend(Settings.load()))
+
+
+def submit(prompt: str, **parameters: Any) -> Job:
+    """Begins to draw with the environment's settings; see `TextToImage.check` for the parameters."""
+    return default_service().submit(prompt, **parameters)
+
+
+def text_to_image(prompt: str, *, timeout_s: float = 900.0, **parameters: Any) -> Image.Image:
+    """The picture of a prompt, RGB; `timeout_s`: seconds that a cold start and the drawing may take together.
+
+    Raises: SpaceError (the tree in errors.py).
+    """
+    return submit(prompt, **parameters).result(timeout_s).image
