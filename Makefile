@@ -36,8 +36,11 @@ install: .venv/installed-test $(OLD_CLIENT)/installed chromium rathole
 $(BENCHMARKS): bench-%: .venv/installed-test $(OLD_CLIENT)/installed rathole
 	@$(PYTHON) -m benchmarks.$*
 
+# A virtual environment dies with the Python that it was made from, after an upgrade of the system for instance.
+$(shell [ ! -d .venv ] || $(PYTHON) -c "" 2>/dev/null || rm -f .venv/installed-*)
+
 # The files `installed-*` are stamps: a step is done again only when what it installs from has changed since.
-.venv/installed-python: tools/venv.sh
+.venv/installed-python:
 	@sh tools/venv.sh
 	@touch $@
 
