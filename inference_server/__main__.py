@@ -1,0 +1,37 @@
+"""`python -m inference_server`: the engine process first, then the web framework, which takes as long to import."""
+
+import logging
+import os
+import sys
+from functools import partial
+
+from inference_server.config import ConfigError, ServerConfig, from_command_line
+from inference_server.engine_child import EngineChild
+from inference_server.messages import Load
+
+
+def main() -> int:
+    """The exit code: 0 after an orderly end, 2 when the server cannot start as it was told to."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return _run(from_command_line(sys.argv[1:], os.environ))
+    except ConfigError as exc:
+        print(f"inference_server: {exc}", file=sys.stderr)
+        return 2
+
+
+def _run(config: ServerConfig) -> int:
+    load = Load(config.engine, config.model_id, config.model_revision, config.model_precision)
+    start_child = partial(EngineChild, load)
+    child = start_child()
+    try:
+        from inference_server import server
+
+        server.run(config, server.bind(config.host, config.port), start_child, child)
+    finally:
+        child.kill()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

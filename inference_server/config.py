@@ -1,0 +1,130 @@
+"""The server's configuration: command line, environment (as baked into an image), `endpoint.json` (which wins).
+
+The file's content is secret: no error and no repr shows a value of it.
+"""
+
+import argparse
+import ipaddress
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from inference_server.engines import ENGINES
+from inference_server.limits import Limits, LimitsOverride
+
+Seconds = Annotated[float, Field(ge=0, le=10**8)]
+
+
+class ConfigError(Exception):
+    """The server cannot start like this; the text says what to change and shows no value of the file."""
+
+
+class EndpointConfig(BaseModel):
+    """`endpoint.json`, every key optional."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    bearer: SecretStr | None = None
+    tls_key: SecretStr | None = None  # PEM text
+    tls_certificate: str | None = None  # PEM text
+    deployment: str | None = None
+    fingerprint: str | None = None
+    engine: str | None = None
+    model_id: str | None = None
+    model_revision: str | None = None
+    model_precision: str | None = None
+    idle_engine_s: Seconds = 0  # 0: the engine never sleeps
+    idle_exit_s: Seconds = 0  # 0: the server never ends by itself
+    limits: LimitsOverride = LimitsOverride()
+    lenient: bool = False
+
+
+class ServerConfig(BaseModel):
+    """Everything that the server was told, checked."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    port: int
+    endpoint: EndpointConfig
+    engine: str
+    model_id: str | None
+    model_revision: str | None
+    model_precision: str | None
+    lenient: bool
+
+
+def from_command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
+    """Raises: ConfigError; exits with 2 on a wrong command line."""
+    options = _parser().parse_args(arguments)
+    endpoint = read_endpoint(options.config) if options.config else EndpointConfig()
+    if not endpoint.bearer and not options.open and not is_loopback(options.host):
+        raise ConfigError(
+            f"Without a bearer anyone who reaches {options.host} could draw here. Give one in the file of --config, "
+            "listen on 127.0.0.1, or say --open if this is meant."
+        )
+    engine = endpoint.engine or environment.get("INFERENCE_ENGINE") or "openvino"
+    if engine not in ENGINES:
+        raise ConfigError(f"There is no engine {engine!r} here. Engines: {', '.join(sorted(ENGINES))}.")
+    return ServerConfig(
+        host=options.host,
+        port=options.port,
+        endpoint=endpoint,
+        engine=engine,
+        model_id=endpoint.model_id or environment.get("MODEL_ID") or None,
+        model_revision=endpoint.model_revision or environment.get("MODEL_REVISION") or None,
+        model_precision=endpoint.model_precision or environment.get("MODEL_PRECISION") or None,
+        lenient=options.lenient or endpoint.lenient,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m inference_server", description="Draws pictures over HTTP.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0 = a free one (default %(default)s)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="endpoint.json: bearer, TLS, model, idle times, ..."
+    )
+    parser.add_argument(
+        "--open", action="store_true", help="no bearer, and reachable from other machines: anyone draws"
+    )
+    parser.add_argument("--lenient", action="store_true", help="serve the nearest instead of refusing")
+    return parser
+
+
+def read_endpoint(path: Path) -> EndpointConfig:
+    """Raises: ConfigError, naming the bad key but never its value."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The configuration {os.fspath(path)!r} cannot be read: {type(exc).__name__}") from exc
+    try:
+        endpoint = EndpointConfig.model_validate(json.loads(text))
+        endpoint.limits.over(Limits())
+    except ValidationError as exc:
+        told = "; ".join(f"{'.'.join(map(str, row['loc'])) or 'the whole'}: {row['msg']}" for row in exc.errors())
+        raise ConfigError(f"The configuration {os.fspath(path)!r} is wrong: {told}") from None
+    except (ValueError, RecursionError) as exc:
+        told = str(exc) if str(exc).startswith("limits.") else "it is no JSON"
+        raise ConfigError(f"The configuration {os.fspath(path)!r} is wrong: {told}") from None
+    if (endpoint.tls_key is None) != (endpoint.tls_certificate is None):
+        raise ConfigError(f"The configuration {os.fspath(path)!r} holds one of tls_key and tls_certificate, not both.")
+    if endpoint.bearer is not None and not endpoint.bearer.get_secret_value():
+        raise ConfigError(
+            f"The configuration {os.fspath(path)!r} has an empty bearer; leave it out for an open server."
+        )
+    return endpoint
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to a socket bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

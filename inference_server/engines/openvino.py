@@ -1,0 +1,159 @@
+"""The OpenVINO GenAI engine: Stable Diffusion, LCM, SDXL, SD3 and Flux from OpenVINO IR folders, on the CPU.
+
+One pipeline, used by one thread at a time (it cannot be cloned from Python); a change of scheduler is part of a
+drawing and undone after it. The callback runs on a thread of the library's and must never raise: an exception there
+ends the whole process.
+Source: https://docs.openvino.ai/2026/openvino-workflow-generative/inference-with-genai.html
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino_genai
+
+from inference_server.engines import DrawingStoppedError, OnStep
+from inference_server.engines.model_folder import FoundModel, read_facts
+from inference_server.engines.previews import PreviewMap
+from inference_server.messages import Drawing, RawImage
+
+SCHEDULERS = {
+    "DDIMScheduler": "DDIM",
+    "EulerDiscreteScheduler": "EULER_DISCRETE",
+    "EulerAncestralDiscreteScheduler": "EULER_ANCESTRAL_DISCRETE",
+    "LMSDiscreteScheduler": "LMS_DISCRETE",
+    "PNDMScheduler": "PNDM",
+    "LCMScheduler": "LCM",
+    "FlowMatchEulerDiscreteScheduler": "FLOW_MATCH_EULER_DISCRETE",
+}
+PREVIEW_EVERY_S = 0.3
+WARM_UP_PROMPTS = ("a red apple", "a blue bird")
+
+
+def offered_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The schedulers that give good pictures with a model whose own scheduler has this config."""
+    own = config.get("_class_name")
+    if own in ("FlowMatchEulerDiscreteScheduler", "LCMScheduler"):
+        return (str(own),)  # trained for this one alone
+    # LCM with a model that was not distilled for it draws noise or ends the process. PNDM washes the colours out and
+    # breaks below some 15 steps where the last noise level has no signal at all (zero terminal SNR).
+    unfit = {"LCMScheduler", "FlowMatchEulerDiscreteScheduler"}
+    if config.get("rescale_betas_zero_snr"):
+        unfit.add("PNDMScheduler")
+    return tuple(name for name in SCHEDULERS if name not in unfit)
+
+
+class OpenVinoEngine:
+    """A `Text2ImagePipeline` on the CPU, loaded from a folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.facts = read_facts(FoundModel(folder, name), offered_schedulers)
+        self._scheduler_config = folder / "scheduler" / "scheduler_config.json"
+        self._pipeline = openvino_genai.Text2ImagePipeline(str(folder), "CPU")
+        self._scheduler = self.facts.scheduler
+        self._previews = PreviewMap()
+
+    def warm_up(self) -> None:
+        """Two small pictures of one step each: memory is laid out, and the previews learn their first colours."""
+        facts = self.facts
+        for seed, prompt in enumerate(WARM_UP_PROMPTS):
+            self.draw(
+                Drawing(
+                    prompt=prompt,
+                    negative_prompt="",
+                    width_px=facts.width_px,
+                    height_px=facts.height_px,
+                    num_inference_steps=1,
+                    guidance_scale=facts.guidance_scale,
+                    scheduler=facts.scheduler,
+                    seeds=(seed,),
+                ),
+                lambda step, num_steps, preview: False,
+            )
+
+    def draw(self, drawing: Drawing, on_step: OnStep) -> tuple[RawImage, ...]:
+        """One picture after the other, each from its own seed, so that a seed alone gives the same picture."""
+        self._use_scheduler(drawing.scheduler)
+        try:
+            return tuple(self._draw_one(drawing, image, on_step) for image in range(len(drawing.seeds)))
+        finally:
+            self._use_scheduler(self.facts.scheduler)
+
+    def _draw_one(self, drawing: Drawing, image: int, on_step: OnStep) -> RawImage:
+        watch = _StepWatch(drawing, image, on_step, self._previews)
+        # Below 1 the library draws without guidance and refuses a negative prompt.
+        negative = {"negative_prompt": drawing.negative_prompt} if drawing.guidance_scale > 1 else {}
+        result = self._pipeline.generate(
+            drawing.prompt,
+            width=drawing.width_px,
+            height=drawing.height_px,
+            num_inference_steps=drawing.num_inference_steps,
+            guidance_scale=drawing.guidance_scale,
+            num_images_per_prompt=1,
+            generator=openvino_genai.CppStdGenerator(drawing.seeds[image]),
+            callback=watch.on_callback,
+            **negative,
+        )
+        if watch.error is not None:
+            raise watch.error
+        if watch.stopped:
+            raise DrawingStoppedError
+        picture = np.ascontiguousarray(result.data[0])  # (H, W, 3) uint8
+        if watch.latents is not None:
+            self._previews.learn(watch.latents, picture)
+        return RawImage(picture.shape[1], picture.shape[0], picture.tobytes())
+
+    def _use_scheduler(self, name: str) -> None:
+        if name == self._scheduler:
+            return
+        config = json.loads(self._scheduler_config.read_text(encoding="utf-8"))
+        config["skip_prk_steps"] = True  # the library's PNDM knows no other; the rest ignore it
+        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+            json.dump(config, file)
+            file.flush()
+            kind = getattr(openvino_genai.Scheduler.Type, SCHEDULERS[name])
+            self._pipeline.set_scheduler(openvino_genai.Scheduler.from_config(file.name, kind))
+        self._scheduler = name
+
+
+class _StepWatch:
+    """The callback of one picture: tells steps and previews, asks whether to stop, keeps the last latents."""
+
+    def __init__(self, drawing: Drawing, image: int, on_step: OnStep, previews: PreviewMap) -> None:
+        self._done_before = image * drawing.num_inference_steps
+        self._all_steps = len(drawing.seeds) * drawing.num_inference_steps
+        self._last_step = drawing.num_inference_steps - 1
+        self._on_step = on_step
+        self._previews = previews
+        self._preview_at_s = time.monotonic() + PREVIEW_EVERY_S
+        self.latents: Any = None  # (C, h, w) float32 after the last step
+        self.stopped = False
+        self.error: Exception | None = None
+
+    def on_callback(self, step: int, num_steps: int, latent: Any) -> bool:
+        """Called by the library after each step, `step` from 0; True stops the drawing."""
+        try:
+            self.stopped = self._tell(step, latent)
+        except Exception as exc:  # raised here it would end the process
+            self.error, self.stopped = exc, True
+        return self.stopped
+
+    def _tell(self, step: int, latent: Any) -> bool:
+        preview, now = None, time.monotonic()
+        if step >= self._last_step:
+            self.latents = _first(latent)
+        elif now >= self._preview_at_s:
+            self._preview_at_s = now + PREVIEW_EVERY_S
+            latents = _first(latent)
+            preview = None if latents is None else self._previews.draw(latents)
+        return self._on_step(self._done_before + min(step + 1, self._last_step + 1), self._all_steps, preview)
+
+
+def _first(latent: Any) -> Any:
+    """The first picture's latents (C, h, w) as float32, copied; None for packed ones, which have no places."""
+    data = np.array(latent.data, dtype=np.float32)
+    return data[0] if data.ndim == 4 else None

@@ -1,0 +1,74 @@
+"""What the server refuses, as it goes on the wire: `{"$error": {code, name, message}}` with its status.
+
+    Refusal
+        status 400   INVALID_INPUTS, NO_MODEL_ID, MODEL_MISMATCH, NO_SUCH_PIPELINE, INVALID_SCHEDULER
+        status 401   UNAUTHORIZED
+        status 404   NO_SUCH_REQUEST, NO_SUCH_ROUTE;  405 METHOD_NOT_ALLOWED;  408 TOO_SLOW
+        status 409   REQUEST_ID_REUSED;  410 REQUEST_CANCELLED;  413 BODY_TOO_LARGE
+        status 500   PIPELINE_ERROR (the model said no)
+        status 503   BUSY, MODEL_NOT_LOADED, ENGINE_CRASHED, SHUTTING_DOWN
+
+The codes that docker-diffusers-api has keep its names.
+Source: https://github.com/kiri-art/docker-diffusers-api/blob/main/errors.py
+"""
+
+import json
+from dataclasses import dataclass
+
+RETRY_AFTER_S = 5  # for refusals that only say "not now"
+
+
+@dataclass
+class Refusal(Exception):
+    """A request that gets no picture: why, in words for whoever sent it, and with which status."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: int | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> bytes:
+        """The JSON of the wire, ASCII throughout."""
+        return json.dumps({"$error": {"code": self.code, "name": _name(self.code), "message": self.message}}).encode()
+
+
+def _name(code: str) -> str:
+    """NO_MODEL_ID -> NoModelIdError, as an exception would be called."""
+    return "".join(word.capitalize() for word in code.split("_")).removesuffix("Error") + "Error"
+
+
+def invalid_inputs(message: str) -> Refusal:
+    return Refusal(400, "INVALID_INPUTS", message)
+
+
+def busy(waiting: int) -> Refusal:
+    return Refusal(503, "BUSY", f"Busy: {waiting} requests wait already. Try again in a moment.", RETRY_AFTER_S)
+
+
+def engine_crashed(reason: str) -> Refusal:
+    return Refusal(
+        503,
+        "ENGINE_CRASHED",
+        f"The engine ended twice while it drew this ({reason}). The engine's log, on the server's stderr, says more.",
+        RETRY_AFTER_S,
+    )
+
+
+def model_not_loaded(reason: str, retry_after_s: int) -> Refusal:
+    return Refusal(
+        503,
+        "MODEL_NOT_LOADED",
+        f"The model cannot be loaded: {reason}. The next try starts with a request after {retry_after_s} s.",
+        retry_after_s,
+    )
+
+
+def cancelled() -> Refusal:
+    return Refusal(410, "REQUEST_CANCELLED", "This request was cancelled before its picture was done.")
+
+
+def shutting_down() -> Refusal:
+    return Refusal(503, "SHUTTING_DOWN", "The server is shutting down.", RETRY_AFTER_S)

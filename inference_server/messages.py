@@ -1,0 +1,130 @@
+"""What the server and its engine process say to each other over their pipe: frozen, small, picklable.
+
+Nothing here imports more than the standard library, so that the engine process loads its model at once.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Load:
+    """First message to a new engine process: which engine, which model (a folder, a hub id, None = the demo model)."""
+
+    engine: str
+    model_id: str | None
+    model_revision: str | None
+    model_precision: str | None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One request as the engine draws it: everything decided, everything within the model's limits."""
+
+    prompt: str
+    negative_prompt: str
+    width_px: int
+    height_px: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str  # diffusers' class name
+    seeds: tuple[int, ...]  # one per image, each 0 to 2**32-1
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw this; every answer carries the same number."""
+
+    number: int
+    drawing: Drawing
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop drawing `number` at the next step; unknown numbers are ignored (it may just have been finished)."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a loaded model can do, and what it does best."""
+
+    name: str
+    pipeline: str  # the model's own pipeline class
+    width_px: int  # defaults
+    height_px: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    schedulers: tuple[str, ...]
+    max_side_px: int
+    side_multiple_px: int
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """Pixels, 8 bits each of R, G, B, row by row: `len(rgb) == width_px * height_px * 3`."""
+
+    width_px: int
+    height_px: int
+    rgb: bytes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the engine process is doing before it is ready, in words a visitor may read."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded and warmed up."""
+
+    facts: ModelFacts
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """The model cannot be loaded; the process ends after this."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step` of `num_steps` is done, counted over all images of the drawing."""
+
+    number: int
+    step: int
+    num_steps: int
+    preview: RawImage | None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures, in the order of the seeds."""
+
+    number: int
+    images: tuple[RawImage, ...]
+    inference_s: float
+
+
+@dataclass(frozen=True)
+class DrawFailed:
+    """The model said no; the engine goes on."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Stopped as asked."""
+
+    number: int
+
+
+FromEngine = Stage | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled
+ToEngine = Load | Draw | Cancel

@@ -1,0 +1,88 @@
+"""Raw pixels -> the files that go on the wire. Runs in the server, never on the engine's step path."""
+
+import base64
+from io import BytesIO
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from inference_server.messages import RawImage
+from inference_server.resolve import Resolved
+
+PREVIEW_SIDE_PX = 128
+JPEG_QUALITY = 92
+WEBP_QUALITY = 90
+# How widespread programs that read "parameters" call the schedulers.
+SAMPLER_NAMES = {
+    "DDIMScheduler": "DDIM",
+    "EulerDiscreteScheduler": "Euler",
+    "EulerAncestralDiscreteScheduler": "Euler a",
+    "LMSDiscreteScheduler": "LMS",
+    "PNDMScheduler": "PLMS",
+    "LCMScheduler": "LCM",
+}
+
+
+def encode(raw: RawImage, resolved: Resolved, image: int, png_compress_level: int) -> str:
+    """One picture as base64 of the format that was asked for; `image` counts from 0."""
+    picture = _image(raw)
+    file = BytesIO()
+    match resolved.image_format:
+        case "PNG":
+            info = png_info(resolved, image)
+            picture.save(file, "PNG", compress_level=png_compress_level, pnginfo=info)
+        case "WEBP_LOSSLESS":
+            picture.save(file, "WEBP", lossless=True, quality=20, method=1)  # quality: the effort, when lossless
+        case "WEBP":
+            picture.save(file, "WEBP", quality=WEBP_QUALITY, method=2)
+        case _:
+            picture.save(file, "JPEG", quality=JPEG_QUALITY)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def preview(raw: RawImage) -> str:
+    """A small JPEG of a picture in the making, as base64; its longer side is `PREVIEW_SIDE_PX`."""
+    scale = PREVIEW_SIDE_PX / max(raw.width_px, raw.height_px)
+    size = (max(1, round(raw.width_px * scale)), max(1, round(raw.height_px * scale)))
+    file = BytesIO()
+    _image(raw).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=70)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def png_info(resolved: Resolved, image: int) -> PngImagePlugin.PngInfo:
+    """Text metadata: every parameter by its own key, and all of them as "parameters" in the widespread layout."""
+    drawing = resolved.drawing
+    single: dict[str, Any] = {
+        "prompt": drawing.prompt,
+        "negative_prompt": drawing.negative_prompt,
+        "seed": drawing.seeds[image],
+        "num_inference_steps": drawing.num_inference_steps,
+        "guidance_scale": drawing.guidance_scale,
+        "scheduler": drawing.scheduler,
+        "width": drawing.width_px,
+        "height": drawing.height_px,
+        "model": resolved.facts.name,
+    }
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", _parameters(resolved, image))
+    for key, value in single.items():
+        info.add_text(key, str(value))
+    return info
+
+
+def _parameters(resolved: Resolved, image: int) -> str:
+    drawing = resolved.drawing
+    lines = [drawing.prompt]
+    if drawing.negative_prompt:
+        lines.append(f"Negative prompt: {drawing.negative_prompt}")
+    lines.append(
+        f"Steps: {drawing.num_inference_steps}, "
+        f"Sampler: {SAMPLER_NAMES.get(drawing.scheduler, drawing.scheduler)}, "
+        f"CFG scale: {drawing.guidance_scale:g}, Seed: {drawing.seeds[image]}, "
+        f"Size: {drawing.width_px}x{drawing.height_px}, Model: {resolved.facts.name}"
+    )
+    return "\n".join(lines)
+
+
+def _image(raw: RawImage) -> Image.Image:
+    return Image.frombytes("RGB", (raw.width_px, raw.height_px), raw.rgb)

@@ -1,0 +1,97 @@
+"""Which requests are under way or kept, by their `startRequestId`: a repeated post joins, or gets the kept result.
+
+The id is an idempotency key: the result is kept for ten minutes (fewer when memory is short), the same id with
+another body is refused. Without an id a request ends with its client; with one only when nobody came back for 10 s.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inference_server.errors import Refusal
+from inference_server.tickets import Ticket
+from inference_server.wire import PictureRequest
+
+KEEP_S = 600.0
+KEEP_BYTES = 128_000_000
+REJOIN_S = 10.0
+
+
+@dataclass
+class _Entry:
+    ticket: Ticket
+    followers: int = 0
+    rejoin: asyncio.TimerHandle | None = None  # runs while nobody follows
+    expiry: asyncio.TimerHandle | None = None  # runs once the result is kept
+
+
+class RequestBook:
+    """Belongs to the event loop's thread."""
+
+    def __init__(self, submit: Callable[[PictureRequest], Ticket], cancel: Callable[[Ticket], None]) -> None:
+        self._submit, self._cancel = submit, cancel
+        self._entries: dict[str, _Entry] = {}  # oldest first
+        self._kept_bytes = 0
+
+    def join(self, request: PictureRequest) -> Ticket:
+        """The ticket of this request, new or known; whoever joins must `leave`. Raises: Refusal."""
+        entry = self._entries.get(request.request_id)
+        if entry is None:
+            entry = _Entry(self._submit(request))
+            self._entries[request.request_id] = entry
+            entry.ticket.on_done.append(self._on_done)
+        elif entry.ticket.request.digest != request.digest:
+            raise Refusal(
+                409,
+                "REQUEST_ID_REUSED",
+                "This startRequestId belongs to a request with another body. Take a new id for another picture.",
+            )
+        entry.followers += 1
+        if entry.rejoin is not None:
+            entry.rejoin.cancel()
+        return entry.ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """A follower is gone: served, or its connection lost."""
+        entry = self._entries.get(ticket.request.request_id)
+        if entry is None or entry.ticket is not ticket:
+            return
+        entry.followers -= 1
+        if entry.followers or ticket.outcome is not None:
+            return
+        if ticket.request.has_own_id:
+            entry.rejoin = asyncio.get_running_loop().call_later(REJOIN_S, self.cancel, ticket.request.request_id)
+        else:
+            self.cancel(ticket.request.request_id)
+
+    def cancel(self, request_id: str) -> bool:
+        """Ends a request at once, so that its id is free again; False when there is none under way."""
+        entry = self._entries.get(request_id)
+        if entry is None or entry.ticket.outcome is not None:
+            return False
+        del self._entries[request_id]
+        self._cancel(entry.ticket)
+        return True
+
+    def _on_done(self, ticket: Ticket) -> None:
+        """Keeps a result under its client's own id; a failure is not kept, so that the next post tries again."""
+        entry = self._entries.get(ticket.request.request_id)
+        if entry is None or entry.ticket is not ticket or ticket.outcome is None:
+            return
+        if not ticket.request.has_own_id or ticket.outcome.refusal is not None:
+            del self._entries[ticket.request.request_id]
+            return
+        self._kept_bytes += len(ticket.outcome.body)
+        entry.expiry = asyncio.get_running_loop().call_later(KEEP_S, self._forget, ticket.request.request_id)
+        for request_id, old in list(self._entries.items()):
+            if self._kept_bytes <= KEEP_BYTES:
+                break
+            if old.expiry is not None and old is not entry:
+                self._forget(request_id)
+
+    def _forget(self, request_id: str) -> None:
+        entry = self._entries.pop(request_id)
+        if entry.expiry is not None:
+            entry.expiry.cancel()
+        if entry.ticket.outcome is not None:
+            self._kept_bytes -= len(entry.ticket.outcome.body)

@@ -1,0 +1,174 @@
+"""Compares a request with what the model can do: `PictureRequest` -> `Resolved`, everything decided.
+
+Strict: what cannot be honoured is refused, with what can be had. Lenient: the nearest is served instead, and told in
+`$meta.served_instead`. Before the model was loaded the static limits hold; the engine asks again before it draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from inference_server.errors import Refusal, invalid_inputs
+from inference_server.limits import Defaults, Limits, Range, Scale, Side
+from inference_server.messages import Drawing, ModelFacts
+from inference_server.wire import MAX_SEED, PictureRequest
+
+ANY_TEXT_PIPELINE = "AutoPipelineForText2Image"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the server offers: the limits always, the model's facts and defaults once it was loaded."""
+
+    limits: Limits
+    facts: ModelFacts | None
+    defaults: Defaults | None
+    lenient: bool
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What is drawn and how it is handed over."""
+
+    drawing: Drawing
+    facts: ModelFacts
+    image_format: str
+    served_instead: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def check(request: PictureRequest, offer: Offer) -> None:
+    """Refuses what can be refused by what is known now. Raises: Refusal."""
+    _Resolver(request, offer).check()
+
+
+def resolve(request: PictureRequest, offer: Offer) -> Resolved:
+    """Decides everything; the model must have been loaded. Raises: Refusal."""
+    resolver = _Resolver(request, offer)
+    resolver.check()
+    return resolver.resolved()
+
+
+class _Resolver:
+    def __init__(self, request: PictureRequest, offer: Offer) -> None:
+        self._request, self._offer = request, offer
+        self._instead: dict[str, dict[str, Any]] = {}
+
+    def check(self) -> None:
+        """The pipeline first: an image for another pipeline is not even looked at."""
+        request, limits = self._request, self._offer.limits
+        self._pipeline()
+        if request.image_inputs:
+            raise invalid_inputs(f"modelInputs.{request.image_inputs[0]}: this server draws from text alone.")
+        self._text("prompt", request.prompt)
+        self._text("negative_prompt", request.negative_prompt)
+        if not request.prompt.strip():
+            raise invalid_inputs("modelInputs.prompt: is empty. Say what to draw.")
+        self._model()
+        self.scheduler = self._choice("SCHEDULER", request.scheduler, limits.schedulers, "INVALID_SCHEDULER")
+        self.image_format = self._choice("image_format", request.image_format, limits.image_formats, "INVALID_INPUTS")
+        self.width_px = self._side("width", request.width_px, limits.width)
+        self.height_px = self._side("height", request.height_px, limits.height)
+        self.steps = self._count("num_inference_steps", request.num_inference_steps, limits.num_inference_steps)
+        self.images = self._count("num_images_per_prompt", request.num_images, limits.num_images_per_prompt)
+        self.guidance = self._count("guidance_scale", request.guidance_scale, limits.guidance_scale)
+
+    def resolved(self) -> Resolved:
+        request, facts, defaults = self._request, self._offer.facts, self._offer.defaults
+        if facts is None or defaults is None:
+            raise RuntimeError("a request was resolved before the model was loaded")
+        drawing = Drawing(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width_px=self.width_px or defaults.width,
+            height_px=self.height_px or defaults.height,
+            num_inference_steps=int(self.steps or defaults.num_inference_steps),
+            guidance_scale=defaults.guidance_scale if self.guidance is None else float(self.guidance),
+            scheduler=self.scheduler or defaults.scheduler,
+            seeds=tuple((request.seed + image) % (MAX_SEED + 1) for image in range(int(self.images or 1))),
+        )
+        return Resolved(drawing, facts, self.image_format or defaults.image_format, self._instead)
+
+    def _pipeline(self) -> None:
+        asked, facts = self._request.pipeline, self._offer.facts
+        if asked is None or asked == ANY_TEXT_PIPELINE or facts is None:
+            return
+        offered = dict.fromkeys((ANY_TEXT_PIPELINE, facts.pipeline))
+        if asked not in offered:
+            raise Refusal(
+                400, "NO_SUCH_PIPELINE", f"There is no pipeline {_quoted(asked)} here. Pipelines: {', '.join(offered)}."
+            )
+
+    def _model(self) -> None:
+        asked, facts = self._request.model_id, self._offer.facts
+        if asked == "":
+            raise Refusal(400, "NO_MODEL_ID", "callInputs.MODEL_ID is empty. Leave it out for the model served here.")
+        if asked is None or facts is None or asked == facts.name:
+            return
+        if not self._offer.lenient:
+            raise Refusal(
+                400,
+                "MODEL_MISMATCH",
+                f"The model {_quoted(asked)} is not served here. This server draws with {_quoted(facts.name)}.",
+            )
+        self._tell("MODEL_ID", asked, facts.name)
+
+    def _text(self, name: str, text: str) -> None:
+        longest = self._offer.limits.prompt_chars.max
+        if len(text) > longest:
+            raise invalid_inputs(f"modelInputs.{name}: has {len(text)} characters, at most {longest} are taken.")
+
+    def _choice(self, name: str, asked: str | None, offered: Sequence[str], code: str) -> str | None:
+        """The one of `offered` that was asked for, None for the default."""
+        if asked is None:
+            return None
+        found = next((one for one in offered if one.lower() == asked.lower()), None)
+        if found is not None:
+            return found
+        if self._offer.lenient:
+            default = getattr(self._offer.defaults, name.lower(), None)
+            self._tell(name, asked[:100], default)
+            return None
+        raise Refusal(
+            400, code, f"callInputs.{name}: there is no {_quoted(asked)} here. Offered: {', '.join(offered)}."
+        )
+
+    def _side(self, name: str, asked: int | None, side: Side) -> int | None:
+        if asked is None:
+            return None
+        if side.min <= asked <= side.max and asked % side.multiple == 0:
+            return asked
+        if not self._offer.lenient:
+            raise invalid_inputs(
+                f"modelInputs.{name}: {_short(asked)} px cannot be drawn; from {side.min} to {side.max} px "
+                f"in multiples of {side.multiple}."
+            )
+        nearest = round(max(side.min, min(side.max, asked)) / side.multiple) * side.multiple
+        lowest, highest = -(-side.min // side.multiple) * side.multiple, side.max // side.multiple * side.multiple
+        return int(self._tell(name, asked, max(lowest, min(highest, nearest))))
+
+    def _count(self, name: str, asked: float | None, bounds: Range | Scale) -> float | None:
+        if asked is None or bounds.min <= asked <= bounds.max:
+            return asked
+        if not self._offer.lenient:
+            raise invalid_inputs(
+                f"modelInputs.{name}: {_short(asked)} is outside the limits, {bounds.min:g} to {bounds.max:g}."
+            )
+        return float(self._tell(name, asked, max(bounds.min, min(bounds.max, asked))))
+
+    def _tell(self, name: str, asked: Any, served: Any) -> Any:
+        self._instead[name] = {"asked": asked, "served": served}
+        return served
+
+
+def _quoted(text: str) -> str:
+    """What was asked for, safe to repeat: ASCII, at most 100 characters."""
+    return ascii(text[:100])
+
+
+def _short(number: float) -> str:
+    """A number as text; a huge one by its length alone."""
+    try:
+        text = f"{number}"
+    except ValueError:
+        text = "a number of more than 4,300 digits"
+    return text if len(text) <= 30 else f"a number of {len(text)} digits"

@@ -1,0 +1,161 @@
+"""The HTTP routes. They know nothing of engines, processes or batching: they read, hand over, and answer."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from inference_server.config import ServerConfig
+from inference_server.engine import Engine, Phase
+from inference_server.errors import Refusal
+from inference_server.metrics import CONTENT_TYPE, Metrics
+from inference_server.request_book import RequestBook
+from inference_server.resolve import check
+from inference_server.responses import ResultResponse, StreamResponse, refusal_response
+from inference_server.tickets import Ticket
+from inference_server.wire import read_request
+
+log = logging.getLogger("inference_server.requests")
+BODY_DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes hand over to."""
+
+    config: ServerConfig
+    engine: Engine
+    book: RequestBook
+    metrics: Metrics
+    shut_down: Callable[[], None]
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application, without the bearer's middleware."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+    @app.get("/healthcheck")
+    async def healthcheck(request: Request) -> Response:
+        return JSONResponse(health(services, request.state.trusted))
+
+    @app.post("/")
+    async def draw(request: Request) -> Response:
+        return await _draw(services, request)
+
+    @app.delete("/requests/{request_id:path}")
+    async def cancel(request_id: str) -> Response:
+        if not services.book.cancel(request_id):
+            raise Refusal(404, "NO_SUCH_REQUEST", "No request of this id is waiting or being drawn.")
+        log.info("request %s: cancelled by its client", ascii(request_id)[1:201])
+        return JSONResponse({"cancelled": request_id})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(services.metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.post("/shutdown")
+    async def shutdown() -> Response:
+        services.shut_down()
+        return JSONResponse({"state": "shutting down"}, headers={"Connection": "close"})
+
+    return app
+
+
+def health(services: Services, trusted: bool) -> dict[str, Any]:
+    """The healthcheck's object; strangers learn the state only."""
+    engine, config = services.engine, services.config
+    state = "failed" if engine.phase is Phase.FAILED else "loading"
+    if state != "failed" and (config.lenient or engine.facts is not None):
+        state = "healthy"
+    told: dict[str, Any] = {"state": state, "gpu": bool(engine.facts and engine.facts.gpu)}
+    if not trusted:
+        return told
+    told["engine"] = engine.phase.value
+    told["model"] = engine.facts.name if engine.facts else config.model_id or "demo_model"
+    told["deployment"] = config.endpoint.deployment
+    told["fingerprint"] = config.endpoint.fingerprint
+    told["limits"] = engine.limits.model_dump(mode="json")
+    told["defaults"] = engine.defaults.model_dump(mode="json") if engine.defaults else {}
+    if engine.phase is Phase.FAILED:
+        told["reason"] = engine.reason
+    return told
+
+
+async def _draw(services: Services, request: Request) -> Response:
+    services.metrics.touch()
+    try:
+        wanted = read_request(await read_body(request, services.engine.limits.body_bytes.max))
+        check(wanted, services.engine.offer)
+        ticket = services.book.join(wanted)
+    except Refusal as refusal:
+        services.metrics.requests.labels(refusal.code).inc()
+        raise
+    log.info("request %s: accepted", wanted.request_id)
+
+    def leave(left: Ticket, answered: bool) -> None:
+        services.metrics.touch()
+        services.book.leave(left)
+        _record(services.metrics, left, answered)
+
+    return (StreamResponse if wanted.stream else ResultResponse)(ticket, leave)
+
+
+def _record(metrics: Metrics, ticket: Ticket, answered: bool) -> None:
+    refusal = ticket.outcome.refusal if ticket.outcome is not None else None
+    outcome = "hung_up" if not answered else "ok" if refusal is None else refusal.code
+    metrics.requests.labels(outcome).inc()
+    seconds = asyncio.get_running_loop().time() - ticket.submitted_s
+    metrics.picture_seconds.observe(seconds)
+    log.info("request %s: %s after %.3f s", ticket.request.request_id, outcome, seconds)
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body, within its size and its deadline.
+
+    Raises: Refusal (413, 408), the connection to be closed after it since the rest was not read.
+    """
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared[:20]) > limit_bytes:
+        raise _too_large(limit_bytes)
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit_bytes:
+                    raise _too_large(limit_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Refusal(408, "TOO_SLOW", f"The body did not arrive within {BODY_DEADLINE_S:g} s.") from None
+    return b"".join(chunks)
+
+
+def _too_large(limit_bytes: int) -> Refusal:
+    return Refusal(413, "BODY_TOO_LARGE", f"The body is larger than {limit_bytes} bytes.")
+
+
+async def _refused(request: Request, exc: Exception) -> Response:
+    if not isinstance(exc, Refusal):
+        raise exc
+    log.info("%s refused: %s", request.method, exc.code)
+    return refusal_response(exc, close=exc.status in (408, 413))
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    """The framework's own refusals, in this server's words."""
+    status = exc.status_code if isinstance(exc, HTTPException) else 500
+    code = {404: "NO_SUCH_ROUTE", 405: "METHOD_NOT_ALLOWED"}.get(status, "BAD_REQUEST")
+    told = "Routes: GET /healthcheck, POST /, DELETE /requests/{id}, GET /metrics, POST /shutdown."
+    return refusal_response(Refusal(status, code, told), close=request.method not in ("GET", "HEAD"))
+
+
+async def _unexpected(request: Request, exc: Exception) -> Response:
+    return refusal_response(Refusal(500, "APP_INFERENCE_ERROR", "The server failed; its log says more."), close=True)

@@ -1,0 +1,134 @@
+"""Runs it all: socket, TLS, event loop, the ends (signal, shutdown route, idle)."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from inference_server.answer import result_json
+from inference_server.config import ConfigError, ServerConfig
+from inference_server.connections import DeadlineLoop, DeadlineProtocol
+from inference_server.engine import Engine, EngineSettings
+from inference_server.engine_child import EngineChild
+from inference_server.metrics import Metrics
+from inference_server.request_book import RequestBook
+from inference_server.routes import Services, create_app
+from inference_server.security import BearerMiddleware
+from inference_server.tls import server_context
+
+log = logging.getLogger("inference_server")
+KEEP_ALIVE_S = 75  # a client's next picture finds its connection open
+GRACE_S = 1  # for answers on their way when the server ends
+IDLE_CHECK_S = 0.5
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Raises: ConfigError when the address cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, OverflowError) as exc:
+        raise ConfigError(f"Cannot listen on {host} port {port}: {exc}") from exc
+    return bound
+
+
+def run(config: ServerConfig, bound: socket.socket, start_child: Callable[[], EngineChild], child: EngineChild) -> None:
+    """Serves until a signal, `POST /shutdown` or idleness ends it. `child` was started before this was imported."""
+    context = None
+    if config.endpoint.tls_key is not None and config.endpoint.tls_certificate is not None:
+        context = server_context(config.endpoint.tls_key.get_secret_value(), config.endpoint.tls_certificate)
+    with asyncio.Runner(loop_factory=DeadlineLoop) as runner:
+        runner.run(_serve(config, bound, context, start_child, child))
+
+
+class Server(uvicorn.Server):
+    """uvicorn with this project's end: `ending` (set by signals, too) ends it orderly, `before_end` runs first."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        context: ssl.SSLContext | None,
+        ending: asyncio.Event,
+        before_end: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=DeadlineProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=GRACE_S,
+                ssl_context_factory=None if context is None else lambda config, default: context,
+            )
+        )
+        self._bound, self._scheme = bound, "http" if context is None else "https"
+        self._ending, self._before_end = ending, before_end
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._ending.is_set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self._bound.getsockname()[:2]
+        print(
+            f"inference server listening on {self._scheme}://{f'[{host}]' if ':' in host else host}:{port}", flush=True
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._before_end()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ending.set)
+        yield
+
+
+async def _serve(
+    config: ServerConfig,
+    bound: socket.socket,
+    context: ssl.SSLContext | None,
+    start_child: Callable[[], EngineChild],
+    child: EngineChild,
+) -> None:
+    metrics, ending = Metrics(), asyncio.Event()
+    settings = EngineSettings(config.endpoint.limits, config.lenient, config.endpoint.idle_engine_s)
+    engine = Engine(settings, start_child, result_json, metrics)
+    book = RequestBook(engine.submit, engine.cancel)
+    bearer = config.endpoint.bearer.get_secret_value() if config.endpoint.bearer else None
+    app = BearerMiddleware(create_app(Services(config, engine, book, metrics, ending.set)), bearer)
+    engine.start(child)
+    idle = asyncio.create_task(_end_when_idle(config.endpoint.idle_exit_s, engine, metrics, ending))
+    try:
+        await Server(app, bound, context, ending, engine.close).serve(sockets=[bound])
+    finally:
+        idle.cancel()
+        engine.close()
+
+
+async def _end_when_idle(idle_exit_s: float, engine: Engine, metrics: Metrics, ending: asyncio.Event) -> None:
+    """Ends the server when nothing was drawn or asked for `idle_exit_s`; 0 = never. Healthchecks do not count."""
+    while idle_exit_s:
+        await asyncio.sleep(min(IDLE_CHECK_S, idle_exit_s))
+        if engine.busy:
+            metrics.touch()
+        elif metrics.idle_s >= idle_exit_s:
+            log.info("idle for %g s: ending", idle_exit_s)
+            ending.set()
+            return

@@ -1,0 +1,112 @@
+"""A ticket is one request on its way through the engine: what is happening to it now, and how it came out.
+
+A follower sees the newest state, not every state: a slow reader costs no memory and holds nobody up.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inference_server.errors import Refusal
+from inference_server.messages import RawImage
+from inference_server.wire import PictureRequest
+
+
+@dataclass(frozen=True)
+class Waking:
+    """The engine is being started; `since_s` on the monotonic clock."""
+
+    stage: str
+    since_s: float
+
+
+@dataclass(frozen=True)
+class Queued:
+    """`place` requests, this one included, until it is drawn."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`step` of `num_steps` is done; the newest preview and its number (0 = none yet)."""
+
+    step: int
+    num_steps: int
+    preview: RawImage | None
+    preview_number: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end: the result's JSON, or the refusal."""
+
+    body: bytes
+    refusal: Refusal | None = None
+
+
+Event = Waking | Queued | Progress
+
+
+class Ticket:
+    """Belongs to the event loop's thread."""
+
+    def __init__(self, request: PictureRequest) -> None:
+        self.request = request
+        self.submitted_s = time.monotonic()
+        self.started_s = 0.0
+        self.attempts = 0  # how often the engine began to draw it
+        self.cancel_requested = False
+        self.event: Event | None = None
+        self.outcome: Outcome | None = None
+        self.on_done: list[Callable[[Ticket], None]] = []
+        self._version = 0
+        self._changed = asyncio.Event()
+
+    def tell(self, event: Event) -> None:
+        """What is happening now."""
+        self.event = event
+        self._wake()
+
+    def finish(self, outcome: Outcome) -> None:
+        """Ends the ticket; only the first end counts."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        self._wake()
+        for callback in self.on_done:
+            callback(self)
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.finish(Outcome(refusal.body(), refusal))
+
+    def _wake(self) -> None:
+        self._version += 1
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def changed_since(self, version: int, timeout_s: float) -> int:
+        """The newest version, as soon as it is another than `version` or after `timeout_s`."""
+        if self._version == version and self.outcome is None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+        return self._version
+
+    async def done(self) -> Outcome:
+        """Waits for the end; the engine's own deadlines bound it."""
+        while self.outcome is None:
+            await self._changed.wait()
+        return self.outcome
+
+    async def done_within(self, timeout_s: float) -> bool:
+        """Whether the end came within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.done()
+        except TimeoutError:
+            return False
+        return True
