@@ -74,6 +74,8 @@ class SingleFlight:
 
     def _run(self, flight: _Flight) -> None:
         def tell(stage: str) -> None:
+            if stage == flight.stage:
+                return
             log.info("%s: %s", self._name, stage)
             with self._changed:
                 flight.stage = stage
