@@ -15,7 +15,7 @@ from bring_up import BringUp, TellStage, Timing
 from credentials import Credentials, new_secret
 from drawing import Defaults, Drawing, DrawRequest, Limits
 from endpoint_client import EndpointClient
-from errors import EndpointError, EndpointUnreachableError, FairError, SettingsError, StartError
+from errors import EndpointUnreachableError, FairError, ServiceError, SettingsError, StartError
 from events import Tell
 from fair_client import DeadlineFairClient, Node
 from fair_services import ChainSettings, chain_services
@@ -100,7 +100,7 @@ class FairChain:
             raise StartError("Chain", tried="draw", came_back="it was never made ready", next_step="Call ensure().")
         try:
             return endpoint.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
-        except EndpointError:
+        except ServiceError:
             self._ready.clear()
             raise
 
@@ -179,7 +179,7 @@ class FixedEndpoint:
         """See `Backend`."""
         try:
             return self._endpoint.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
-        except EndpointError:
+        except ServiceError:
             self._ready.clear()
             raise
 

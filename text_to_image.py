@@ -17,7 +17,7 @@ from settings import Settings
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 2  # a service that has died since is started again once per drawing
+ROUNDS = 3  # a service that has died since is started again, twice at most for one drawing
 
 
 class TextToImage:

@@ -16,7 +16,16 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drawing import Defaults, Drawing, DrawRequest, Limits, Receipt
-from errors import BusyError, DrawingError, EndpointAnswerError, EndpointUntrustedError, InvalidRequestError, SpaceError
+from errors import (
+    BusyError,
+    DrawingError,
+    EndpointAnswerError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    InvalidRequestError,
+    SpaceError,
+    StartError,
+)
 from events import Queued, Step, Waking
 
 PIXELS_MAX = 4096 * 4096
@@ -143,7 +152,19 @@ def read_error(link: str, error: Any, *, status: int = 200, retry_after_s: float
             next_step="Its ENDPOINT_SECRET is another one: start it with the one set here.",
         )
     if code == "BUSY" or status == 429:
-        return BusyError(message or "the picture server has enough to do.", retry_after_s=retry_after_s)
+        return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s)
+    if code == "SHUTTING_DOWN":  # idle, or told to: start it again
+        return EndpointUnreachableError(
+            link,
+            how="closed",
+            tried="draw",
+            came_back="the inference server is shutting down",
+            next_step="The next prompt starts it again.",
+        )
+    if code == "MODEL_NOT_LOADED":
+        return StartError(
+            "Inference server", tried="draw", came_back=message, next_step="Check MODEL_ID and its log; then try again."
+        )
     if code in _CALLERS_FAULT or status in (400, 413, 422):
         return InvalidRequestError(message or f"The inference server refused the request ({code or status}).")
     return DrawingError(
