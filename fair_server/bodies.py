@@ -1,33 +1,68 @@
 """Bodies: read within bounds of size and time, checked, and errors in one shape."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from fair_server.errors import ApiError
 from fair_server.wire import first_fault
 
 JSON_LIMIT_BYTES = 1024 * 1024
+LINGER_S = 0.5  # how long, and how much of it, an unwelcome body is taken so that its sender gets the answer
+LINGER_BYTES = 1024 * 1024
 BODY_PAUSE_S = 60.0  # the longest pause between two pieces of a body
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class ClosingResponse(JSONResponse):
+    """An answer, at once, to a request whose body is unwelcome; then the connection is closed.
+
+    A socket that is closed with bytes unread is reset, and the reset can overtake the answer. So a body that ends soon
+    is taken and dropped first (a lingering close, as nginx has it); one that goes on is cut.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, lingers, and closes."""
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        if "expect" not in Headers(scope=scope):  # such a client waits to be asked for its body
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    await _drop_body(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _drop_body(receive: Receive) -> None:
+    dropped = 0
+    while dropped < LINGER_BYTES:
+        message = await receive()
+        dropped += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+
+
 def error_response(error: ApiError, close: bool = False) -> JSONResponse:
     """Returns the answer of a refusal; `close` also ends the connection, so that no further body is taken."""
     headers: dict[str, str] = {}
-    if close or error.status in (408, 413):
+    close = close or error.status in (408, 413)
+    if close:
         headers["Connection"] = "close"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == 503:
         headers["Retry-After"] = "5"
     body = {"error": {"code": error.code, "message": error.message}}
-    return JSONResponse(body, status_code=error.status, headers=headers)
+    response = ClosingResponse if close else JSONResponse
+    return response(body, status_code=error.status, headers=headers)
 
 
 async def body_pieces(request: Request, limit_bytes: int) -> AsyncIterator[bytes]:

@@ -37,13 +37,15 @@ def program_routes(fair: Fair) -> APIRouter:
         return ProgramIds(program_id=program.id, bucket_id=program.bucket.id)
 
     def find(request: Request, name: str, program_id: str) -> Program:
-        program = None
-        if program_id.isdecimal():
+        try:
             program = fair.programs.get(whole_number(program_id, no_such_program()), account_of(request))
-        if program is not None and name in (program.asked_node, program.node.name, program.node.id):
-            return program
-        find_node(fair.nodes, name)
-        raise no_such_program()
+        except ApiError:
+            find_node(fair.nodes, name)  # the wrong node is what to tell first
+            raise
+        if name not in (program.asked_node, program.node.name, program.node.id):
+            find_node(fair.nodes, name)
+            raise no_such_program()
+        return program
 
     def status(program: Program) -> ProgramStatus:
         return program.status(fair.programs.is_ready(program.node))
