@@ -1,0 +1,263 @@
+"""The page: a prompt becomes a picture. `python app.py` starts it, `create_page(service)` builds it.
+
+Handlers do nothing but follow a job: they are async, hold no thread, and leave the job alone when the page is closed.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+import page_text
+import page_view
+from drawing import SEED_MAX
+from errors import InvalidRequestError, SettingsError, SpaceError
+from events import Cancelled, Failed, Picture
+from jobs import Job
+from log_context import configure_logging
+from page_follow import follow_latest, last_event
+from page_options import Options, parse_size
+from page_picture import save_picture
+from page_server import API_NAME, Page, launch
+from page_view import View
+from text_to_image import TextToImage, default_service
+
+_CACHE_CHECK_AND_AGE_S = (600, 3600)
+
+
+class Handlers:
+    """What happens on the page's events, for one service."""
+
+    def __init__(self, service: TextToImage, picture_folder: str) -> None:
+        self._service = service
+        self._picture_folder = picture_folder
+
+    async def text_to_image(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | None = None,
+    ) -> tuple[FileData, int | None]:
+        """Draws the prompt; returns the picture as a PNG file and the seed that it was drawn with.
+
+        Sizes in pixels. What is left out or null is the model's own choice, a seed is then drawn at random. The same
+        seed and values give the same picture again.
+        """
+        job: Job | None = None
+        try:
+            job = self._service.submit(
+                prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, seed
+            )
+            last = await last_event(job)
+        except SpaceError as error:
+            raise _refusal(error) from error
+        except asyncio.CancelledError:  # the caller said so; one that merely hangs up is not noticed here
+            if job is not None:
+                job.cancel()
+            raise
+        if isinstance(last, Picture):
+            return await self._saved(last, job), last.drawing.seed
+        raise _refusal(last.error) if isinstance(last, Failed) else gr.Error("Cancelled.", print_exception=False)
+
+    async def draw(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        seed: float | None,
+        randomize: bool,
+        steps: str,
+        guidance: str,
+        size: str | None,
+        job_id: str | None,
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        """Draw or Enter was pressed: starts a job and shows how it goes."""
+        started = time.monotonic()
+        running = self._service.job(job_id) if job_id else None
+        if running is not None and not running.finished:  # one that this page found again when it was opened
+            gr.Info(page_text.STILL_DRAWING)
+            return
+        yield View(page_text.waiting_html(page_text.ASKED, None), preview="", busy=True).outputs()
+        try:
+            width, height = parse_size(size)
+            job = self._service.submit(
+                prompt, negative_prompt, height, width, steps, guidance, None if randomize else seed
+            )
+        except SpaceError as error:
+            yield View(page_text.error_html(error), busy=False).outputs()
+            return
+        yield View(page_text.waiting_html(page_text.ASKED, None), job_id=job.id).outputs()
+        async for view in self._views(job, started):
+            yield view.outputs()
+
+    async def resume(self, job_id: str | None) -> AsyncIterator[tuple[Any, ...]]:
+        """The page was opened: shows the drawing that this browser asked for a while ago, if there is one."""
+        job = self._service.job(job_id) if job_id else None
+        if job is None:
+            yield View(page_text.idle(self._service.status()), job_id="").outputs()
+            return
+        yield View("Finding your picture again…", busy=not job.finished, prompt=job.request.prompt).outputs()
+        async for view in self._views(job, None):
+            yield view.outputs()
+
+    async def cancel(self, job_id: str | None) -> str:
+        """Cancel was pressed."""
+        job = self._service.job(job_id) if job_id else None
+        if job is not None:
+            job.cancel()
+        return "Cancelling…"
+
+    async def options(self) -> tuple[Any, ...]:
+        """The fields of "More": steps, guidance, size, as the server's limits are known by now."""
+        status = self._service.status()
+        options = Options.from_server(status.limits, status.defaults)
+        return (
+            gr.update(**page_text.steps_field(options)),
+            gr.update(**page_text.guidance_field(options)),
+            gr.update(choices=list(options.sizes)),
+        )
+
+    async def _views(self, job: Job, started: float | None) -> AsyncIterator[View]:
+        event = None
+        async for news in follow_latest(job):
+            event = news or event
+            elapsed_s = None if started is None else time.monotonic() - started
+            if isinstance(event, Picture):
+                picture = await self._saved(event, job)
+                yield page_view.finished(event, elapsed_s, picture, job.request.prompt)
+            elif isinstance(event, Failed | Cancelled):
+                yield page_view.finished(event, elapsed_s, None, job.request.prompt)
+            elif event is not None:
+                yield page_view.under_way(event, elapsed_s)
+            else:
+                yield View(page_text.waiting_html(page_text.ASKED, elapsed_s))
+
+    async def _saved(self, event: Picture, job: Job) -> FileData:
+        return await asyncio.to_thread(save_picture, event.drawing, job.request, self._picture_folder)
+
+
+def _refusal(error: SpaceError) -> gr.Error:
+    title = "This cannot be drawn" if isinstance(error, InvalidRequestError) else "No picture"
+    return gr.Error(page_text.error_text(error), title=title, print_exception=False)
+
+
+def create_page(service: TextToImage) -> gr.Blocks:
+    """The whole page for one service; serve it with `page_server.launch`."""
+    status = service.status()
+    options = Options.from_server(status.limits, status.defaults)
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    with Page(title=page_text.TITLE, analytics_enabled=False, delete_cache=_CACHE_CHECK_AND_AGE_S) as page:
+        job_id = gr.BrowserState("", storage_key="text-to-image-job", secret="text-to-image")  # noqa: S106  hides nothing
+        with gr.Column(elem_id="page"):
+            gr.HTML(page_text.HEADER_HTML, elem_id="header")
+            gr.HTML(page_text.notice_html(status), elem_id="notice", visible=bool(page_text.notice_html(status)))
+            with gr.Column(elem_id="ask"):
+                prompt_box = gr.Textbox(
+                    label=page_text.PROMPT_LABEL, placeholder="a red apple", lines=1, max_lines=3, elem_id="prompt"
+                )
+                with gr.Row(elem_id="actions"):
+                    draw_button = gr.Button("Draw", variant="primary", elem_id="draw", scale=3, min_width=120)
+                    cancel_button = gr.Button("Cancel", visible=False, elem_id="cancel", scale=1, min_width=90)
+                status_line = gr.HTML(page_text.idle(status), elem_id="status", html_template=page_text.STATUS_TEMPLATE)
+            with gr.Column(elem_id="picture"):
+                result_image = gr.Image(
+                    label="Your picture",
+                    show_label=False,
+                    format="png",
+                    type="filepath",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    elem_id="result",
+                )
+                preview = gr.HTML("", elem_id="preview")
+            with gr.Column(elem_id="extras"):
+                gr.Examples(
+                    list(page_text.DEMO_EXAMPLES if status.demo else page_text.EXAMPLES),
+                    inputs=prompt_box,
+                    label="Or one of these",
+                    api_visibility="private",
+                )
+                # Gradio mounts what is in a closed accordion when it is first opened, and until then no seed can be
+                # shown in it: so it starts open, out of sight, and is closed when the page has loaded.
+                with gr.Accordion("More", open=True, elem_id="more", elem_classes=["starting"]) as more_fields:
+                    negative_box = gr.Textbox(
+                        label="Negative prompt", info="What should not be in the picture", lines=1, max_lines=3
+                    )
+                    with gr.Row():
+                        seed_number = gr.Number(0, label="Seed", info=f"0 to {SEED_MAX}", precision=0, elem_id="seed")
+                        randomize_box = gr.Checkbox(True, label="Another seed each time")
+                    with gr.Row():  # texts: an empty gr.Number becomes 0, and empty is to mean the model's own choice
+                        steps_box = gr.Textbox(label="Steps", max_lines=1, **page_text.steps_field(options))
+                        guidance_box = gr.Textbox(label="Guidance", max_lines=1, **page_text.guidance_field(options))
+                    size_choice = gr.Dropdown(
+                        list(options.sizes), value="", label="Size in pixels", filterable=False, elem_id="size"
+                    )
+
+        handlers = Handlers(service, picture_folder=result_image.GRADIO_CACHE)
+        screen = [status_line, preview, draw_button, cancel_button, result_image, seed_number, job_id, prompt_box]
+        more = [negative_box, seed_number, randomize_box, steps_box, guidance_box, size_choice]
+        limited = [steps_box, guidance_box, size_choice]
+
+        # Raw values both ways (no pre- and postprocessing): checks are the service's, and no thread is needed for them.
+        raw: dict[str, Any] = {"preprocess": False, "postprocess": False, "concurrency_limit": None}
+        drawn = gr.on(
+            [draw_button.click, prompt_box.submit],
+            handlers.draw,
+            [prompt_box, *more, job_id],
+            screen,
+            trigger_mode="once",
+            **raw,
+            **private,
+        )
+        drawn.then(handlers.options, None, limited, **raw, **private)
+        cancel_button.click(handlers.cancel, job_id, status_line, queue=False, **raw, **private)
+        page.load(handlers.resume, job_id, screen, **raw, **private)
+        page.load(handlers.options, None, limited, **raw, **private)
+        page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **raw, **private)
+        gr.api(handlers.text_to_image, api_name=API_NAME, concurrency_limit=None)
+    return page
+
+
+def main() -> int:
+    """Serves the page until SIGTERM or SIGINT; returns the exit code: 0, or 2 for a wrong setting."""
+    configure_logging()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        service = default_service()
+    except SettingsError as error:
+        print(f"A setting is missing or wrong. {error}", file=sys.stderr)
+        return 2
+    # Pictures are gone with the process: in a folder of its own, which nobody else on this machine can read.
+    with tempfile.TemporaryDirectory(prefix="text-to-image-", ignore_cleanup_errors=True) as folder:
+        os.environ.setdefault("GRADIO_TEMP_DIR", folder)
+        try:
+            print(f"The page is at {launch(create_page(service))}", flush=True)
+            stop.wait()
+        except OSError as error:
+            print(f"The page could not be served: {error}", file=sys.stderr)
+            return 1
+        finally:
+            service.close()
+    return 0
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # visitors may still be connected, and Gradio would wait seconds for them to leave

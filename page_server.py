@@ -1,0 +1,88 @@
+"""How the page is served: Gradio's queue and launch options, in one place for `app.py` and the tests."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_space
+
+API_NAME = "text_to_image"
+# Gradio gives each running event one of `max_threads` places, async ones too: with its default of 40, the visitor who
+# comes after forty waiting ones would see nothing at all. Waiting visitors hold a place but no thread.
+_PLACES = 2000
+_QUEUE_MAX = 1000
+_UPLOAD_MAX = "100kb"  # the page takes no files
+_STYLE = Path(__file__).with_name("page_style.css")
+_HEAD = '<meta name="description" content="Type a prompt, see a picture.">'
+
+
+class Page(gr.Blocks):
+    """Blocks whose public endpoint may be called with its first values only, over plain HTTP too."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Fills up the values that a caller left out with the parameters' defaults."""
+        if block_fn.api_name == API_NAME:
+            inputs = [*inputs, *(block.value for block in block_fn.inputs[len(inputs) :])]
+        values: list[Any] = await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        return values
+
+
+def launch(page: gr.Blocks, *, port: int | None = None) -> str:
+    """Serves the page from threads of its own and returns its address; `page.close()` ends it.
+
+    `port`: None follows GRADIO_SERVER_PORT, else the first free one from 7860. The name to listen on follows
+    GRADIO_SERVER_NAME, else it is every address on a Space and this machine only elsewhere.
+
+    Raises: OSError when no port is free.
+    """
+    everywhere = get_space() is not None and "GRADIO_SERVER_NAME" not in os.environ
+    page.queue(max_size=_QUEUE_MAX, default_concurrency_limit=None)
+    page.launch(
+        server_name="0.0.0.0" if everywhere else None,  # noqa: S104  a Space's page is reached from outside
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        ssr_mode=False,
+        max_threads=_PLACES,
+        show_error=False,  # a fault of ours is for the log; what visitors should read is raised as gr.Error
+        enable_monitoring=False,
+        run_history=False,  # prompts and pictures are not kept in a browser that others may use too
+        allowed_paths=[],
+        max_file_size=_UPLOAD_MAX,
+        footer_links=["api", "settings"],
+        theme=_theme(),
+        css_paths=[_STYLE],
+        head=_HEAD,
+    )
+    return str(page.local_url)
+
+
+def _theme() -> gr.themes.Base:
+    system_fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # nothing is fetched from outside
+    return gr.themes.Soft(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=system_fonts,
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    ).set(
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_padding="0",
+        block_label_text_color="*body_text_color",
+        block_label_text_color_dark="*body_text_color",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        body_background_fill="*neutral_50",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_500",
+    )

@@ -1,0 +1,142 @@
+"""Every word that a visitor reads: the living sentence, errors, notices, examples.
+
+HTML where a name says so; whatever comes from outside is escaped here.
+"""
+
+from html import escape
+
+from backends import BackendStatus
+from errors import (
+    EndpointAnswerError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    FairError,
+    ServiceError,
+    SettingsError,
+    SpaceError,
+    StartError,
+)
+from events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
+from page_options import Options
+
+TITLE = "Say it, see it"
+HEADER_HTML = f"<h1>{TITLE}</h1>"
+PROMPT_LABEL = "What would you like to see?"
+STATUS_TEMPLATE = '<div role="status" aria-live="polite">${value}</div>'
+ASKED = "Asking for your picture"
+STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
+
+DEMO_EXAMPLES = (
+    "a red apple",
+    "a cute panda",
+    "a birthday cake",
+    "a castle",
+    "a sailing boat",
+    "an owl",
+    "a blue butterfly",
+    "a car on a blue background",
+)
+EXAMPLES = (
+    "a lighthouse in a storm, oil painting",
+    "a red fox in fresh snow, morning light",
+    "a cosy library inside a giant tree, storybook illustration",
+    "an astronaut tending a garden on the moon, photograph",
+    "a bowl of ramen, studio light, close-up",
+    "a paper-cut mountain landscape at dusk",
+)
+
+# The first that fits is said; the details for the maintainer follow it, set apart.
+_KIND_SENTENCES: tuple[tuple[type[SpaceError], str], ...] = (
+    (SettingsError, "This page is not set up completely yet."),
+    (EndpointUnreachableError, "The GPU is not reachable right now."),
+    (EndpointUntrustedError, "What answered is not known to be our GPU, so this was not drawn."),
+    (EndpointAnswerError, "The picture server sent something that is no picture."),
+    (StartError, "The picture server could not be started."),
+    (FairError, "The service that starts the picture server cannot be used right now."),
+    (ServiceError, "Something went wrong on our side."),
+)
+
+
+def idle(status: BackendStatus) -> str:
+    """The sentence before anything was asked for."""
+    asleep = "" if status.ready else " The first picture takes a little longer: its server is asleep."
+    return f"Ready when you are.{asleep}"
+
+
+def steps_field(options: Options) -> dict[str, str]:
+    """What stands in and above the field for steps."""
+    return {"placeholder": options.steps_default, "info": options.steps_hint}
+
+
+def guidance_field(options: Options) -> dict[str, str]:
+    """What stands in and above the field for guidance."""
+    return {"placeholder": options.guidance_default, "info": options.guidance_hint}
+
+
+def kind_sentence(error: SpaceError) -> str | None:
+    """What went wrong, in a visitor's words (plain text); None when the error's own message is written for them."""
+    return next((sentence for kind, sentence in _KIND_SENTENCES if isinstance(error, kind)), None)
+
+
+def error_text(error: SpaceError) -> str:
+    """The error for a program that called (plain text): the kind sentence first, then which link failed and why."""
+    kind = kind_sentence(error)
+    return f"{kind} {error}" if kind else str(error)
+
+
+def error_html(error: SpaceError) -> str:
+    """The error for the page: the kind sentence, and the maintainer's details set apart below it."""
+    kind = kind_sentence(error)
+    if kind is None:
+        return f'<span class="error">{escape(str(error))}</span>'
+    return (
+        f'<span class="error">{escape(kind)} Please try again in a moment.</span>'
+        f"<details><summary>Details for the maintainer</summary>{escape(str(error))}</details>"
+    )
+
+
+def event_html(event: Event, elapsed_s: float | None) -> str:
+    """The living sentence for the newest event of a job.
+
+    `elapsed_s`: seconds since the visitor asked, None when that is not known (a page that was opened again).
+    """
+    match event:
+        case Waking(stage=stage):
+            return waiting_html(stage, elapsed_s)
+        case Queued(place=place):
+            return waiting_html("You are next in line" if place <= 1 else f"You are number {place} in line", elapsed_s)
+        case Step(step=step, num_inference_steps=steps):
+            return f'Drawing<span aria-hidden="true">: step {step} of {steps}</span>'
+        case Picture(drawing=drawing):
+            took = "" if elapsed_s is None else f" in {elapsed_s:.1f} s"
+            seed = "" if drawing.seed is None else f", seed {drawing.seed}"
+            changed = "".join(f" {note.rstrip('.')}." for note in drawing.receipt.substituted)
+            return escape(f"Done{took}{seed}{'.' + changed if changed else ''}")
+        case Failed(error=error):
+            return error_html(error)
+        case Cancelled():
+            return "Cancelled. Nothing was drawn."
+
+
+def waiting_html(what: str, elapsed_s: float | None) -> str:
+    """A stage with the seconds that it has lasted; a screen reader is told the stage alone, once."""
+    seconds = "" if elapsed_s is None or elapsed_s < 1 else f'<span aria-hidden="true"> · {elapsed_s:.0f} s</span>'
+    return f"{escape(what.rstrip('.… '))}…{seconds}"
+
+
+def notice_html(status: BackendStatus) -> str:
+    """What a visitor and the maintainer should know about where pictures are drawn; empty when there is nothing."""
+    demo = "A demo: a tiny model draws little pictures on this machine's own processor." if status.demo else ""
+    tunnel = "No tunnel in between: rathole was not found." if status.kind == "local" and not status.tunnel else ""
+    said = " ".join(part for part in (demo, tunnel) if part)
+    return (f"<p>{said}</p>" if said else "") + (_CONNECT_HTML if status.demo else "")
+
+
+_CONNECT_HTML = """
+<details><summary>Connect your GPU</summary>
+<p>Set these in the environment, or as the secrets and variables of your Space, and restart:
+<code>FAIRCOMPUTE_EMAIL</code>, <code>FAIRCOMPUTE_PASSWORD</code>, <code>INFERENCE_NODE</code>,
+<code>INFERENCE_IMAGE</code>, <code>TUNNEL_NODE</code>, <code>ENDPOINT_SECRET</code>.
+“Connect your GPU” in <code>README.md</code> (on a Space: the Files tab) goes through it step by step.</p>
+</details>
+"""

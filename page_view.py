@@ -1,0 +1,53 @@
+"""One look of the page while a drawing goes on: what changes on the screen, as values for Gradio's outputs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+import page_text
+from events import Event, Picture, Step
+from page_picture import preview_html
+
+
+@dataclass(frozen=True)
+class View:
+    """What changes on the screen; None leaves a part as it is.
+
+    `busy`: a drawing is under way; `job_id`: what the browser remembers, "" makes it forget; `seed`: for its field.
+    """
+
+    status: str
+    preview: str | None = None
+    busy: bool | None = None
+    picture: FileData | None = None
+    alt_text: str | None = None
+    seed: int | None = None
+    job_id: str | None = None
+    prompt: str | None = None
+
+    def outputs(self) -> tuple[Any, ...]:
+        """In the order of app.py's `screen`: status, preview, Draw, Cancel, result, seed, job id, prompt."""
+        draw, cancel, result = gr.skip(), gr.skip(), gr.skip()
+        if self.busy is not None:
+            draw = gr.update(value="Drawing…" if self.busy else "Draw", interactive=not self.busy)
+            cancel = gr.update(visible=self.busy)
+        if self.picture is not None:
+            result = gr.update(value=self.picture.model_dump(), alt_text=self.alt_text)
+        rest = (gr.skip() if value is None else value for value in (self.seed, self.job_id, self.prompt))
+        return (self.status, gr.skip() if self.preview is None else self.preview, draw, cancel, result, *rest)
+
+
+def under_way(event: Event, elapsed_s: float | None) -> View:
+    """The look for an event before the last one."""
+    preview = preview_html(event.preview) if isinstance(event, Step) and event.preview else None
+    return View(page_text.event_html(event, elapsed_s), preview=preview)
+
+
+def finished(event: Event, elapsed_s: float | None, picture: FileData | None, prompt: str) -> View:
+    """The look for a job's last event. Without a picture the one before stays, and the browser forgets the job."""
+    sentence = page_text.event_html(event, elapsed_s)
+    if not isinstance(event, Picture):
+        return View(sentence, preview="", busy=False, job_id="")
+    return View(sentence, preview="", busy=False, picture=picture, alt_text=prompt, seed=event.drawing.seed)

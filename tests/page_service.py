@@ -1,0 +1,106 @@
+"""A stand-in for the service behind the page: real jobs, whose drawings pass through every stage without a server."""
+
+import io
+import threading
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from backends import BackendStatus
+from drawing import Defaults, Drawing, DrawRequest, Limits, Receipt
+from errors import JobCancelledError, SpaceError
+from events import Queued, Step, Waking
+from jobs import Job, Jobs
+
+STEPS = 20
+
+
+def picture(request: DrawRequest, seed: int) -> Drawing:
+    """A one-coloured picture; its PNG carries `parameters` as text metadata."""
+    size = (request.width or 256, request.height or 256)
+    image = Image.new("RGB", size, (seed % 200 + 30, 90, 160))
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", f"{request.prompt} Seed: {seed}")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=text)
+    return Drawing(image, buffer.getvalue(), "PNG", seed, Receipt(total_s=0.2))
+
+
+def small_preview(step: int) -> bytes:
+    """A 32 x 32 px JPEG that grows brighter with each step."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (10 * step, 120, 60)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+class StandInService:
+    """Takes the place of `TextToImage`. A drawing passes the gates in order: waking, queued, drawing, done.
+
+    Gates are open unless `hold(name)` closed one; `let(name)` opens it again. `fail_with`: the error that the next
+    drawings end in. `pause_s`: what one step takes.
+    """
+
+    def __init__(self, *, demo: bool = True, tunnel: bool = True, pause_s: float = 0.0) -> None:
+        self.fail_with: SpaceError | None = None
+        self.limits = Limits()
+        self.defaults = Defaults()
+        self.started: list[Job] = []
+        self.closed = False
+        self.jobs = Jobs()
+        self._demo, self._tunnel, self._pause_s = demo, tunnel, pause_s
+        self._gates = {name: threading.Event() for name in ("waking", "queued", "drawing", "done")}
+        for gate in self._gates.values():
+            gate.set()
+
+    def hold(self, gate: str) -> None:
+        """Drawings stop before they leave this stage."""
+        self._gates[gate].clear()
+
+    def let(self, gate: str) -> None:
+        """Drawings that were held there go on."""
+        self._gates[gate].set()
+
+    def check(self, prompt: Any, negative_prompt: Any = "", *numbers: Any) -> DrawRequest:
+        """See TextToImage."""
+        names = ("height", "width", "num_inference_steps", "guidance_scale", "seed")
+        return DrawRequest.checked(self.limits, prompt, negative_prompt, **dict(zip(names, numbers, strict=False)))
+
+    def submit(self, *arguments: Any) -> Job:
+        """See TextToImage."""
+        job = self.jobs.start(self.check(*arguments), self._draw)
+        self.started.append(job)
+        return job
+
+    def job(self, job_id: str) -> Job | None:
+        """See TextToImage."""
+        return self.jobs.get(job_id)
+
+    def status(self) -> BackendStatus:
+        """See TextToImage."""
+        return BackendStatus("local", self._demo, self._tunnel, bool(self.started), None, self.limits, self.defaults)
+
+    def close(self) -> None:
+        """See TextToImage."""
+        self.closed = True
+
+    def _draw(self, job: Job) -> Drawing:
+        job.tell(Waking("Starting the picture server on the GPU"))
+        self._pass("waking", job)
+        job.tell(Queued(3))
+        self._pass("queued", job)
+        for step in range(1, STEPS + 1):
+            job.tell(Step(step, STEPS, small_preview(step)))
+            if step == STEPS * 2 // 5:
+                self._pass("drawing", job)
+            job.cancel_requested.wait(self._pause_s)
+        self._pass("done", job)
+        if self.fail_with is not None:
+            raise self.fail_with
+        return picture(job.request, 42 if job.request.seed is None else job.request.seed)
+
+    def _pass(self, gate: str, job: Job) -> None:
+        while not self._gates[gate].wait(0.02):
+            if job.cancel_requested.is_set():
+                break
+        if job.cancel_requested.is_set():
+            raise JobCancelledError("The drawing was cancelled.")
