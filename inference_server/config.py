@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from inference_server.engines import ENGINES
+from inference_server.engines import DEMO_MODEL_NAME, ENGINES
 from inference_server.limits import Limits, LimitsOverride
 
 Seconds = Annotated[float, Field(ge=0, le=10**8)]
@@ -56,6 +56,11 @@ class ServerConfig(BaseModel):
     model_revision: str | None
     model_precision: str | None
     lenient: bool
+
+    @property
+    def model_name(self) -> str:
+        """What the wire calls the model."""
+        return self.model_id or DEMO_MODEL_NAME
 
 
 def from_command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:

@@ -7,12 +7,13 @@ import asyncio
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from inference_server.errors import invalid_inputs
 
 HEADERS_DEADLINE_S = 20.0  # from the connection, or the first byte of a further request, to the end of the headers
 READ_DEADLINE_S = 60.0  # for a client that does not take its answer
+UNREAD_BODY_DEADLINE_S = 2.0  # for the rest of a body whose request was answered already
 HANDSHAKE_DEADLINE_S = 15.0
 
 
@@ -39,6 +40,15 @@ class DeadlineProtocol(H11Protocol):
             self.send_400_response("The request's path is no ASCII.")
         if self.conn.their_state is not h11.IDLE:
             self._stop_headers_timer()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:  # answered before the body was read: it need not go on for ever
+            self.loop.call_later(UNREAD_BODY_DEADLINE_S, self._end_unread_body, self.cycle)
+
+    def _end_unread_body(self, answered: RequestResponseCycle) -> None:
+        if self.cycle is answered and self.conn.their_state is h11.SEND_BODY:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is on its way already

@@ -2,6 +2,7 @@
 
 import base64
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
@@ -61,7 +62,7 @@ def png_info(resolved: Resolved, image: int) -> PngImagePlugin.PngInfo:
         "scheduler": drawing.scheduler,
         "width": drawing.width_px,
         "height": drawing.height_px,
-        "model": resolved.facts.name,
+        "model": Path(resolved.facts.name).name,  # of a folder its name alone
     }
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", _parameters(resolved, image))
@@ -79,7 +80,7 @@ def _parameters(resolved: Resolved, image: int) -> str:
         f"Steps: {drawing.num_inference_steps}, "
         f"Sampler: {SAMPLER_NAMES.get(drawing.scheduler, drawing.scheduler)}, "
         f"CFG scale: {drawing.guidance_scale:g}, Seed: {drawing.seeds[image]}, "
-        f"Size: {drawing.width_px}x{drawing.height_px}, Model: {resolved.facts.name}"
+        f"Size: {drawing.width_px}x{drawing.height_px}, Model: {Path(resolved.facts.name).name}"
     )
     return "\n".join(lines)
 

@@ -13,13 +13,15 @@ from inference_server.limits import Defaults, Limits, Range, Scale, Side
 from inference_server.messages import Drawing, ModelFacts
 from inference_server.wire import MAX_SEED, PictureRequest
 
-ANY_TEXT_PIPELINE = "AutoPipelineForText2Image"
+# What clients call "text to image", whatever the model's own class is.
+TEXT_PIPELINES = ("AutoPipelineForText2Image", "StableDiffusionPipeline")
 
 
 @dataclass(frozen=True)
 class Offer:
     """What the server offers: the limits always, the model's facts and defaults once it was loaded."""
 
+    model_name: str
     limits: Limits
     facts: ModelFacts | None
     defaults: Defaults | None
@@ -57,7 +59,7 @@ class _Resolver:
         """The pipeline first: an image for another pipeline is not even looked at."""
         request, limits = self._request, self._offer.limits
         self._pipeline()
-        if request.image_inputs:
+        if request.image_inputs and (self._offer.facts or request.pipeline in (None, *TEXT_PIPELINES)):
             raise invalid_inputs(f"modelInputs.{request.image_inputs[0]}: this server draws from text alone.")
         self._text("prompt", request.prompt)
         self._text("negative_prompt", request.negative_prompt)
@@ -90,27 +92,27 @@ class _Resolver:
 
     def _pipeline(self) -> None:
         asked, facts = self._request.pipeline, self._offer.facts
-        if asked is None or asked == ANY_TEXT_PIPELINE or facts is None:
+        if asked is None or asked in TEXT_PIPELINES or facts is None:
             return
-        offered = dict.fromkeys((ANY_TEXT_PIPELINE, facts.pipeline))
+        offered = dict.fromkeys((*TEXT_PIPELINES, facts.pipeline))
         if asked not in offered:
             raise Refusal(
                 400, "NO_SUCH_PIPELINE", f"There is no pipeline {_quoted(asked)} here. Pipelines: {', '.join(offered)}."
             )
 
     def _model(self) -> None:
-        asked, facts = self._request.model_id, self._offer.facts
+        asked, served = self._request.model_id, self._offer.model_name
         if asked == "":
             raise Refusal(400, "NO_MODEL_ID", "callInputs.MODEL_ID is empty. Leave it out for the model served here.")
-        if asked is None or facts is None or asked == facts.name:
+        if asked in (None, served):
             return
         if not self._offer.lenient:
             raise Refusal(
                 400,
                 "MODEL_MISMATCH",
-                f"The model {_quoted(asked)} is not served here. This server draws with {_quoted(facts.name)}.",
+                f"The model {_quoted(asked)} is not served here. This server draws with {_quoted(served)}.",
             )
-        self._tell("MODEL_ID", asked, facts.name)
+        self._tell("MODEL_ID", asked, served)
 
     def _text(self, name: str, text: str) -> None:
         longest = self._offer.limits.prompt_chars.max

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from inference_server.config import ServerConfig
-from inference_server.engine import Engine, Phase
+from inference_server.engine import Engine
 from inference_server.errors import Refusal
+from inference_server.keeper import Phase
 from inference_server.metrics import CONTENT_TYPE, Metrics
 from inference_server.request_book import RequestBook
 from inference_server.resolve import check
@@ -37,7 +39,7 @@ class Services:
 
 def create_app(services: Services) -> FastAPI:
     """The application, without the bearer's middleware."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
@@ -71,19 +73,19 @@ def create_app(services: Services) -> FastAPI:
 
 def health(services: Services, trusted: bool) -> dict[str, Any]:
     """The healthcheck's object; strangers learn the state only."""
-    engine, config = services.engine, services.config
+    engine, offer, config = services.engine, services.engine.offer, services.config
     state = "failed" if engine.phase is Phase.FAILED else "loading"
-    if state != "failed" and (config.lenient or engine.facts is not None):
+    if state != "failed" and (config.lenient or offer.facts is not None):
         state = "healthy"
-    told: dict[str, Any] = {"state": state, "gpu": bool(engine.facts and engine.facts.gpu)}
+    told: dict[str, Any] = {"state": state, "gpu": bool(offer.facts and offer.facts.gpu)}
     if not trusted:
         return told
-    told["engine"] = engine.phase.value
-    told["model"] = engine.facts.name if engine.facts else config.model_id or "demo_model"
+    told["engine"] = engine.phase.value if engine.phase is not Phase.FAILED else Phase.ASLEEP.value
+    told["model"] = offer.model_name
     told["deployment"] = config.endpoint.deployment
     told["fingerprint"] = config.endpoint.fingerprint
-    told["limits"] = engine.limits.model_dump(mode="json")
-    told["defaults"] = engine.defaults.model_dump(mode="json") if engine.defaults else {}
+    told["limits"] = offer.limits.model_dump(mode="json")
+    told["defaults"] = offer.defaults.model_dump(mode="json") if offer.defaults else {}
     if engine.phase is Phase.FAILED:
         told["reason"] = engine.reason
     return told
@@ -91,14 +93,17 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
 
 async def _draw(services: Services, request: Request) -> Response:
     services.metrics.touch()
+    offer, request_id = services.engine.offer, "without an id"
     try:
-        wanted = read_request(await read_body(request, services.engine.limits.body_bytes.max))
+        wanted = read_request(await read_body(request, offer.limits.body_bytes.max))
+        request_id = wanted.request_id
         check(wanted, services.engine.offer)
         ticket = services.book.join(wanted)
     except Refusal as refusal:
         services.metrics.requests.labels(refusal.code).inc()
+        log.info("request %s: refused, %s", request_id, refusal.code)
         raise
-    log.info("request %s: accepted", wanted.request_id)
+    log.info("request %s: accepted", request_id)
 
     def leave(left: Ticket, answered: bool) -> None:
         services.metrics.touch()
@@ -112,7 +117,7 @@ def _record(metrics: Metrics, ticket: Ticket, answered: bool) -> None:
     refusal = ticket.outcome.refusal if ticket.outcome is not None else None
     outcome = "hung_up" if not answered else "ok" if refusal is None else refusal.code
     metrics.requests.labels(outcome).inc()
-    seconds = asyncio.get_running_loop().time() - ticket.submitted_s
+    seconds = time.monotonic() - ticket.submitted_s
     metrics.picture_seconds.observe(seconds)
     log.info("request %s: %s after %.3f s", ticket.request.request_id, outcome, seconds)
 
@@ -145,7 +150,6 @@ def _too_large(limit_bytes: int) -> Refusal:
 async def _refused(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, Refusal):
         raise exc
-    log.info("%s refused: %s", request.method, exc.code)
     return refusal_response(exc, close=exc.status in (408, 413))
 
 

@@ -16,6 +16,7 @@ from inference_server.config import ConfigError, ServerConfig
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
 from inference_server.engine import Engine, EngineSettings
 from inference_server.engine_child import EngineChild
+from inference_server.keeper import Phase
 from inference_server.metrics import Metrics
 from inference_server.request_book import RequestBook
 from inference_server.routes import Services, create_app
@@ -108,7 +109,7 @@ async def _serve(
     child: EngineChild,
 ) -> None:
     metrics, ending = Metrics(), asyncio.Event()
-    settings = EngineSettings(config.endpoint.limits, config.lenient, config.endpoint.idle_engine_s)
+    settings = EngineSettings(config.model_name, config.endpoint.limits, config.lenient, config.endpoint.idle_engine_s)
     engine = Engine(settings, start_child, result_json, metrics)
     book = RequestBook(engine.submit, engine.cancel)
     bearer = config.endpoint.bearer.get_secret_value() if config.endpoint.bearer else None
@@ -126,7 +127,7 @@ async def _end_when_idle(idle_exit_s: float, engine: Engine, metrics: Metrics, e
     """Ends the server when nothing was drawn or asked for `idle_exit_s`; 0 = never. Healthchecks do not count."""
     while idle_exit_s:
         await asyncio.sleep(min(IDLE_CHECK_S, idle_exit_s))
-        if engine.busy:
+        if engine.busy or engine.phase is Phase.LOADING:
             metrics.touch()
         elif metrics.idle_s >= idle_exit_s:
             log.info("idle for %g s: ending", idle_exit_s)

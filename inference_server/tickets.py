@@ -57,7 +57,6 @@ class Ticket:
         self.submitted_s = time.monotonic()
         self.started_s = 0.0
         self.attempts = 0  # how often the engine began to draw it
-        self.cancel_requested = False
         self.event: Event | None = None
         self.outcome: Outcome | None = None
         self.on_done: list[Callable[[Ticket], None]] = []

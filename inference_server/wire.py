@@ -19,19 +19,10 @@ from inference_server.errors import Refusal, invalid_inputs
 MAX_SEED = 2**32 - 1
 # Accepted and ignored without a word: upstream's own clients send them.
 SILENTLY_IGNORED = frozenset(
-    [
-        "PRECISION",
-        "REVISION",
-        "MODEL_PRECISION",
-        "MODEL_REVISION",
-        "MODEL_URL",
-        "CHECKPOINT_URL",
-        "SEND_URL",
-        "SIGN_KEY",
-        "HF_AUTH_TOKEN",
-        "safety_checker",
-        "strength",
-    ]
+    {
+        *("PRECISION", "REVISION", "MODEL_PRECISION", "MODEL_REVISION", "MODEL_URL", "CHECKPOINT_URL", "SEND_URL"),
+        *("SIGN_KEY", "HF_AUTH_TOKEN", "safety_checker", "strength"),
+    }
 )
 IMAGE_INPUTS = ("image", "init_image", "mask_image", "control_image")
 

@@ -14,6 +14,9 @@ OnStep = Callable[[int, int, RawImage | None], bool]
 ENGINES = {"openvino": "inference_server.engines.openvino:OpenVinoEngine"}
 
 
+DEMO_MODEL_NAME = "demo_model"  # what the wire calls the model of a server that was given none
+
+
 class DrawingStoppedError(Exception):
     """`on_step` asked to stop."""
 

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_server.engines import ModelLoadError
+from inference_server.engines import DEMO_MODEL_NAME, ModelLoadError
 from inference_server.messages import Load, ModelFacts
-
-DEMO_MODEL_NAME = "demo_model"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""Keeps the engine process: starts it, notices that it is ready, silent or gone, lets it sleep, starts it again.
+
+It knows nothing of requests; what the process says of a drawing is handed on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from typing import Protocol
+
+from inference_server.engine_child import EngineChild
+from inference_server.messages import FromEngine, LoadFailed, ModelFacts, Ready, Stage, ToEngine
+
+log = logging.getLogger("inference_server.engine")
+
+LOAD_DEADLINE_S = 1800.0  # without a word from a loading engine; a hub download of some GB fits
+STEP_DEADLINE_S = 180.0  # without a step from a drawing engine
+FIRST_STAGE = "starting the engine"
+MAX_PAUSE_S = 300  # between two tries to load a model that cannot be loaded
+CRASH_PAUSE_S = 30.0  # an idle engine that dies twice within this stays asleep until it is needed
+
+
+class Phase(StrEnum):
+    """What the engine process is at."""
+
+    LOADING = "loading"
+    READY = "ready"
+    ASLEEP = "asleep"
+    FAILED = "failed"
+
+
+class Listener(Protocol):
+    """Whom the keeper tells."""
+
+    def on_phase(self, phase: Phase) -> None: ...
+
+    def on_stage(self) -> None: ...
+
+    def on_ready(self, facts: ModelFacts) -> None:
+        """Raises: ValueError when this model cannot be served."""
+
+    def on_failed(self, reason: str, pause_s: int) -> None: ...
+
+    def on_lost(self, reason: str) -> bool:
+        """The process died unasked; True if something waits for the next one."""
+
+    def on_drawing_message(self, message: FromEngine) -> None: ...
+
+
+class Keeper:
+    """Belongs to the event loop's thread, which is the main thread (see `EngineChild`)."""
+
+    def __init__(self, start_child: Callable[[], EngineChild], listener: Listener) -> None:
+        self._start_child, self._listener = start_child, listener
+        self.phase = Phase.LOADING
+        self.stage = FIRST_STAGE
+        self.stage_since_s = time.monotonic()
+        self.ready_s = 0.0  # when it was last ready, on the monotonic clock
+        self.reason = ""  # why the model is not loaded, while FAILED
+        self.retry_s = 0.0  # when the next try is allowed, while FAILED
+        self._child: EngineChild | None = None
+        self._load_failures = 0
+        self._load_crashes = 0
+        self._crashed_s = float("-inf")
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    def start(self, child: EngineChild | None = None) -> None:
+        """Starts the engine process, or takes over one that was started before the event loop was."""
+        self.stage, self.stage_since_s = FIRST_STAGE, time.monotonic()
+        self._set_phase(Phase.LOADING)
+        self._child = child = child or self._start_child()
+        loop = asyncio.get_running_loop()
+        child.listen(partial(_call, loop, self._on_message, child), partial(_call, loop, self._on_end, child))
+        log.info("engine process %d started", child.pid)
+        self.expect_word(LOAD_DEADLINE_S)
+
+    def send(self, message: ToEngine) -> None:
+        if self._child is not None:
+            self._child.send(message)
+
+    def sleep(self) -> None:
+        """Ends the process, so that what it holds is free; `start` brings it back."""
+        self.end()
+        self._set_phase(Phase.ASLEEP)
+
+    def end(self) -> None:
+        child, self._child = self._child, None
+        self.expect_word(None)
+        if child is not None:
+            child.kill()
+
+    def expect_word(self, deadline_s: float | None) -> None:
+        """From now on the process must say something within `deadline_s`; None: it need not."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = None
+        if deadline_s is not None:
+            self._watchdog = asyncio.get_running_loop().call_later(deadline_s, self._on_silence, deadline_s)
+
+    def _on_message(self, child: EngineChild, message: FromEngine) -> None:
+        if child is not self._child:
+            return
+        match message:
+            case Stage(text):
+                self.stage = text
+                self.expect_word(LOAD_DEADLINE_S)
+                self._listener.on_stage()
+            case Ready(facts):
+                self._on_ready(facts)
+            case LoadFailed(reason):
+                self._fail(reason)
+            case _:
+                self._listener.on_drawing_message(message)
+
+    def _on_ready(self, facts: ModelFacts) -> None:
+        self.expect_word(None)
+        self._load_failures = self._load_crashes = 0
+        self.ready_s = time.monotonic()
+        self._set_phase(Phase.READY)
+        log.info("engine ready: %s, after %.2f s", facts.name, self.ready_s - self.stage_since_s)
+        try:
+            self._listener.on_ready(facts)
+        except ValueError as exc:
+            self._fail(f"the configured limits do not fit the model: {exc}")
+
+    def _on_end(self, child: EngineChild, reason: str) -> None:
+        """The process is gone without having been told to go: it is started again, with patience."""
+        if child is not self._child:
+            return
+        self._child = None
+        self.expect_word(None)
+        log.error("the engine process %d is gone: %s", child.pid, reason)
+        crashed_before_s, self._crashed_s = self._crashed_s, time.monotonic()
+        needed = self._listener.on_lost(reason)
+        if self.phase is Phase.LOADING:
+            self._load_crashes += 1
+            if self._load_crashes > 1:
+                self._fail(f"the engine process cannot get ready ({reason})")
+                return
+        elif not needed and self._crashed_s - crashed_before_s < CRASH_PAUSE_S:
+            self._set_phase(Phase.ASLEEP)
+            return
+        self.start()
+
+    def _fail(self, reason: str) -> None:
+        self.end()
+        self._load_crashes = 0
+        self._load_failures += 1
+        pause_s = min(MAX_PAUSE_S, 2**self._load_failures)
+        self.reason, self.retry_s = reason, time.monotonic() + pause_s
+        self._set_phase(Phase.FAILED)
+        log.error("the model cannot be loaded: %s; next try not before %d s", reason, pause_s)
+        self._listener.on_failed(reason, pause_s)
+
+    def _on_silence(self, deadline_s: float) -> None:
+        log.error("the engine process said nothing for %d s while %s: ending it", deadline_s, self.phase)
+        if self._child is not None:
+            self._child.kill()  # `_on_end` does the rest
+
+    def _set_phase(self, phase: Phase) -> None:
+        self.phase = phase
+        self._listener.on_phase(phase)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """From the reader thread to the loop; a loop that is closed has nobody left to tell."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)
