@@ -4,8 +4,9 @@ The only module that reads the environment. Names, meanings and defaults: the ta
 `SecretStr`: they appear in no `repr`, log or error.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,7 +27,22 @@ def _http_url(value: str) -> str:
         raise ValueError("must be a URL such as https://host:port")
     if parts.username or parts.password:
         raise ValueError("must hold no user name or password")
+    _check_port(parts)
     return value.rstrip("/")
+
+
+def _check_port(parts: SplitResult) -> None:
+    try:
+        parts.port  # noqa: B018  # looking at it checks it
+    except ValueError:
+        raise ValueError("must have a number from 1 to 65535 for its port") from None
+
+
+def _host(value: str) -> str:
+    """A host name or an IP address of either kind: it goes into rathole's configuration and into a URL."""
+    if not re.fullmatch(r"[\w.-]+|\[?[0-9A-Fa-f:.]+\]?", value, re.ASCII) or re.fullmatch(r"[^:]+:\d+", value):
+        raise ValueError("must be a host name or an IP address, without scheme and port")
+    return value
 
 
 def _long_secret(value: SecretStr) -> SecretStr:
@@ -37,6 +53,7 @@ def _long_secret(value: SecretStr) -> SecretStr:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Host = Annotated[str, AfterValidator(_host)]
 Mode = Literal["local", "fair", "endpoint"]
 
 
@@ -61,7 +78,7 @@ class Settings(BaseSettings):
     faircompute_server_address: HttpUrl | None = None
     inference_node: str | None = None
     tunnel_node: str | None = None
-    tunnel_address: str | None = None
+    tunnel_address: Host | None = None
     inference_image: str | None = None
     tunnel_image: str = "rapiz1/rathole:v0.5.0"
     tunnel: Literal["rathole", "none"] = "rathole"

@@ -1,0 +1,235 @@
+"""Settings: read from the environment and `.env`, checked together, the bad ones named, no secret shown."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import settings
+from errors import SettingsError
+from settings import Settings
+
+SECRET = "Vb3-uTq0xJ8s_kLmZ7yRnP5wHcE2aQdG9fXo1iUeYt4"
+FAIR = {
+    "FAIRCOMPUTE_EMAIL": "me@example.org",
+    "FAIRCOMPUTE_PASSWORD": "hunter2-hunter2",
+    "INFERENCE_NODE": "home",
+    "TUNNEL_NODE": "vm",
+    "INFERENCE_IMAGE": "me/inference:1",
+    "ENDPOINT_SECRET": SECRET,
+}
+REMOTE = {"ENDPOINT_URL": "https://gpu.example.org:8080", "ENDPOINT_SECRET": SECRET}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the developer has set, in the environment or in a `.env`, is not seen by these tests."""
+    known = {name.upper() for name in Settings.model_fields}
+    known |= {"FAIRCOMPUTE_USER_EMAIL", "FAIRCOMPUTE_USER_PASSWORD", "SPACE_ID"}
+    for name in list(os.environ):
+        if name.upper() in known:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], **changes: str | None) -> Settings:
+    for name, value in {**environment, **changes}.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    return Settings.load()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], **changes: str | None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, environment, **changes)
+    for secret in (SECRET, "hunter2"):
+        assert secret not in str(caught.value)
+        assert secret not in repr(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_set_is_this_machine_alone() -> None:
+    """Without any setting the chain is local, with the documented defaults."""
+    found = Settings.load()
+    assert found.mode == "local"
+    assert (found.deployment, found.tunnel, found.endpoint_tls, found.start_timeout_s) == (
+        "local",
+        "rathole",
+        "pinned",
+        300,
+    )
+    assert found.tunnel_image == "rapiz1/rathole:v0.5.0"
+    assert found.fair_address == "https://faircompute.com:8000"
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        (FAIR, "fair"),
+        ({**FAIR, "TUNNEL": "none", "TUNNEL_NODE": ""}, "fair"),
+        (
+            {**FAIR, "ENDPOINT_SECRET": "", "FAIRCOMPUTE_SERVER_ADDRESS": "http://127.0.0.1:8000"},
+            "fair",  # all on this machine: a secret is made per run
+        ),
+        (REMOTE, "endpoint"),
+        ({"ENDPOINT_URL": "http://127.0.0.1:8000"}, "endpoint"),
+        ({"ENDPOINT_URL": "http://gpu.example.org", "ENDPOINT_TLS": "none"}, "endpoint"),
+        ({"MODEL_ID": "/models/sd", "INFERENCE_ENGINE": "openvino", "TUNNEL": "none"}, "local"),
+        ({"ENDPOINT_SECRET": SECRET, "TUNNEL_PUBLIC_PORT": "8080"}, "local"),
+    ],
+)
+def test_modes(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], mode: str) -> None:
+    """Each whole configuration leads to its own way of drawing."""
+    assert load(monkeypatch, environment).mode == mode
+
+
+@pytest.mark.parametrize("left_out", [[name] for name in FAIR] + [["FAIRCOMPUTE_PASSWORD", "TUNNEL_NODE"]])
+def test_half_a_fair_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, left_out: list[str]) -> None:
+    """Whatever is left out of a Fair configuration is named, every one of it, and it is never silently the demo."""
+    text = refusal(monkeypatch, {name: value for name, value in FAIR.items() if name not in left_out})
+    missing = text.partition("given,")[2].partition("missing")[0]
+    assert {name.strip() for name in missing.split(",")} == set(left_out)
+
+
+def test_one_fair_setting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single one of Fair's settings names all the others as missing, and how to make the secret."""
+    text = refusal(monkeypatch, {"TUNNEL_ADDRESS": "vm.example.org"})
+    assert all(name in text for name in FAIR)
+    assert "secrets.token_urlsafe" in text
+
+
+@pytest.mark.parametrize("beside", ["FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_PASSWORD", "FAIRCOMPUTE_SERVER_ADDRESS"])
+def test_endpoint_beside_fair(monkeypatch: pytest.MonkeyPatch, beside: str) -> None:
+    """A fixed endpoint beside any of Fair's settings is an error that names both."""
+    text = refusal(monkeypatch, REMOTE, **{beside: "https://hunter2.example.org"})
+    assert "ENDPOINT_URL" in text
+    assert beside in text
+
+
+def test_names_of_the_client_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The account may go by the client's own names; an empty variable of the first name does not hide them."""
+    others = {**FAIR, "FAIRCOMPUTE_EMAIL": "", "FAIRCOMPUTE_PASSWORD": ""}
+    found = load(
+        monkeypatch, others, FAIRCOMPUTE_USER_EMAIL="you@example.org", FAIRCOMPUTE_USER_PASSWORD="hunter2-other"
+    )
+    assert found.faircompute_email == "you@example.org"
+    assert found.faircompute_password is not None
+    assert found.faircompute_password.get_secret_value() == "hunter2-other"
+
+
+@pytest.mark.parametrize(
+    ("environment", "deployment"),
+    [
+        ({}, "local"),
+        ({"SPACE_ID": "me/space"}, "me/space"),
+        ({"SPACE_ID": "me/space", "DEPLOYMENT": "mine"}, "mine"),
+        ({"SPACE_ID": "me/space", "DEPLOYMENT": ""}, "me/space"),
+    ],
+)
+def test_deployment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], deployment: str) -> None:
+    """DEPLOYMENT comes before SPACE_ID, and `local` stands for neither."""
+    assert load(monkeypatch, environment).deployment == deployment
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TUNNEL_PUBLIC_PORT", "hunter2"),
+        ("TUNNEL_PUBLIC_PORT", "0"),
+        ("INFERENCE_HOST_PORT", "65536"),
+        ("TUNNEL_CONTROL_PORT", "80.5"),
+        ("START_TIMEOUT_S", "0"),
+        ("START_TIMEOUT_S", "nan"),
+        ("START_TIMEOUT_S", "inf"),
+        ("IDLE_EXIT_S", "-1"),
+        ("IDLE_ENGINE_S", "hunter2"),
+        ("TUNNEL", "hunter2"),
+        ("ENDPOINT_TLS", "hunter2"),
+        ("INFERENCE_ENGINE", "hunter2"),
+        ("ENDPOINT_SECRET", "hunter2"),
+        ("ENDPOINT_SECRET", "hunter2" + " " * 40),
+        ("ENDPOINT_SECRET", "a" * 64),
+        ("ENDPOINT_URL", "gpu.example.org:8080"),
+        ("ENDPOINT_URL", "ftp://gpu.example.org"),
+        ("ENDPOINT_URL", "https://"),
+        ("ENDPOINT_URL", "https://[::1"),
+        ("ENDPOINT_URL", "https://gpu.example.org:hunter2"),
+        ("ENDPOINT_URL", "https://me:hunter2@gpu.example.org"),
+        ("FAIRCOMPUTE_SERVER_ADDRESS", "https://me:hunter2@fair.example.org"),
+        ("TUNNEL_ADDRESS", "https://vm.example.org"),
+        ("TUNNEL_ADDRESS", "vm.example.org:8080"),
+        ("TUNNEL_ADDRESS", 'vm"\n[server]'),
+        ("DEPLOYMENT", "x" * 201),
+    ],
+)
+def test_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A wrong value is refused by its setting's name, and is not repeated: it may be a secret gone astray."""
+    text = refusal(monkeypatch, {name: value})
+    assert text.startswith(f"Settings: {name} ")
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7", "vm.example.org", "2001:db8::1", "[2001:db8::1]", "localhost"])
+def test_tunnel_addresses(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """A host name and an IP address of either kind are taken as they are."""
+    assert load(monkeypatch, FAIR, TUNNEL_ADDRESS=address).tunnel_address == address
+
+
+def test_all_bad_values_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several wrong settings are told in one message."""
+    text = refusal(monkeypatch, {"TUNNEL": "x", "START_TIMEOUT_S": "soon", "ENDPOINT_SECRET": "short"})
+    assert all(name in text for name in ("TUNNEL", "START_TIMEOUT_S", "ENDPOINT_SECRET"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"ENDPOINT_URL": "https://gpu.example.org"}, "ENDPOINT_SECRET"),
+        ({"ENDPOINT_URL": "http://gpu.example.org", "ENDPOINT_SECRET": SECRET}, "ENDPOINT_TLS"),
+        ({"INFERENCE_ENGINE": "diffusers"}, "MODEL_ID"),
+    ],
+)
+def test_what_does_not_go_together(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], named: str) -> None:
+    """Settings that are right each and wrong together say which one is to be set."""
+    assert named in refusal(monkeypatch, environment)
+
+
+def test_empty_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that are set to nothing change nothing."""
+    assert load(monkeypatch, dict.fromkeys([*FAIR, *REMOTE, "TUNNEL", "START_TIMEOUT_S", "IDLE_EXIT_S"], "")) == (
+        Settings.load()
+    )
+    assert Settings.load().mode == "local"
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither `str` nor `repr` of the settings, nor their dumps as JSON, hold a secret."""
+    found = load(monkeypatch, FAIR)
+    for text in (str(found), repr(found), found.model_dump_json(), f"{found.endpoint_secret}"):
+        assert SECRET not in text
+        assert "hunter2" not in text
+
+
+def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.env` in the current folder counts, and the environment comes before it."""
+    (tmp_path / ".env").write_text(f"ENDPOINT_SECRET={SECRET}\nTUNNEL=none\nDEPLOYMENT=from-file\nOTHER=ignored\n")
+    found = load(monkeypatch, {"DEPLOYMENT": "from-environment"})
+    assert (found.tunnel, found.deployment) == ("none", "from-environment")
+    assert found.endpoint_secret is not None
+    assert found.endpoint_secret.get_secret_value() == SECRET
+
+
+def test_values_given_in_code_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a caller gives, by field name or by the environment's, comes before the environment."""
+    monkeypatch.setenv("DEPLOYMENT", "from-environment")
+    assert Settings.load(deployment="given").deployment == "given"
+    assert Settings.load(DEPLOYMENT="given").deployment == "given"
+    assert Settings.load(tunnel="none").tunnel == "none"
+    assert Settings.load(TUNNEL="none").tunnel == "none"
+
+
+def test_the_printed_command_makes_a_good_secret() -> None:
+    """The command that an error prints makes a secret that is accepted."""
+    code = settings.HOW_TO_MAKE_ONE.partition("'")[2].rstrip("'")
+    printed: list[str] = []
+    exec(code, {"print": printed.append})
+    assert Settings.load(endpoint_secret=printed[0]).endpoint_secret is not None
