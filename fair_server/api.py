@@ -19,6 +19,7 @@ from fair_server.fair import Fair
 from fair_server.program_routes import container_routes, program_routes
 from fair_server.wire import Login, Token
 
+_LOGIN_LIMIT_BYTES = 16 * 1024  # anyone may send one
 _LOG = logging.getLogger(__name__)
 
 
@@ -29,7 +30,7 @@ def create_app(fair: Fair) -> FastAPI:
 
     @api.post("/auth/login")
     async def login(request: Request) -> Token:
-        who = await read_json(request, Login)
+        who = await read_json(request, Login, _LOGIN_LIMIT_BYTES)
         return Token(token=fair.tokens.issue(await fair.accounts.check(who.email, who.password)))
 
     for router in (cluster_routes(fair), program_routes(fair), container_routes(fair), bucket_routes(fair)):

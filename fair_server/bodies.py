@@ -15,6 +15,7 @@ from fair_server.errors import ApiError
 from fair_server.wire import first_fault
 
 JSON_LIMIT_BYTES = 1024 * 1024
+JSON_S = 30.0  # how long a JSON body may take to come
 LINGER_S = 0.5  # how long, and how much of it, an unwelcome body is taken so that its sender gets the answer
 LINGER_BYTES = 1024 * 1024
 BODY_PAUSE_S = 60.0  # the longest pause between two pieces of a body
@@ -91,13 +92,17 @@ async def body_pieces(request: Request, limit_bytes: int) -> AsyncIterator[bytes
         yield piece
 
 
-async def read_json(request: Request, model: type[Model]) -> Model:
+async def read_json(request: Request, model: type[Model], limit_bytes: int = JSON_LIMIT_BYTES) -> Model:
     """Returns the checked JSON body.
 
     Raises:
         ApiError: 400 BAD_REQUEST with a sentence that names the wrong field; 413; 408.
     """
-    body = b"".join([piece async for piece in body_pieces(request, JSON_LIMIT_BYTES)])
+    try:
+        async with asyncio.timeout(JSON_S):
+            body = b"".join([piece async for piece in body_pieces(request, limit_bytes)])
+    except TimeoutError as exc:
+        raise ApiError(408, "TOO_SLOW", f"The body did not come within {JSON_S:.0f} s.") from exc
     try:
         return model.model_validate_json(body)
     except ValidationError as exc:

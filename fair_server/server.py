@@ -73,6 +73,8 @@ def serve(options: Options) -> None:
     nodes = load_nodes(options.nodes)
     accounts = load_accounts(options.accounts, os.environ)
     listener = _listen(options.host, options.port)
+    if not listener.getsockname()[0].startswith(("127.", "::1")):
+        _LOG.warning("This server speaks plain HTTP and listens beyond this machine: put a TLS proxy in front of it.")
     folder = Path(tempfile.mkdtemp(prefix="fair-server-"))  # 0700
     try:
         asyncio.run(_serve(options, nodes, accounts, listener, folder))
