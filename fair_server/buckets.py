@@ -140,7 +140,7 @@ class Bucket:
             return
         file = self.file(key)
         async with file.uploading:
-            if file.ended:
+            if file.ended and not self.closed:
                 raise ApiError(409, "FILE_ENDED", "The end of this file was declared already; it takes no more.")
             before = file.size_bytes
             try:

@@ -6,7 +6,6 @@ process can: published ports (by `{port:N}` or a relay), copied files, streamed 
 
 import asyncio
 import ctypes
-import logging
 import os
 import shutil
 import signal
@@ -23,8 +22,6 @@ from fair_server.ports import ALL_ADDRESSES, LOOPBACK, Ports, check_free
 from fair_server.process import RunningProcess, StandardStreams
 from fair_server.reaper import Reaper
 from fair_server.relay import Relay
-
-_LOG = logging.getLogger(__name__)
 
 
 class ProcessExecutor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from fair_server.buckets import STDERR, Bucket, BucketFile, Buckets
-from fair_server.errors import ApiError, CannotStart
+from fair_server.errors import EXIT_NOT_STARTED, ApiError, CannotStart
 from fair_server.executor import CopiedFile, Executor, ProgramSpec, PublishedPort
 from fair_server.nodes import Node
 from fair_server.program import Program
@@ -20,7 +20,6 @@ UPLOAD_WAIT_S = 600.0  # how long a program waits for the files that are to be c
 NODE_WAIT_S = 300.0  # how long it waits for its node to be ready
 _NODE_POLL_S = 0.5
 _OPEN_AT_MOST = 500
-_DELETED = "It was deleted before it was started."
 _LOG = logging.getLogger(__name__)
 
 
@@ -124,7 +123,7 @@ class Programs:
         await self._executor.close()
 
     async def _run(self, program: Program) -> None:
-        exit_code = 1
+        exit_code = EXIT_NOT_STARTED
         try:
             exit_code = await self._carry_out(program)
         except CannotStart as exc:
@@ -143,38 +142,44 @@ class Programs:
             _LOG.info("Program %d ended with exit code %d", program.id, exit_code)
 
     async def _carry_out(self, program: Program) -> int:
-        container, node = program.request.container, program.node
-        if container.image not in node.images:
-            known = ", ".join(node.images) or "none"
-            raise CannotStart(
-                f"Node {node.name} does not run the image {container.image}. Its images are: {known}. "
-                "Use one of them, or add it to the server's nodes file."
-            )
-        if program.stop_asked:
-            raise CannotStart(_DELETED)
+        """Returns the exit code of the container.
+
+        Raises:
+            CannotStart: there never was one.
+        """
+        _check_image(program)
         sources = [(copy, self._source(copy, program)) for copy in program.request.copies]
-        program.waiting = asyncio.create_task(self._until_startable(program, sources))
-        try:
-            await program.waiting
-        except asyncio.CancelledError:
-            if not program.stop_asked:
-                raise
-            raise CannotStart(_DELETED) from None
-        finally:
-            program.waiting = None
-        if program.stop_asked:
-            raise CannotStart(_DELETED)
+        await self._wait_cancellably(program, sources)
         program.starting = True
         running = await self._executor.start(_spec(program, sources), program.bucket)
         program.running = running
         program.started_at = self._clock()
         program.past_start.set()
-        _LOG.info("Program %d runs on node %s: image %s", program.id, node.name, container.image)
+        _LOG.info(
+            "Program %d runs on node %s: image %s", program.id, program.node.name, program.request.container.image
+        )
         return await running.wait()
+
+    async def _wait_cancellably(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
+        """Waits until the program can start, or `stop` is called, which cancels this wait and nothing after it."""
+        program.waiting = asyncio.create_task(self._until_startable(program, sources))
+        if program.stop_asked:
+            program.waiting.cancel()
+        try:
+            await program.waiting
+        except asyncio.CancelledError:
+            if not program.stop_asked:
+                raise
+        finally:
+            program.waiting = None
+        if program.stop_asked:
+            raise CannotStart("It was deleted before it was started.")
 
     def _source(self, copy: CopyInto, program: Program) -> BucketFile:
         own = copy.bucket_id == OWN_BUCKET
         bucket: Bucket = program.bucket if own else self._buckets.get(copy.bucket_id, program.account)
+        if bucket.closed:
+            raise CannotStart(f"The files of bucket {bucket.id} are gone: its program has ended.")
         return bucket.file(copy.remote_key)
 
     async def _until_startable(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
@@ -201,6 +206,16 @@ class Programs:
         """Writes one line to `#stderr`: what could not be done, and why."""
         what = f"fair_server: {program.request.container.image} could not be started on node {program.node.name}."
         program.bucket.write_output(STDERR, f"{what} {message}\n".encode())
+
+
+def _check_image(program: Program) -> None:
+    node, image = program.node, program.request.container.image
+    if image not in node.images:
+        known = ", ".join(node.images) or "none"
+        raise CannotStart(
+            f"Node {node.name} does not run the image {image}. Its images are: {known}. "
+            "Use one of them, or add it to the server's nodes file."
+        )
 
 
 def _spec(program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> ProgramSpec:

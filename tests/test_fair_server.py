@@ -134,7 +134,7 @@ def test_fifty_logins_at_once(server: RunningServer) -> None:
         over.set()
         watching.result()
     assert len(tokens) == 50
-    assert slowest_s < 3
+    assert slowest_s < DEADLINE_S / 2
 
 
 def test_accounts_file(processes: Processes, tmp_path: Path) -> None:

@@ -91,6 +91,29 @@ def test_missing_file(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_files_of_another_bucket(tmp_path: Path) -> None:
+    """A program can copy from another program's bucket of its account, as long as that one has not ended."""
+
+    async def scenario() -> None:
+        programs = Programs(FakeExecutor(), Buckets(tmp_path / "buckets"))
+        first = programs.create("one", NODE, "gpu", request("/app/never"))
+        copy = {"type": "CopyInto", "remote_key": "/app/a", "local_path": "/b", "bucket_id": first.bucket.id}
+        create = {"type": "Create", "container_desc": {"image": "image"}}
+        second = ProgramRequest.model_validate({"commands": [create, copy, {"type": "Start"}, {"type": "Wait"}]})
+        with pytest.raises(ApiError, match="no such bucket"):
+            programs.create("two", NODE, "gpu", second)
+        copying = programs.create("one", NODE, "gpu", second)
+        first.bucket.declare_end("/app/a")
+        await asyncio.wait_for(copying.ended.wait(), 5)
+        assert copying.exit_code == 0
+        await asyncio.wait_for(programs.stop(first), 5)
+        late = programs.create("one", NODE, "gpu", second)
+        await asyncio.wait_for(late.ended.wait(), 5)
+        assert "its program has ended" in late.bucket.existing_file(STDERR).path.read_text()
+
+    asyncio.run(scenario())
+
+
 def test_node_that_is_off(tmp_path: Path) -> None:
     """A program of a node that is off is NotResponding, its container unreachable, and fails after a while."""
 
