@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from errors import InvalidRequestError
 
 SEED_MAX = 2**32 - 1
+NUMBER_MAX = 2**53  # beyond it no float is exact, and a Python integer may not even fit into one
 
 
 class Range(BaseModel):
@@ -82,6 +83,8 @@ def _number(name: str, value: Any, *, integer: bool) -> float | int | None:
         raise InvalidRequestError(f"{name} must be {kind}, and {str(value)[:40]!r} is none.") from None
     if isinstance(number, float) and (not math.isfinite(number) or (integer and number != int(number))):
         raise InvalidRequestError(f"{name} must be {kind}, not {number:g}.")
+    if abs(number) > NUMBER_MAX:
+        raise InvalidRequestError(f"{name} is far outside of what can be drawn.")
     return int(number) if integer else float(number)
 
 
@@ -129,7 +132,9 @@ class DrawRequest:
         whole = {name: _number(_NAMES[name], value, integer=True) for name, value in numbers.items()}
         request = cls(
             prompt=text,
-            negative_prompt=_text("The negative prompt", negative_prompt or "", limits.prompt_chars),
+            negative_prompt=_text(
+                "The negative prompt", "" if negative_prompt is None else negative_prompt, limits.prompt_chars
+            ),
             guidance_scale=guidance,
             seed=None if seed is None else int(seed),
             **{name: None if value is None else int(value) for name, value in whole.items()},

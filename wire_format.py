@@ -23,6 +23,7 @@ from errors import (
     EndpointUnreachableError,
     EndpointUntrustedError,
     InvalidRequestError,
+    JobCancelledError,
     SpaceError,
     StartError,
 )
@@ -30,6 +31,7 @@ from events import Queued, Step, Waking
 
 PIXELS_MAX = 4096 * 4096
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+_MS_MAX = 7 * 24 * 3600 * 1000.0
 _CALLERS_FAULT = ("INVALID_INPUTS", "INVALID_SCHEDULER", "NO_SUCH_PIPELINE", "MODEL_MISMATCH", "NO_MODEL_ID")
 
 
@@ -54,7 +56,7 @@ class Health(BaseModel):
 
 def read_health(link: str, text: str) -> Health:
     """Raises: EndpointAnswerError if this is no healthcheck's answer."""
-    answer = read_object(link, text)
+    answer = {name: value for name, value in read_object(link, text).items() if value is not None}
     try:
         limits = answer.pop("limits", None)
         health = Health.model_validate(answer)
@@ -100,7 +102,7 @@ def read_event(answer: dict[str, Any], num_inference_steps: int | None) -> Wakin
             case "queued":
                 return Queued(int(answer["place"]))
             case "progress":
-                steps = int(answer.get("num_inference_steps") or num_inference_steps or 100)
+                steps = max(1, int(answer.get("num_inference_steps") or num_inference_steps or 100))
                 step = int(answer["step"]) if "step" in answer else round(float(answer["progress"]) * steps)
                 return Step(max(0, min(step, steps)), steps, _preview(answer.get("preview")))
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -143,7 +145,7 @@ def read_error(link: str, error: Any, *, status: int = 200, retry_after_s: float
     """The typed error for a `$error` object and the HTTP status that came with it."""
     code, message = "", ""
     if isinstance(error, dict):
-        code, message = str(error.get("code", ""))[:60], str(error.get("message", ""))[:600]
+        code, message = str(error.get("code") or "")[:60], str(error.get("message") or "")[:600]
     if status == 401:
         return EndpointUntrustedError(
             link,
@@ -153,6 +155,8 @@ def read_error(link: str, error: Any, *, status: int = 200, retry_after_s: float
         )
     if code == "BUSY" or status == 429:
         return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s)
+    if code == "REQUEST_CANCELLED":
+        return JobCancelledError("The drawing was cancelled.")
     if code == "SHUTTING_DOWN":  # idle, or told to: start it again
         return EndpointUnreachableError(
             link,
@@ -179,7 +183,9 @@ def _decode(link: str, data: bytes) -> tuple[Image.Image, str]:
         if image.width * image.height > PIXELS_MAX:
             raise _not_understood(link, f"its image claims {image.width} x {image.height} pixels")
         image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except EndpointAnswerError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything at bytes made up to hurt
         raise _not_understood(link, f"its image cannot be decoded ({type(error).__name__})") from error
     return (image if image.mode == "RGB" else image.convert("RGB")), str(image.format)
 
@@ -196,7 +202,7 @@ def _sentence(stage: Any) -> str:
 def _seed(meta: Any) -> int | None:
     seeds = meta.get("seeds") if isinstance(meta, dict) else None
     seed = seeds[0] if isinstance(seeds, list) and seeds else None
-    return seed if isinstance(seed, int) else None
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
 def _receipt(meta: Any, timings: Any) -> Receipt:
@@ -205,7 +211,7 @@ def _receipt(meta: Any, timings: Any) -> Receipt:
 
     def seconds(name: str) -> float | None:
         value = timings.get(name)
-        return value / 1000 if isinstance(value, int | float) else None
+        return value / 1000 if isinstance(value, int | float) and 0 <= value < _MS_MAX else None
 
     def text(name: str) -> str | None:
         value = meta.get(name)
@@ -216,6 +222,18 @@ def _receipt(meta: Any, timings: Any) -> Receipt:
         scheduler=text("SCHEDULER"),
         inference_s=seconds("inference"),
         queue_s=seconds("queue"),
+        substituted=_substituted(meta.get("served_instead")),
+    )
+
+
+def _substituted(served_instead: Any) -> tuple[str, ...]:
+    """A lenient server's `{"name": {"asked": ..., "served": ...}}` as sentences."""
+    if not isinstance(served_instead, dict):
+        return ()
+    return tuple(
+        f"{str(name)[:40]}: {str(how.get('served'))[:80]} instead of {str(how.get('asked'))[:80]}"
+        for name, how in list(served_instead.items())[:10]
+        if isinstance(how, dict)
     )
 
 
