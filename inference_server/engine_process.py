@@ -77,7 +77,7 @@ class EngineProcess:
         except engines.DrawingStoppedError:
             self._send(Cancelled(order.number))
         except Exception as exc:
-            traceback.print_exc()
+            traceback.print_tb(exc.__traceback__)  # without the exception's own text, which may hold the prompt
             self._send(DrawFailed(order.number, short_reason(exc)))
         else:
             self._send(Drawn(order.number, images, time.monotonic() - started_s))
@@ -105,7 +105,8 @@ class EngineProcess:
 
 def short_reason(exc: Exception) -> str:
     """An exception in one line without the library's build paths; at most 500 characters."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip() and "/src/cpp/" not in line]
+    text = str(exc).partition("Invoked with")[0]  # what follows holds the prompt
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "/src/cpp/" not in line]
     return (" ".join(lines) or type(exc).__name__)[:500]
 
 

@@ -36,6 +36,10 @@ def _number(value: Any) -> Any:
 
 
 def _text(value: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise ValueError("must hold no lone surrogates") from exc
     if "\0" in value:
         raise ValueError("must hold no NUL character")
     return value

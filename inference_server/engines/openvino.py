@@ -17,6 +17,7 @@ import numpy as np
 import openvino_genai
 
 from inference_server.engines import DrawingStoppedError, OnStep
+from inference_server.engines.denoised import DdimLevels
 from inference_server.engines.model_folder import FoundModel, read_facts
 from inference_server.engines.previews import PreviewMap
 from inference_server.messages import Drawing, RawImage
@@ -84,7 +85,7 @@ class OpenVinoEngine:
             self._use_scheduler(self.facts.scheduler)
 
     def _draw_one(self, drawing: Drawing, image: int, on_step: OnStep) -> RawImage:
-        watch = _StepWatch(drawing, image, on_step, self._previews)
+        watch = _StepWatch(drawing, image, on_step, self._previews, self._levels(drawing))
         # Below 1 the library draws without guidance and refuses a negative prompt.
         negative = {"negative_prompt": drawing.negative_prompt} if drawing.guidance_scale > 1 else {}
         result = self._pipeline.generate(
@@ -107,10 +108,23 @@ class OpenVinoEngine:
             self._previews.learn(watch.latents, picture)
         return RawImage(picture.shape[1], picture.shape[0], picture.tobytes())
 
+    def _levels(self, drawing: Drawing) -> DdimLevels | None:
+        """For previews without noise; the library's other schedulers hand out denoised latents or cannot tell."""
+        if drawing.scheduler != "DDIMScheduler":
+            return None
+        try:
+            return DdimLevels(self._read_scheduler_config(), drawing.num_inference_steps)
+        except ValueError:
+            return None
+
+    def _read_scheduler_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads(self._scheduler_config.read_text(encoding="utf-8"))
+        return config
+
     def _use_scheduler(self, name: str) -> None:
         if name == self._scheduler:
             return
-        config = json.loads(self._scheduler_config.read_text(encoding="utf-8"))
+        config = self._read_scheduler_config()
         config["skip_prk_steps"] = True  # the library's PNDM knows no other; the rest ignore it
         with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
             json.dump(config, file)
@@ -123,7 +137,11 @@ class OpenVinoEngine:
 class _StepWatch:
     """The callback of one picture: tells steps and previews, asks whether to stop, keeps the last latents."""
 
-    def __init__(self, drawing: Drawing, image: int, on_step: OnStep, previews: PreviewMap) -> None:
+    def __init__(
+        self, drawing: Drawing, image: int, on_step: OnStep, previews: PreviewMap, levels: DdimLevels | None
+    ) -> None:
+        self._levels = levels
+        self._before: Any = None  # latents after the step before
         self._done_before = image * drawing.num_inference_steps
         self._all_steps = len(drawing.seeds) * drawing.num_inference_steps
         self._last_step = drawing.num_inference_steps - 1
@@ -143,14 +161,19 @@ class _StepWatch:
         return self.stopped
 
     def _tell(self, step: int, latent: Any) -> bool:
-        preview, now = None, time.monotonic()
+        preview, now, latents = None, time.monotonic(), _first(latent)
         if step >= self._last_step:
-            self.latents = _first(latent)
-        elif now >= self._preview_at_s:
+            self.latents = latents
+        elif now >= self._preview_at_s and latents is not None:
             self._preview_at_s = now + PREVIEW_EVERY_S
-            latents = _first(latent)
-            preview = None if latents is None else self._previews.draw(latents)
-        return self._on_step(self._done_before + min(step + 1, self._last_step + 1), self._all_steps, preview)
+            preview = self._preview(step, latents)
+        self._before = latents
+        return self._on_step(self._done_before + min(step, self._last_step) + 1, self._all_steps, preview)
+
+    def _preview(self, step: int, latents: Any) -> RawImage | None:
+        if self._levels is not None and self._before is not None:
+            latents = self._levels.denoised(step, self._before, latents)
+        return self._previews.draw(latents)
 
 
 def _first(latent: Any) -> Any:
