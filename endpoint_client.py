@@ -10,21 +10,36 @@ import contextlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from drawing import Drawing, DrawRequest
-from errors import EndpointAnswerError, EndpointUnreachableError, EndpointUntrustedError, JobCancelledError, Silence
+from errors import (
+    BusyError,
+    DrawingError,
+    EndpointAnswerError,
+    EndpointError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    JobCancelledError,
+    Silence,
+    SpaceError,
+)
 from events import Tell
 from wire_format import Health, is_result, read_error, read_event, read_health, read_object, read_result, write_request
 
 log = logging.getLogger(__name__)
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
+_NOT_OURS = ("Fingerprints did not match", "WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY", "RECORD_LAYER_FAILURE")
+_NOBODY_THERE = ("refused", "unreachable", "No route to host", "resolve", "Name or service")
+_DRAIN_S = 1.0  # how long the end of an answer may lag behind its result
 
 
 class _PinnedAdapter(HTTPAdapter):
@@ -44,6 +59,7 @@ class EndpointClient:
     `url`: `http://` or `https://`, host and port. `certificate_sha256`: the only certificate to trust, hexadecimal;
     None over https means the system's authorities. `silence_s`: how long a connection may bring nothing before it
     counts as dead; a server that tells no limits (upstream's) sends no signs of life and gets `patience_s` instead.
+    `drawing_s`: how long one drawing may take in all, however lively the server.
     """
 
     def __init__(
@@ -54,6 +70,7 @@ class EndpointClient:
         certificate_sha256: str | None = None,
         silence_s: float = 10.0,
         patience_s: float = 300.0,
+        drawing_s: float = 3600.0,
     ) -> None:
         self.url = url.rstrip("/")
         self.link = f"Inference endpoint {self.url}"
@@ -61,6 +78,7 @@ class EndpointClient:
         self._pin = certificate_sha256
         self._silence_s = silence_s
         self._patience_s = patience_s
+        self._drawing_s = drawing_s
         self._signs_of_life = True  # until a healthcheck shows otherwise
         self._lock = threading.Lock()
         self._session = self._new_session()
@@ -75,16 +93,10 @@ class EndpointClient:
         """
         tried = "ask for its health"
         with self._request("GET", "/healthcheck", tried=tried, timeout_s=timeout_s) as response:
+            if response.status_code != 200:
+                refusal = self._refusal(response, tried)
+                raise refusal if isinstance(refusal, EndpointError) else self._wrong_answer(tried, str(refusal))
             text = b"".join(self._lines(response, tried)).decode(errors="replace")
-            if response.status_code == 401:
-                raise read_error(self.link, _error_of(text), status=401)
-            if not response.ok:
-                raise EndpointAnswerError(
-                    self.link,
-                    tried=tried,
-                    came_back=f"it answered {response.status_code} {text[:200]}",
-                    next_step="Check that it is the inference server's address.",
-                )
         health = read_health(self.link, text)
         self._signs_of_life = health.limits is not None
         return health
@@ -109,7 +121,7 @@ class EndpointClient:
             log.warning("connection lost, trying once more on a fresh one: %s", error.came_back)
             self._renew()
             if error.how == "silent":
-                self.health()  # a frozen server need not be waited for twice
+                self.health(timeout_s=min(3.0, self._silence_s))  # a frozen server need not be waited for twice
         return self._infer_once(body, request, request_id, tell, cancelled)
 
     def cancel(self, request_id: str) -> None:
@@ -135,20 +147,23 @@ class EndpointClient:
     ) -> Drawing:
         tried = "draw"
         patience_s = self._silence_s if self._signs_of_life else self._patience_s
+        deadline = time.monotonic() + self._drawing_s
+
+        def go_on() -> None:
+            if cancelled():
+                self.cancel(request_id)
+                raise JobCancelledError("The drawing was cancelled.")
+            if time.monotonic() > deadline:
+                self.cancel(request_id)
+                raise DrawingError(f"The picture was not done after {self._drawing_s:g} s.", code="TOO_SLOW")
+
         with self._request("POST", "/", tried=tried, timeout_s=patience_s, data=body) as response:
-            for line in self._lines(response, tried):
-                if cancelled():
-                    self.cancel(request_id)
-                    raise JobCancelledError("The drawing was cancelled.")
+            if response.status_code != 200:
+                raise self._refusal(response, tried)
+            for line in self._lines(response, tried, go_on):
                 answer = read_object(self.link, line)
-                if not response.ok:
-                    raise read_error(
-                        self.link,
-                        answer.get("$error"),
-                        status=response.status_code,
-                        retry_after_s=_retry_after_s(response),
-                    )
                 if is_result(answer):
+                    self._drain(response)
                     return read_result(self.link, answer)
                 event = read_event(answer, request.num_inference_steps)
                 if event is not None:
@@ -171,44 +186,85 @@ class EndpointClient:
                 stream=True,
                 allow_redirects=False,
             )
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise self._transport_error(tried, error) from error
         try:
             yield response
         finally:
             response.close()
 
-    def _lines(self, response: requests.Response, tried: str) -> Iterator[bytes]:
-        """The lines of a body as they come, without the empty ones; bounded in bytes."""
+    def _lines(
+        self, response: requests.Response, tried: str, go_on: Callable[[], None] = lambda: None
+    ) -> Iterator[bytes]:
+        """The lines of a body as they come, without the empty ones; `go_on()` is asked at every piece of it."""
         parts: list[bytes] = []
-        total = 0
-        try:
-            for chunk in response.iter_content(65536):
-                total += len(chunk)
-                if total > ANSWER_BYTES_MAX:
-                    raise EndpointAnswerError(
-                        self.link,
-                        tried=tried,
-                        came_back=f"more than {ANSWER_BYTES_MAX // 2**20} MB came back",
-                        next_step="Check that it is an inference server.",
-                    )
-                *ends, rest = chunk.split(b"\n")
-                for end in ends:
-                    line = b"".join([*parts, end])
-                    parts.clear()
-                    if line.strip():
-                        yield line
-                parts.append(rest)
-        except requests.RequestException as error:
-            raise self._transport_error(tried, error) from error
+        for piece in self._pieces(response, tried):
+            go_on()
+            *ends, rest = piece.split(b"\n")
+            for end in ends:
+                line = b"".join([*parts, end])
+                parts.clear()
+                if line.strip():
+                    yield line
+            parts.append(rest)
         if b"".join(parts).strip():
             yield b"".join(parts)
 
-    def _transport_error(
-        self, tried: str, error: requests.RequestException
-    ) -> EndpointUnreachableError | EndpointUntrustedError:
+    def _pieces(self, response: requests.Response, tried: str) -> Iterator[bytes]:
+        """The body as it comes, bounded in bytes. `iter_content` would wait for 64 KB of a body that is not chunked."""
+        total = 0
+        try:
+            while piece := response.raw.read1(65536, decode_content=False):
+                total += len(piece)
+                if total > ANSWER_BYTES_MAX:
+                    break
+                yield piece
+            else:
+                return
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self._transport_error(tried, error) from error
+        raise self._wrong_answer(tried, f"more than {ANSWER_BYTES_MAX // 2**20} MB came back")
+
+    def _drain(self, response: requests.Response) -> None:
+        """Reads to the end of an answer, so that its connection serves again; not for long."""
+        connection = response.raw.connection
+        if connection is not None and connection.sock is not None:
+            connection.sock.settimeout(_DRAIN_S)
+        deadline = time.monotonic() + _DRAIN_S
+        with contextlib.suppress(SpaceError):
+            for _ in self._pieces(response, "read to its end"):
+                if time.monotonic() > deadline:
+                    break
+
+    def _refusal(self, response: requests.Response, tried: str) -> SpaceError:
+        """The typed error for an answer that is not 200: what our server says, or what stands in front of it."""
+        status, text = response.status_code, ""
+        with contextlib.suppress(EndpointAnswerError, EndpointUnreachableError):
+            text = b" ".join(self._lines(response, tried)).decode(errors="replace")
+        told, retry_after_s = _error_of(text), _retry_after_s(response)
+        if told is not None or status == 401:
+            return read_error(self.link, told, status=status, retry_after_s=retry_after_s or 5.0)
+        came_back = f"it answered {status} {text[:200]}".rstrip()
+        if status == 429 or (status == 503 and retry_after_s is not None):
+            return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s or 5.0)
+        if status in (502, 503, 504):  # a proxy in front, and nobody behind it
+            return self._unreachable("closed", tried, came_back)
+        where = response.headers.get("Location")
+        return self._wrong_answer(
+            tried, f"{came_back} (to {where[:200]}; redirects are not followed)" if where else came_back
+        )
+
+    def _wrong_answer(self, tried: str, came_back: str) -> EndpointAnswerError:
+        return EndpointAnswerError(
+            self.link,
+            tried=tried,
+            came_back=came_back,
+            next_step="Check that this is the inference server's own address, and see its log.",
+        )
+
+    def _transport_error(self, tried: str, error: Exception) -> EndpointUnreachableError | EndpointUntrustedError:
         text = _chain(error)
-        if "Fingerprints did not match" in text or "WRONG_VERSION_NUMBER" in text or "CERTIFICATE_VERIFY" in text:
+        if any(sign in text for sign in _NOT_OURS):
             return EndpointUntrustedError(
                 self.link,
                 tried=tried,
@@ -218,7 +274,7 @@ class EndpointClient:
             )
         if isinstance(error, requests.Timeout) or "timed out" in text:
             return self._unreachable("silent", tried, "nothing came for as long as we wait")
-        if "refused" in text or "unreachable" in text or "resolve" in text or "Name or service" in text:
+        if any(sign in text for sign in _NOBODY_THERE):
             return self._unreachable("refused", tried, "nobody listens there")
         return self._unreachable("closed", tried, "the connection was closed")
 
@@ -261,11 +317,11 @@ def _chain(error: BaseException | None) -> str:
 def _error_of(text: str) -> Any:
     try:
         answer = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return answer.get("$error") if isinstance(answer, dict) else None
 
 
-def _retry_after_s(response: requests.Response) -> float:
+def _retry_after_s(response: requests.Response) -> float | None:
     value = response.headers.get("Retry-After", "")
-    return min(float(value), 3600.0) if value.isdigit() else 5.0
+    return min(float(value), 3600.0) if value.isdecimal() else None

@@ -180,13 +180,13 @@ def read_error(link: str, error: Any, *, status: int = 200, retry_after_s: float
 def _decode(link: str, data: bytes) -> tuple[Image.Image, str]:
     try:
         image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
-        if image.width * image.height > PIXELS_MAX:
-            raise _not_understood(link, f"its image claims {image.width} x {image.height} pixels")
-        image.load()
-    except EndpointAnswerError:
-        raise
+        too_large = image.width * image.height > PIXELS_MAX
+        if not too_large:
+            image.load()
     except Exception as error:  # Pillow's decoders raise nearly anything at bytes made up to hurt
         raise _not_understood(link, f"its image cannot be decoded ({type(error).__name__})") from error
+    if too_large:
+        raise _not_understood(link, f"its image claims {image.width} x {image.height} pixels")
     return (image if image.mode == "RGB" else image.convert("RGB")), str(image.format)
 
 

@@ -129,12 +129,16 @@ class HostileServer:
                     self.requests.append(request)
                     if not self.script(line, request):
                         break
+                else:
+                    line.answer(400, "this is no HTTP")
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         connection.close()
 
 
 def _read_request(reader: Any) -> Received | None:
+    if not reader.peek(1)[:1].isalpha():  # the end, or a TLS handshake, in which no line ends
+        return None
     first = reader.readline().decode("latin-1").split()
     if len(first) != 3:
         return None
