@@ -243,6 +243,8 @@ class BringUp:
         )
 
     def _too_late(self, answer: Health | EndpointError) -> ServiceError:
+        if isinstance(answer, EndpointUnreachableError) and answer.how == "refused" and len(self._services) > 1:
+            return self._no_tunnel()
         if isinstance(answer, Health):
             other = "" if self._is_ours(answer) else ", and has another configuration than ours"
             came_back = f"the inference server is {answer.state}{other}"
@@ -254,6 +256,17 @@ class BringUp:
             came_back=came_back,
             next_step="Look at the log of the inference server and of the tunnel on their nodes; START_TIMEOUT_S sets "
             "this deadline.",
+        )
+
+    def _no_tunnel(self) -> StartError:
+        """The public port of a tunnel opens only while its client holds on to its server."""
+        client, server = self._services[Role.TUNNEL_CLIENT].node, self._services[Role.TUNNEL_SERVER].node
+        return StartError(
+            f"Tunnel from node {client} to node {server}",
+            tried=f"see its public end {self._endpoint.url} open within {self._timing.timeout_s:g} s",
+            came_back="nobody listens there: its client has not reached its server",
+            next_step=f"Check that node {client} can reach the TUNNEL_CONTROL_PORT of node {server} at its address "
+            "(host_address, or TUNNEL_ADDRESS), and look at the log of rathole on both.",
         )
 
     def _cannot_stop(self, answer: EndpointUnreachableError) -> StartError:

@@ -7,6 +7,7 @@ server that can list and delete containers.
 Source: the package's own client.py; its requests are written down nowhere else.
 """
 
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from errors import FairError
 
 CLUSTER = "default"
 OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of this very program
+# What Rust's panics (rathole's) print after their reason.
+_BACKTRACE = re.compile(r"\d+: \S|at \S+:\d+|(stack )?backtrace:|note: (some details|run with)", re.IGNORECASE)
 _NOT_LISTING = (404, 405, 501)  # how a Fair server without a list of containers answers
 
 
@@ -268,8 +271,9 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                         break
         except (FairError, requests.RequestException):
             return ""
-        text = tail.decode(errors="replace").strip()
-        return " | ".join(line.strip() for line in text.splitlines()[-lines:])[-chars:]
+        text = [line.strip() for line in tail.decode(errors="replace").splitlines()]
+        telling = [line for line in text if line and not _BACKTRACE.match(line)]
+        return " | ".join(telling[-lines:])[-chars:]
 
     def _make_request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         """Replaces the package's: with a deadline, one new login for an expired token, and typed errors."""
@@ -297,7 +301,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         except requests.RequestException as error:
             raise FairError(
                 tried=f"{tried} at {self._address}",
-                came_back=f"nothing usable came back within {timeout_s:g} s ({_cause(error)})",
+                came_back=f"{_failure(error, timeout_s)} ({_cause(error)})",
                 next_step="Check FAIRCOMPUTE_SERVER_ADDRESS, and that the Fair server runs and can be reached "
                 "from here (a Space reaches ports 80, 443 and 8080 only).",
             ) from error
@@ -323,6 +327,11 @@ def _refusal(response: requests.Response) -> str:
     except requests.JSONDecodeError:
         message = response.text
     return f"{response.status_code} {str(message or response.reason)[:300]}"
+
+
+def _failure(error: requests.RequestException, timeout_s: float) -> str:
+    late = isinstance(error, requests.Timeout)
+    return f"nothing came back within {timeout_s:g} s" if late else "the connection failed"
 
 
 def _cause(error: BaseException) -> str:
