@@ -53,11 +53,10 @@ class Container:
 
 @dataclass(frozen=True)
 class Chain:
-    """A Fair server that is ready, and ports for the services that it will run."""
+    """A Fair server, None before it is started, and ports for the services that it will run."""
 
-    fair: Program
+    fair: Program | None
     url: str
-    rathole: Path
     inference_port: int = field(default_factory=free_port)
     control_port: int = field(default_factory=free_port)
     public_port: int = field(default_factory=free_port)
@@ -116,6 +115,7 @@ class Chain:
 
     def pid(self, role: str) -> int:
         """The one process that the Fair server runs for this role."""
+        assert self.fair is not None
         pids = [pid for pid in process_tree.children(self.fair.pid) if _WORDS_OF[role] in process_tree.argv(pid)]
         assert len(pids) == 1, f"{len(pids)} processes of {role}"
         return pids[0]
@@ -170,7 +170,7 @@ def start_chain(
     fair = processes.start(
         [sys.executable, "-m", "fair_server", "--port", str(port), "--nodes", nodes], {**account, **(env or {})}
     )
-    return Chain(fair, fair.wait_for_line(r"Fair server ready on (http://\S+)")[1], rathole)
+    return Chain(fair, fair.wait_for_line(r"Fair server ready on (http://\S+)")[1])
 
 
 @contextlib.contextmanager
