@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 from drawing import Drawing, DrawRequest
 from errors import BusyError, JobCancelledError, JobTimeoutError, ServiceError, SpaceError
@@ -32,6 +33,7 @@ class Job:
         self._changed = threading.Condition()
         self._wakers: set[Callable[[], None]] = set()
         self._finished_at: float | None = None
+        self._preview_at: int | None = None  # the one event that still holds a preview
 
     def __repr__(self) -> str:
         return f"<Job {self.id[:6]}... {type(self.events[-1]).__name__ if self.events else 'new'}>"
@@ -48,10 +50,13 @@ class Job:
         return self._finished_at is not None
 
     def tell(self, event: Event) -> None:
-        """Appends an event and wakes every follower; ignored once the job has finished."""
+        """Appends an event and wakes every follower; ignored once the job has finished. Only the newest step keeps its
+        preview: hundreds of kept jobs with hundreds of previews each would not fit into memory.
+        """
         with self._changed:
             if self.finished or (self._events and self._events[-1] == event):
                 return
+            self._drop_preview_before(event)
             self._events.append(event)
             if isinstance(event, Picture | Failed | Cancelled):
                 self._finished_at = time.monotonic()
@@ -59,6 +64,16 @@ class Job:
             wakers = tuple(self._wakers)
         for wake in wakers:
             wake()
+
+    def _drop_preview_before(self, event: Event) -> None:
+        newer = isinstance(event, Step) and event.preview is not None
+        if self._preview_at is not None and (newer or isinstance(event, Picture | Failed | Cancelled)):
+            shown = self._events[self._preview_at]
+            if isinstance(shown, Step):
+                self._events[self._preview_at] = replace(shown, preview=None)
+            self._preview_at = None
+        if newer:
+            self._preview_at = len(self._events)
 
     def cancel(self) -> None:
         """Asks the job to end; it ends within about a second, without a picture. Harmless when it has ended."""
@@ -137,12 +152,18 @@ class Jobs:
             if active >= self._max_active:
                 raise BusyError(f"{active} drawings are under way.")
             self._jobs[job.id] = job
-        threading.Thread(target=self._run, args=(job, draw), name=f"job-{job.id[:6]}", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(job, draw), name=f"job-{job.id[:6]}", daemon=True).start()
+        except RuntimeError as error:  # the machine has no thread left: the job must not count as active for ever
+            with self._lock:
+                del self._jobs[job.id]
+            raise BusyError("this machine has no room for another drawing.") from error
         return job
 
     def get(self, job_id: str) -> Job | None:
         """The job of that id, None if there is none (any more)."""
         with self._lock:
+            self._forget_old()
             return self._jobs.get(job_id)
 
     def _forget_old(self) -> None:

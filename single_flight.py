@@ -29,9 +29,18 @@ class SingleFlight:
     1 s, doubled with each further failure, 60 s at most; a success ends that.
     """
 
-    def __init__(self, work: Callable[[Callable[[str], None]], None], *, name: str) -> None:
+    def __init__(
+        self,
+        work: Callable[[Callable[[str], None]], None],
+        *,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._work = work
         self._name = name
+        self._clock = clock
+        self._sleep = sleep
         self._changed = threading.Condition()
         self._flight: _Flight | None = None
         self._failures = 0
@@ -47,8 +56,7 @@ class SingleFlight:
         with self._changed:
             flight = self._flight
             if flight is None:
-                flight = self._flight = _Flight()
-                threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
+                flight = self._take_off()
         told = ""
         while True:
             with self._changed:
@@ -72,6 +80,17 @@ class SingleFlight:
         if flight.error:
             raise flight.error
 
+    def _take_off(self) -> _Flight:
+        flight = _Flight()
+        try:
+            threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
+        except RuntimeError as error:  # else all who come after would wait for a run that never began
+            raise StartError(
+                self._name, tried="begin", came_back=f"there is no thread for it ({error})", next_step="Try again."
+            ) from error
+        self._flight = flight
+        return flight
+
     def _run(self, flight: _Flight) -> None:
         def tell(stage: str) -> None:
             if stage == flight.stage:
@@ -87,15 +106,23 @@ class SingleFlight:
         except Exception as error:  # told to all who wait
             log.warning("%s failed: %s", self._name, error)
             flight.error = error
+        except BaseException as error:  # this thread ends here anyway; those who wait must not take it for a success
+            flight.error = StartError(
+                self._name, tried="get ready", came_back=f"{type(error).__name__} was raised", next_step="See the log."
+            )
+        finally:
+            self._land(flight)
+
+    def _land(self, flight: _Flight) -> None:
         with self._changed:
             self._failures = self._failures + 1 if flight.error else 0
-            self._not_before = time.monotonic() + min(PAUSE_MAX_S, 2.0 ** min(self._failures - 1, 10))
+            self._not_before = self._clock() + min(PAUSE_MAX_S, 2.0 ** min(self._failures - 1, 10))
             flight.done = True
             self._flight = None
             self._changed.notify_all()
 
     def _pause(self, tell: Callable[[str], None]) -> None:
-        pause_s = self._not_before - time.monotonic()
+        pause_s = self._not_before - self._clock()
         if self._failures and pause_s > 0:
             tell(f"The last start failed: waiting {pause_s:.0f} s before the next try")
-            time.sleep(pause_s)
+            self._sleep(pause_s)
