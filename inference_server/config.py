@@ -66,6 +66,8 @@ class ServerConfig(BaseModel):
 def from_command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
     """Raises: ConfigError; exits with 2 on a wrong command line."""
     options = _parser().parse_args(arguments)
+    if not 0 <= options.port <= 65535:
+        raise ConfigError(f"--port {options.port} is no port; from 1 to 65535, or 0 for a free one.")
     endpoint = read_endpoint(options.config) if options.config else EndpointConfig()
     if not endpoint.bearer and not options.open and not is_loopback(options.host):
         raise ConfigError(

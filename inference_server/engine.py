@@ -175,7 +175,7 @@ class Engine:
 
     def on_ready(self, facts: ModelFacts) -> None:
         self._limits = self._settings.override.over(of_model(facts))
-        self._facts, self._defaults = facts, defaults_of_model(facts)
+        self._facts, self._defaults = facts, defaults_of_model(facts, self._limits)
         self._next()
         self._watch_idleness()
 

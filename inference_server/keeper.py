@@ -65,7 +65,7 @@ class Keeper:
         self._child: EngineChild | None = None
         self._load_failures = 0
         self._load_crashes = 0
-        self._crashed_s = float("-inf")
+        self._idle_crash_s = float("-inf")  # when it last died with nothing to draw
         self._watchdog: asyncio.TimerHandle | None = None
 
     def start(self, child: EngineChild | None = None) -> None:
@@ -134,16 +134,17 @@ class Keeper:
         self._child = None
         self.expect_word(None)
         log.error("the engine process %d is gone: %s", child.pid, reason)
-        crashed_before_s, self._crashed_s = self._crashed_s, time.monotonic()
         needed = self._listener.on_lost(reason)
         if self.phase is Phase.LOADING:
             self._load_crashes += 1
             if self._load_crashes > 1:
                 self._fail(f"the engine process cannot get ready ({reason})")
                 return
-        elif not needed and self._crashed_s - crashed_before_s < CRASH_PAUSE_S:
-            self._set_phase(Phase.ASLEEP)
-            return
+        elif not needed:
+            before_s, self._idle_crash_s = self._idle_crash_s, time.monotonic()
+            if self._idle_crash_s - before_s < CRASH_PAUSE_S:
+                self._set_phase(Phase.ASLEEP)
+                return
         self.start()
 
     def _fail(self, reason: str) -> None:

@@ -1,13 +1,13 @@
 """The bounds within which the server draws, and what it draws when nothing is said: the healthcheck's two objects."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inference_server.messages import ModelFacts
 
 ImageFormat = Literal["PNG", "WEBP_LOSSLESS", "WEBP", "JPEG"]
-IMAGE_FORMATS: tuple[str, ...] = get_args(ImageFormat)
+IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 STATIC_MAX_SIDE_PX = 2048
 ALL_SCHEDULERS = (
     "DDIMScheduler",
@@ -27,7 +27,28 @@ class _Frozen(BaseModel):
 Count = Annotated[int, Field(ge=0, le=10**9)]
 
 
-class Range(_Frozen):
+class Scale(_Frozen):
+    """Any number from `min` to `max`."""
+
+    min: Annotated[float, Field(ge=0, le=1000)]
+    max: Annotated[float, Field(ge=0, le=1000)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("min is larger than max")
+        return self
+
+    def allows(self, value: float) -> bool:
+        return self.min <= value <= self.max
+
+    def nearest(self, value: float) -> float:
+        return max(self.min, min(self.max, value))
+
+
+class Range(Scale):
+    """Any integer from `min` to `max`."""
+
     min: Count
     max: Count
 
@@ -37,10 +58,18 @@ class Side(Range):
 
     multiple: Annotated[int, Field(ge=1, le=1024)]
 
+    @model_validator(mode="after")
+    def _holds_a_multiple(self) -> Self:
+        if self.max // self.multiple * self.multiple < self.min:
+            raise ValueError("no multiple lies between min and max")
+        return self
 
-class Scale(_Frozen):
-    min: Annotated[float, Field(ge=0, le=1000)]
-    max: Annotated[float, Field(ge=0, le=1000)]
+    def allows(self, value: float) -> bool:
+        return super().allows(value) and value % self.multiple == 0
+
+    def nearest(self, value: float) -> int:
+        lowest, highest = -(-self.min // self.multiple), self.max // self.multiple
+        return max(lowest, min(highest, round(super().nearest(value) / self.multiple))) * self.multiple
 
 
 class Maximum(_Frozen):
@@ -58,8 +87,8 @@ class Limits(_Frozen):
     prompt_chars: Maximum = Maximum(max=2000)
     waiting_requests: Maximum = Maximum(max=32)
     body_bytes: Maximum = Maximum(max=16_000_000)
-    schedulers: tuple[str, ...] = ALL_SCHEDULERS
-    image_formats: tuple[str, ...] = IMAGE_FORMATS
+    schedulers: Annotated[tuple[str, ...], Field(min_length=1)] = ALL_SCHEDULERS
+    image_formats: Annotated[tuple[ImageFormat, ...], Field(min_length=1)] = IMAGE_FORMATS
 
 
 class Defaults(_Frozen):
@@ -95,8 +124,8 @@ class LimitsOverride(BaseModel):
         for name, value in self.model_dump().items():
             if isinstance(value, dict):
                 merged[name] = {**merged[name], **value}
-            elif value:
-                merged[name] = value
+            elif value is not None:
+                merged[name] = [one for one in merged[name] if one in value]
         try:
             return Limits.model_validate(merged)
         except ValidationError as exc:
@@ -112,11 +141,14 @@ def of_model(facts: ModelFacts) -> Limits:
     return Limits(width=side, height=side, schedulers=facts.schedulers)
 
 
-def defaults_of_model(facts: ModelFacts) -> Defaults:
+def defaults_of_model(facts: ModelFacts, limits: Limits) -> Defaults:
+    """What the model draws best, moved within the limits where they are narrower."""
+    formats, schedulers = limits.image_formats, limits.schedulers
     return Defaults(
-        width=facts.width_px,
-        height=facts.height_px,
-        num_inference_steps=facts.num_inference_steps,
-        guidance_scale=facts.guidance_scale,
-        scheduler=facts.scheduler,
+        width=limits.width.nearest(facts.width_px),
+        height=limits.height.nearest(facts.height_px),
+        num_inference_steps=int(limits.num_inference_steps.nearest(facts.num_inference_steps)),
+        guidance_scale=limits.guidance_scale.nearest(facts.guidance_scale),
+        scheduler=facts.scheduler if facts.scheduler in schedulers else schedulers[0],
+        image_format="PNG" if "PNG" in formats else formats[0],
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inference_server.errors import Refusal, invalid_inputs
-from inference_server.limits import Defaults, Limits, Range, Scale, Side
+from inference_server.limits import Defaults, Limits, Scale, Side
 from inference_server.messages import Drawing, ModelFacts
 from inference_server.wire import MAX_SEED, PictureRequest
 
@@ -135,27 +135,23 @@ class _Resolver:
         )
 
     def _side(self, name: str, asked: int | None, side: Side) -> int | None:
-        if asked is None:
-            return None
-        if side.min <= asked <= side.max and asked % side.multiple == 0:
+        if asked is None or side.allows(asked):
             return asked
         if not self._offer.lenient:
             raise invalid_inputs(
                 f"modelInputs.{name}: {_short(asked)} px cannot be drawn; from {side.min} to {side.max} px "
                 f"in multiples of {side.multiple}."
             )
-        nearest = round(max(side.min, min(side.max, asked)) / side.multiple) * side.multiple
-        lowest, highest = -(-side.min // side.multiple) * side.multiple, side.max // side.multiple * side.multiple
-        return int(self._tell(name, asked, max(lowest, min(highest, nearest))))
+        return int(self._tell(name, asked, side.nearest(asked)))
 
-    def _count(self, name: str, asked: float | None, bounds: Range | Scale) -> float | None:
-        if asked is None or bounds.min <= asked <= bounds.max:
+    def _count(self, name: str, asked: float | None, bounds: Scale) -> float | None:
+        if asked is None or bounds.allows(asked):
             return asked
         if not self._offer.lenient:
             raise invalid_inputs(
                 f"modelInputs.{name}: {_short(asked)} is outside the limits, {bounds.min:g} to {bounds.max:g}."
             )
-        return float(self._tell(name, asked, max(bounds.min, min(bounds.max, asked))))
+        return float(self._tell(name, asked, bounds.nearest(asked)))
 
     def _tell(self, name: str, asked: Any, served: Any) -> Any:
         self._instead[name] = {"asked": asked, "served": served}

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -127,9 +128,9 @@ def test_hanging_up_without_an_id_cancels(server: InferenceProcess) -> None:
 
 def test_hanging_up_with_an_id_cancels_only_when_nobody_comes_back(server: InferenceProcess) -> None:
     """With an id the drawing goes on for its client to come back; unrejoined for 10 s, it is cancelled."""
-    body = {"modelInputs": LONG, "callInputs": {"streamEvents": 1, "startRequestId": "back-soon"}}
-    with server.session.post(server.url, json=body, stream=True) as response:
-        next(line for line in response.iter_lines() if b"step" in line)
+    first = server.stream(LONG, startRequestId="back-soon")
+    assert next(line for line in first if line.get("step"))
+    first.close()  # type: ignore[attr-defined]
     rejoined = server.stream(LONG, startRequestId="back-soon")
     assert next(line for line in rejoined if line.get("type") == "progress")["step"] > 0
     rejoined.close()  # type: ignore[attr-defined]
@@ -169,7 +170,7 @@ def test_an_idle_engine_sleeps_and_wakes_on_demand() -> None:
         assert server.post({"prompt": "a cat", "width": 100}).status_code == 400  # refused without waking it
         assert server.health()["engine"] == "asleep"
         lines = list(server.stream({"prompt": "a cat", "num_inference_steps": 2}))
-        waking = [line for line in lines if line["type"] == "waking"] if "type" in lines[1] else []
+        waking = [line for line in lines if line.get("type") == "waking"]
         assert waking
         assert {"stage", "elapsed_s"} <= set(waking[0])
         assert lines[-1]["$timings"]["init"] > 100
@@ -270,7 +271,7 @@ def test_an_idle_server_ends_by_itself() -> None:
         (["--host", "no.such.host.invalid"], {}, "no.such.host.invalid"),
     ],
 )
-def test_a_wrong_start_is_refused_in_one_line(arguments: list[str], environment: dict[str, str], told: str) -> None:
+def test_a_wrong_start_is_refused_in_one_line(arguments: list[str], environment: dict[str, Any], told: str) -> None:
     """What cannot be started as asked ends with 2 and one line that says what to change."""
     server = InferenceProcess(*arguments, **environment)
     assert server.process.wait(20) == 2
