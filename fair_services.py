@@ -129,7 +129,7 @@ def _refuse_foreign(service: Service, rows: Sequence[Container]) -> None:
 
 
 def _labelled(role: Role, node: Node, deployment: str, spec: ContainerSpec) -> Service:
-    parts = [role, spec.image, list(spec.command), dict(spec.files), list(spec.ports)]
+    parts = [role, spec.image, list(spec.command), dict(spec.files), list(spec.ports), spec.runtime, spec.network]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     labels = {"role": str(role), "deployment": deployment, "fingerprint": fingerprint}
     return Service(role=role, node=node.name, spec=replace(spec, labels=labels), fingerprint=fingerprint)
@@ -179,7 +179,7 @@ bind_addr = "{listen}:{chain.tunnel_public_port}"
 def _tunnel_client(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
     config = f"""\
 [client]
-remote_addr = "{host_port(address, chain.tunnel_control_port)}"
+remote_addr = {json.dumps(host_port(address, chain.tunnel_control_port))}
 retry_interval = 1
 
 [client.services.inference_server]

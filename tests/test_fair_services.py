@@ -1,0 +1,218 @@
+"""What runs on Fair: the three services' containers, their fingerprints, and what of them is missing."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from credentials import Credentials
+from errors import StartError
+from fair_client import Container, Node
+from fair_services import ChainSettings, Role, Service, chain_services, plan
+
+SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"
+CREDENTIALS = Credentials.from_secret(SECRET)
+HOME, VM = Node("home", "n1", None), Node("vm", "n2", "203.0.113.7")
+CHAIN = ChainSettings(inference_node="home", inference_image="me/inference:1", deployment="me/space", tunnel_node="vm")
+INFERENCE, SERVER, CLIENT = Role.INFERENCE, Role.TUNNEL_SERVER, Role.TUNNEL_CLIENT
+
+
+def services(
+    chain: ChainSettings = CHAIN, credentials: Credentials = CREDENTIALS, address: str = "203.0.113.7"
+) -> dict[Role, Service]:
+    return chain_services(chain, credentials, HOME, VM if chain.tunnel_node else None, address)
+
+
+def config_of(service: Service) -> dict[str, Any]:
+    (text,) = service.spec.files.values()
+    return dict(json.loads(text) if service.role is INFERENCE else tomllib.loads(text))
+
+
+def test_where_each_runs() -> None:
+    """Inference server and tunnel client run on the inference node, the tunnel server on the tunnel node."""
+    made = services()
+    assert {role: service.node for role, service in made.items()} == {INFERENCE: "home", SERVER: "vm", CLIENT: "home"}
+    assert set(services(replace(CHAIN, tunnel_node=None))) == {INFERENCE}
+
+
+def test_inference_server() -> None:
+    """The inference server gets the GPU, its port published, and its configuration by file."""
+    spec = services()[INFERENCE].spec
+    assert (spec.image, spec.runtime, list(spec.ports)) == ("me/inference:1", "nvidia", [(5001, 8000)])
+    assert list(spec.command) == ["--config", "/app/endpoint.json"]
+    assert list(spec.files) == ["/app/endpoint.json"]
+    config = config_of(services(replace(CHAIN, engine="openvino", model_id="me/model"))[INFERENCE])
+    assert config["bearer"] == CREDENTIALS.bearer
+    assert config["tls_certificate"] == CREDENTIALS.tls_certificate
+    assert (config["engine"], config["model_id"]) == ("openvino", "me/model")
+    assert (config["idle_engine_s"], config["idle_exit_s"], config["deployment"]) == (300, 900, "me/space")
+    assert (
+        config["fingerprint"] == services(replace(CHAIN, engine="openvino", model_id="me/model"))[INFERENCE].fingerprint
+    )
+
+
+def test_upstreams_image_gets_no_configuration() -> None:
+    """With ENDPOINT_TLS=none the image is upstream's, which knows no configuration file."""
+    spec = services(replace(CHAIN, tls="none"))[INFERENCE].spec
+    assert (list(spec.command), dict(spec.files)) == ([], {})
+
+
+def test_rathole_configurations() -> None:
+    """Both ends parse as TOML, hold the same token, and meet at the tunnel node's control port."""
+    made = services()
+    server, client = config_of(made[SERVER])["server"], config_of(made[CLIENT])["client"]
+    assert server["bind_addr"] == "0.0.0.0:2333"
+    assert client["remote_addr"] == "203.0.113.7:2333"
+    (served,), (dialled,) = server["services"].values(), client["services"].values()
+    assert served["token"] == dialled["token"] == CREDENTIALS.tunnel_token
+    assert (served["bind_addr"], dialled["local_addr"]) == ("0.0.0.0:8080", "127.0.0.1:5001")
+    assert set(server["services"]) == set(client["services"])
+    for role, mode in ((SERVER, "--server"), (CLIENT, "--client")):
+        assert list(made[role].spec.command) == [mode, "/app/config.toml"]
+        assert made[role].spec.network == "host"
+        assert list(made[role].spec.ports) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "remote"),
+    [("2001:db8::1", "[2001:db8::1]:2333"), ("vm.example.org", "vm.example.org:2333"), ('a"\nb', 'a"\nb:2333')],
+)
+def test_addresses_in_toml(address: str, remote: str) -> None:
+    """Whatever address Fair tells, the configuration is whole, and holds it as it is."""
+    assert config_of(services(address=address)[CLIENT])["client"]["remote_addr"] == remote
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
+def test_a_local_tunnel_listens_here_alone(address: str) -> None:
+    """A tunnel whose ends are both on this machine listens on no other interface."""
+    server = config_of(services(address=address)[SERVER])["server"]
+    assert server["bind_addr"].startswith("127.0.0.1:")
+    assert all(service["bind_addr"].startswith("127.0.0.1:") for service in server["services"].values())
+
+
+def test_derived_values_only() -> None:
+    """Neither file nor label nor command holds ENDPOINT_SECRET, and `repr` shows no file at all."""
+    for service in services().values():
+        assert SECRET not in json.dumps(
+            [dict(service.spec.files), dict(service.spec.labels), list(service.spec.command)]
+        )
+        for secret in (CREDENTIALS.bearer, CREDENTIALS.tunnel_token, CREDENTIALS.tls_key[40:80]):
+            assert secret not in repr(service)
+
+
+def test_labels_fit() -> None:
+    """Labels hold role, deployment and fingerprint, as short text."""
+    for role, service in services(replace(CHAIN, deployment="x" * 200)).items():
+        assert dict(service.spec.labels) == {
+            "role": str(role),
+            "deployment": "x" * 200,
+            "fingerprint": service.fingerprint,
+        }
+        assert 8 <= len(service.fingerprint) <= 64
+
+
+def test_fingerprints_are_stable() -> None:
+    """The same settings and secret give the same fingerprints, in this release and, unless meant, in the next."""
+    assert {role: service.fingerprint for role, service in services().items()} == {
+        role: service.fingerprint for role, service in services().items()
+    }
+    assert len({service.fingerprint for service in services().values()}) == 3
+
+
+INFERENCE_ALONE: dict[str, Any] = {
+    "inference_image": "other",
+    "idle_engine_s": 1,
+    "idle_exit_s": 1,
+    "engine": "openvino",
+    "model_id": "other",
+    "tls": "none",
+}
+TUNNEL_ALONE: dict[str, Any] = {"tunnel_image": "other", "tunnel_control_port": 99}
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        *[({name: value}, {INFERENCE}) for name, value in INFERENCE_ALONE.items()],
+        *[({name: value}, {SERVER, CLIENT}) for name, value in TUNNEL_ALONE.items()],
+        ({"tunnel_public_port": 99}, {SERVER}),
+        ({"inference_host_port": 99}, {INFERENCE, CLIENT}),
+        ({}, set()),
+    ],
+)
+def test_fingerprint_follows_configuration(change: dict[str, Any], changed: set[Role]) -> None:
+    """Each change of the settings changes the fingerprints of the services that it concerns, and of no other."""
+    before, after = services(), services(replace(CHAIN, **change))
+    assert {role for role in Role if before[role].fingerprint != after[role].fingerprint} == changed
+
+
+def test_another_secret_changes_all() -> None:
+    """Another ENDPOINT_SECRET makes every running service another one."""
+    other = services(credentials=Credentials.from_secret(SECRET + "x"))
+    assert all(other[role].fingerprint != service.fingerprint for role, service in services().items())
+
+
+def container(role: Role | str | None, fingerprint: str | None = "ours", **changes: Any) -> Container:
+    own = services()[role].fingerprint if isinstance(role, Role) and fingerprint == "ours" else fingerprint
+    row = Container("c1", "image", "running", role and str(role), "me/space", own)
+    return replace(row, **changes)
+
+
+def planned(home: Sequence[Container] = (), vm: Sequence[Container] = ()) -> tuple[set[Role], set[str], set[str]]:
+    """Roles to start, ids to replace, ids to adopt."""
+    made = plan(services(), "me/space", {"home": home, "vm": vm})
+    replaced, adopted = {row.id for _, row in made.replace}, {row.id for _, row in made.adopt}
+    assert len(made.start) == len(set(made.start))
+    return set(made.start), replaced, adopted
+
+
+ALL = {INFERENCE, SERVER, CLIENT}
+I1, C2, S3 = container(INFERENCE, id="i1"), container(CLIENT, id="c2"), container(SERVER, id="s3")
+OLD = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("home", "vm", "expected"),
+    [
+        ([], [], (ALL, set(), set())),
+        ([I1, C2], [S3], (set(), set(), {"i1", "c2", "s3"})),
+        ([I1], [S3], ({CLIENT}, set(), {"i1", "s3"})),
+        ([C2], [S3], ({INFERENCE}, set(), {"c2", "s3"})),
+        ([I1, C2], [], ({SERVER}, set(), {"i1", "c2"})),
+        ([replace(I1, status="starting"), C2], [S3], (set(), set(), {"i1", "c2", "s3"})),
+        ([replace(I1, status="ended"), C2], [S3], ({INFERENCE}, set(), {"c2", "s3"})),
+        ([replace(I1, fingerprint=OLD), C2], [S3], ({INFERENCE}, {"i1"}, {"c2", "s3"})),
+        ([replace(I1, fingerprint=None), C2], [S3], ({INFERENCE}, {"i1"}, {"c2", "s3"})),
+        ([replace(I1, fingerprint=OLD, status="ended")], [], (ALL, set(), set())),
+        ([replace(I1, id="old", fingerprint=OLD), I1, C2], [S3], (set(), {"old"}, {"i1", "c2", "s3"})),
+        ([I1, C2, replace(C2, id="twin")], [S3], (set(), {"twin"}, {"i1", "c2", "s3"})),
+        ([I1, C2, replace(S3, id="elsewhere")], [], ({SERVER}, set(), {"i1", "c2"})),
+        ([I1, C2, replace(I1, id="x", role=None)], [S3, container("else", id="y")], (set(), set(), {"i1", "c2", "s3"})),
+        ([I1, C2, replace(I1, id="x", deployment="else")], [S3], (set(), set(), {"i1", "c2", "s3"})),
+        ([replace(I1, deployment="else", status="ended")], [], (ALL, set(), set())),
+    ],
+)
+def test_plan(home: list[Container], vm: list[Container], expected: tuple[set[Role], set[str], set[str]]) -> None:
+    """What runs as it should is adopted, what is missing started, what is outdated or doubled replaced."""
+    assert planned(home, vm) == expected
+
+
+@pytest.mark.parametrize("fingerprint", [I1.fingerprint, OLD])
+def test_unreachable(fingerprint: str) -> None:
+    """A node that is away starts nothing: the error names it and says what to do."""
+    with pytest.raises(StartError, match=r"Node home.*not ready.*nothing was started"):
+        planned([replace(I1, status="unreachable", fingerprint=fingerprint)])
+
+
+def test_another_deployment_is_named() -> None:
+    """Another deployment's container in the place of a missing one is named: deployment, container and node."""
+    with pytest.raises(StartError, match=r"Node home.*'you/space'.*i1"):
+        planned([replace(I1, deployment="you/space")])
+
+
+def test_roles_in_a_visitors_words() -> None:
+    """Every role has words for a visitor, without its technical name."""
+    assert all(role.words and "-" not in role.words for role in Role)
