@@ -7,23 +7,26 @@ server that can list and delete containers.
 Source: the package's own client.py; its requests are written down nowhere else.
 """
 
+import contextlib
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urlsplit
 
 import requests
 from fair import FairClient
 
+from addresses import is_loopback
 from errors import FairError
 
 CLUSTER = "default"
 OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of this very program
 # What Rust's panics (rathole's) print after their reason.
 _BACKTRACE = re.compile(r"\d+: \S|at \S+:\d+|(stack )?backtrace:|note: (some details|run with)", re.IGNORECASE)
+_NO_PROXIES = {"http": None, "https": None, "all": None}  # a proxy of the environment does not lead to this machine
 _NOT_LISTING = (404, 405, 501)  # how a Fair server without a list of containers answers
 
 
@@ -115,22 +118,24 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                 next_step="Check FAIRCOMPUTE_EMAIL, FAIRCOMPUTE_PASSWORD and FAIRCOMPUTE_SERVER_ADDRESS.",
                 status=response.status_code,
             )
-        self.token = str(_json(response, "log in").get("token", ""))
+        with self._understood("log in"):
+            self.token = str(response.json()["token"])
 
     def nodes(self) -> list[Node]:
         """The nodes of this account's default cluster."""
-        rows = self.cluster(CLUSTER).nodes.list()
-        addresses = {}
-        if rows and not any(row.get("host_address") for row in rows):
-            addresses = self._addresses_of_old()
-        return [
-            Node(
-                name=str(row.get("name") or row.get("id")),
-                id=str(row.get("id") or row.get("name")),
-                host_address=row.get("host_address") or addresses.get(row.get("id")),
-            )
-            for row in rows
-        ]
+        with self._understood("list nodes"):
+            rows = self.cluster(CLUSTER).nodes.list()
+            addresses = {}
+            if rows and not any(row.get("host_address") for row in rows):
+                addresses = self._addresses_of_old()
+            return [
+                Node(
+                    name=str(row.get("name") or row.get("id")),
+                    id=str(row.get("id") or row.get("name")),
+                    host_address=row.get("host_address") or addresses.get(row.get("id")),
+                )
+                for row in rows
+            ]
 
     def node(self, name_or_id: str) -> Node:
         """The node of that name or id. Raises: FairError naming the nodes that there are."""
@@ -165,17 +170,15 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
             {"type": "CopyInto", "container_id": "$0", "bucket_id": OWN_BUCKET, "remote_key": path, "local_path": path}
             for path in spec.files
         ]
-        started = self.put_program(
-            CLUSTER,
-            node,
-            [
-                {"type": "Create", "container_desc": description},
-                *copies,
-                {"type": "Start", "container_id": "$0"},
-                {"type": "Wait", "container_id": "$0"},
-            ],
-        )
-        program = Program(node=node, id=started["program_id"], bucket_id=started["bucket_id"])
+        commands = [
+            {"type": "Create", "container_desc": description},
+            *copies,
+            {"type": "Start", "container_id": "$0"},
+            {"type": "Wait", "container_id": "$0"},
+        ]
+        with self._understood(f"start {spec.image}"):
+            started = self.put_program(CLUSTER, node, commands)
+            program = Program(node=node, id=int(started["program_id"]), bucket_id=int(started["bucket_id"]))
         for path, text in spec.files.items():
             self.put_file_data(program.bucket_id, path, text.encode())
             self.put_file_eof(program.bucket_id, path)
@@ -203,15 +206,17 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
 
     def status(self, program: Program) -> str:
         """`Queued`, `NotResponding`, `Processing` or `Completed`."""
-        return str(self.get_program_info(CLUSTER, program.node, program.id)["status"])
+        with self._understood("ask for a program's status"):
+            return str(self.get_program_info(CLUSTER, program.node, program.id)["status"])
 
     def end_of(self, program: Program) -> ProgramEnd | None:
         """How the program ended; None while it runs."""
         if self.status(program) != "Completed":
             return None
         url = f"{self.server_address}/clusters/{CLUSTER}/nodes/{program.node}/programs/{program.id}/result"
-        last = (self._make_request("get", url).json().get("result") or [{}])[-1]
-        exit_code = last.get("Ok", {}).get("exit_code") if isinstance(last.get("Ok"), dict) else None
+        with self._understood("ask for a program's result"):
+            last = (self._make_request("get", url).json().get("result") or [{}])[-1]
+            exit_code = last.get("Ok", {}).get("exit_code") if isinstance(last.get("Ok"), dict) else None
         words = self._last_lines(program.bucket_id) or str(last.get("Err", ""))
         return ProgramEnd(exit_code, words)
 
@@ -223,10 +228,13 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
             if error.status in _NOT_LISTING:
                 return None
             raise
-        body = _json(response, "list containers")
-        rows = body if isinstance(body, list) else body.get("containers", [])
-        names = Container.__dataclass_fields__
-        return [Container(**{name: value for name, value in row.items() if name in names}) for row in rows]
+        try:
+            rows = response.json()["containers"]
+        except (ValueError, LookupError, TypeError):
+            return None  # a page for whatever is asked, say
+        with self._understood("list containers"):
+            names = Container.__dataclass_fields__
+            return [Container(**{name: value for name, value in row.items() if name in names}) for row in rows]
 
     def delete_container(self, node: str, container_id: str, *, timeout_s: float) -> None:
         """Stops a container and waits until it is gone: `timeout_s` seconds at most.
@@ -275,6 +283,18 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         telling = [line for line in text if line and not _BACKTRACE.match(line)]
         return " | ".join(telling[-lines:])[-chars:]
 
+    @contextlib.contextmanager
+    def _understood(self, tried: str) -> Iterator[None]:
+        """Raises: FairError when an answer has another shape than a Fair server's."""
+        try:
+            yield
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise FairError(
+                tried=f"{tried} at {self._address}",
+                came_back=f"the answer is not a Fair server's ({type(error).__name__})",
+                next_step="Check that FAIRCOMPUTE_SERVER_ADDRESS is a Fair server.",
+            ) from error
+
     def _make_request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         """Replaces the package's: with a deadline, one new login for an expired token, and typed errors."""
         what = f"{method.upper()} {url.removeprefix(self.server_address)}"
@@ -296,6 +316,8 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
 
     def _send(self, method: str, url: str, *, tried: str, **kwargs: Any) -> requests.Response:
         timeout_s = kwargs.pop("timeout", self._timeout_s)
+        if is_loopback(urlsplit(url).hostname or ""):
+            kwargs["proxies"] = _NO_PROXIES
         try:
             return requests.request(method, url, timeout=(min(5.0, timeout_s), timeout_s), **kwargs)
         except requests.RequestException as error:
@@ -305,17 +327,6 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                 next_step="Check FAIRCOMPUTE_SERVER_ADDRESS, and that the Fair server runs and can be reached "
                 "from here (a Space reaches ports 80, 443 and 8080 only).",
             ) from error
-
-
-def _json(response: requests.Response, tried: str) -> Any:
-    try:
-        return response.json()
-    except requests.JSONDecodeError as error:
-        raise FairError(
-            tried=tried,
-            came_back=f"the answer is no JSON ({response.headers.get('Content-Type', 'no content type')})",
-            next_step="Check that FAIRCOMPUTE_SERVER_ADDRESS is a Fair server.",
-        ) from error
 
 
 def _refusal(response: requests.Response) -> str:
