@@ -1,0 +1,1 @@
+"""What is claimed about speed, measured: each module prints a table, baseline and ours interleaved in one run."""
