@@ -3,6 +3,7 @@
 Each backend takes its own part of the settings and holds its own state; nothing is global.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from local_fair import INFERENCE_IMAGE, NODE, LocalFair, find_rathole
 from settings import Settings
 from single_flight import SingleFlight
 from wire_format import Health
+
+log = logging.getLogger(__name__)
 
 Cancelled = Callable[[], bool]
 
@@ -274,6 +277,8 @@ def _configured_chain(settings: Settings) -> FairChain:
 
 def _local_chain(settings: Settings) -> FairChain:
     rathole = find_rathole() if settings.tunnel == "rathole" else None
+    if settings.tunnel == "rathole" and rathole is None:
+        log.warning("drawing without the tunnel: there is no rathole on the PATH, nor one that `make run` has built")
     fair = LocalFair(tunnel_image=settings.tunnel_image, rathole=rathole)
     chain = ChainSettings(
         inference_node=NODE,
