@@ -41,3 +41,18 @@ def _by_parent() -> dict[int, list[int]]:
             continue
         by_parent[int(status.rpartition(")")[2].split()[1])].append(int(entry.name))
     return by_parent
+
+
+def mentioning(text: str) -> dict[int, tuple[str, ...]]:
+    """Command lines of the living processes that have `text` in their command line or environment, by process id."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:  # gone, or another user's
+            continue
+        if text.encode() in said:
+            found[int(entry.name)] = argv(int(entry.name))
+    return found

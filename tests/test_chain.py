@@ -65,6 +65,7 @@ def test_first_and_second_prompt(cold: Chain) -> None:
     assert kinds[0] is Waking
     assert kinds[-1] is Picture
     assert kinds.index(Waking) < kinds.index(Step)
+    assert f"request {first.id}: accepted" in cold.outputs()  # one id from the page to the inference server's log
 
 
 @pytest.mark.parametrize("role", ROLES)
