@@ -25,7 +25,7 @@ class EngineChild:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": _with_package_first(os.environ.get("PYTHONPATH"))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "inference_server.engine_process", str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, "-P", "-m", "inference_server.engine_process", str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=2,  # the server's own stdout holds its one line
