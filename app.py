@@ -84,28 +84,29 @@ class Handlers:
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Draw or Enter was pressed: starts a job and shows how it goes."""
         started = time.monotonic()
-        running = self._service.job(job_id) if job_id else None
+        running = self._job(job_id)
         if running is not None and not running.finished:  # one that this page found again when it was opened
             gr.Info(page_text.STILL_DRAWING)
+            yield page_view.UNCHANGED
             return
-        yield View(page_text.waiting_html(page_text.ASKED, None), preview="", busy=True).outputs()
         try:
             width, height = parse_size(size)
             job = self._service.submit(
                 prompt, negative_prompt, height, width, steps, guidance, None if randomize else seed
             )
         except SpaceError as error:
-            yield View(page_text.error_html(error), busy=False).outputs()
+            yield View(page_text.error_html(error)).outputs()
             return
-        yield View(page_text.waiting_html(page_text.ASKED, None), job_id=job.id).outputs()
+        asked = page_text.waiting_html(page_text.ASKED, None)
+        yield View(asked, preview="", busy=True, job_id=job.id).outputs()
         async for view in self._views(job, started):
             yield view.outputs()
 
     async def resume(self, job_id: str | None) -> AsyncIterator[tuple[Any, ...]]:
         """The page was opened: shows the drawing that this browser asked for a while ago, if there is one."""
-        job = self._service.job(job_id) if job_id else None
+        job = self._job(job_id)
         if job is None:
-            yield View(page_text.idle(self._service.status()), job_id="").outputs()
+            yield View(page_text.idle(self._service.status()), job_id="" if job_id else None).outputs()
             return
         yield View("Finding your picture again…", busy=not job.finished, prompt=job.request.prompt).outputs()
         async for view in self._views(job, None):
@@ -113,7 +114,7 @@ class Handlers:
 
     async def cancel(self, job_id: str | None) -> str:
         """Cancel was pressed."""
-        job = self._service.job(job_id) if job_id else None
+        job = self._job(job_id)
         if job is not None:
             job.cancel()
         return "Cancelling…"
@@ -127,6 +128,9 @@ class Handlers:
             gr.update(**page_text.guidance_field(options)),
             gr.update(choices=list(options.sizes)),
         )
+
+    def _job(self, job_id: object) -> Job | None:
+        return self._service.job(job_id) if isinstance(job_id, str) and job_id else None
 
     async def _views(self, job: Job, started: float | None) -> AsyncIterator[View]:
         event = None

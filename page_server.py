@@ -17,7 +17,7 @@ _STYLE = Path(__file__).with_name("page_style.css")
 _HEAD = '<meta name="description" content="Type a prompt, see a picture.">'
 
 
-class Page(gr.Blocks):
+class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
     """Blocks whose public endpoint may be called with its first values only, over plain HTTP too."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
@@ -36,6 +36,8 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
 
     Raises: OSError when no port is free.
     """
+    # Gradio sums up its last 10,000 events in pandas after every single one, for a monitoring page that is off here.
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
     everywhere = get_space() is not None and "GRADIO_SERVER_NAME" not in os.environ
     page.queue(max_size=_QUEUE_MAX, default_concurrency_limit=None)
     page.launch(

@@ -51,3 +51,6 @@ def finished(event: Event, elapsed_s: float | None, picture: FileData | None, pr
     if not isinstance(event, Picture):
         return View(sentence, preview="", busy=False, job_id="")
     return View(sentence, preview="", busy=False, picture=picture, alt_text=prompt, seed=event.drawing.seed)
+
+
+UNCHANGED = (gr.skip(),) * len(View("").outputs())

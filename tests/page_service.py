@@ -2,15 +2,20 @@
 
 import io
 import threading
+import time
 from typing import Any
 
+import gradio as gr
 from PIL import Image, PngImagePlugin
+from processes import free_port
 
+from app import create_page
 from backends import BackendStatus
 from drawing import Defaults, Drawing, DrawRequest, Limits, Receipt
 from errors import JobCancelledError, SpaceError
 from events import Queued, Step, Waking
 from jobs import Job, Jobs
+from page_server import launch
 
 STEPS = 20
 
@@ -37,11 +42,12 @@ class StandInService:
     """Takes the place of `TextToImage`. A drawing passes the gates in order: waking, queued, drawing, done.
 
     Gates are open unless `hold(name)` closed one; `let(name)` opens it again. `fail_with`: the error that the next
-    drawings end in. `pause_s`: what one step takes.
+    drawings end in; `refuse_with`: the error that the next requests are refused with. `pause_s`: what one step takes.
     """
 
     def __init__(self, *, demo: bool = True, tunnel: bool = True, pause_s: float = 0.0) -> None:
         self.fail_with: SpaceError | None = None
+        self.refuse_with: SpaceError | None = None
         self.limits = Limits()
         self.defaults = Defaults()
         self.started: list[Job] = []
@@ -51,14 +57,20 @@ class StandInService:
         self._gates = {name: threading.Event() for name in ("waking", "queued", "drawing", "done")}
         for gate in self._gates.values():
             gate.set()
+        self._free_since = float("inf")
 
     def hold(self, gate: str) -> None:
         """Drawings stop before they leave this stage."""
+        self._free_since = float("inf")
         self._gates[gate].clear()
 
     def let(self, gate: str) -> None:
         """Drawings that were held there go on."""
         self._gates[gate].set()
+
+    def let_newcomers(self) -> None:
+        """Drawings that begin from now on pass every gate; those under way stay held."""
+        self._free_since = time.monotonic()
 
     def check(self, prompt: Any, negative_prompt: Any = "", *numbers: Any) -> DrawRequest:
         """See TextToImage."""
@@ -67,6 +79,8 @@ class StandInService:
 
     def submit(self, *arguments: Any) -> Job:
         """See TextToImage."""
+        if self.refuse_with is not None:
+            raise self.refuse_with
         job = self.jobs.start(self.check(*arguments), self._draw)
         self.started.append(job)
         return job
@@ -84,23 +98,30 @@ class StandInService:
         self.closed = True
 
     def _draw(self, job: Job) -> Drawing:
+        free = time.monotonic() >= self._free_since
         job.tell(Waking("Starting the picture server on the GPU"))
-        self._pass("waking", job)
+        self._pass("waking", job, free)
         job.tell(Queued(3))
-        self._pass("queued", job)
+        self._pass("queued", job, free)
         for step in range(1, STEPS + 1):
             job.tell(Step(step, STEPS, small_preview(step)))
             if step == STEPS * 2 // 5:
-                self._pass("drawing", job)
+                self._pass("drawing", job, free)
             job.cancel_requested.wait(self._pause_s)
-        self._pass("done", job)
+        self._pass("done", job, free)
         if self.fail_with is not None:
             raise self.fail_with
         return picture(job.request, 42 if job.request.seed is None else job.request.seed)
 
-    def _pass(self, gate: str, job: Job) -> None:
-        while not self._gates[gate].wait(0.02):
+    def _pass(self, gate: str, job: Job, free: bool) -> None:
+        while not free and not self._gates[gate].wait(0.25):
             if job.cancel_requested.is_set():
                 break
         if job.cancel_requested.is_set():
             raise JobCancelledError("The drawing was cancelled.")
+
+
+def serve(service: StandInService) -> tuple[gr.Blocks, str]:
+    """The page of this service on a free port of this machine, and its address; `page.close()` ends it."""
+    page = create_page(service)  # type: ignore[arg-type]  # a stand-in: it has what the page uses
+    return page, launch(page, port=free_port())

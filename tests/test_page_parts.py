@@ -1,0 +1,170 @@
+"""The page's parts on their own: following a job, the words, the fields of "More", the files."""
+
+import asyncio
+import io
+
+import pytest
+from page_service import StandInService, picture, small_preview
+from PIL import Image
+
+import page_text
+from backends import BackendStatus
+from drawing import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
+from errors import EndpointUnreachableError, FairError, InvalidRequestError, SettingsError
+from events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
+from page_follow import follow_latest
+from page_options import Options, parse_size
+from page_picture import file_name, png_bytes, preview_html
+from page_view import UNCHANGED, View
+
+
+def test_following_skips_to_the_newest_and_ends_with_the_last() -> None:
+    """A slow reader sees fewer events but never lags, and the last event is always the picture."""
+    service = StandInService(pause_s=0.01)
+
+    async def scene() -> list[Event | None]:
+        return [event async for event in follow_latest(service.submit("a cat"), at_most_every_s=0.05)]
+
+    seen = asyncio.run(scene())
+    assert isinstance(seen[-1], Picture)
+    assert 2 <= len(seen) < 15
+
+
+def test_following_shows_a_sign_of_life() -> None:
+    """While nothing happens, there is still a turn now and then, in which a visitor's leaving can be noticed."""
+    service = StandInService()
+    service.hold("waking")
+
+    async def scene() -> list[Event | None]:
+        seen: list[Event | None] = []
+        async for event in follow_latest(service.submit("a cat"), at_least_every_s=0.05):
+            seen.append(event)
+            if seen[-2:] == [None, None]:
+                service.let("waking")
+        return seen
+
+    seen = asyncio.run(scene())
+    assert isinstance(seen[0], Waking)
+    assert isinstance(seen[-1], Picture)
+
+
+def test_whoever_stops_following_leaves_the_job_alone() -> None:
+    """A follower that goes away early changes nothing for the job."""
+    service = StandInService()
+    service.hold("queued")
+    job = service.submit("a cat")
+
+    async def scene() -> None:
+        async for _ in follow_latest(job):
+            break
+
+    asyncio.run(scene())
+    service.let("queued")
+    assert job.result(timeout_s=10).seed == 42
+
+
+_DRAWING = picture(DrawRequest("a cat"), 42)
+
+
+@pytest.mark.parametrize(
+    ("event", "elapsed_s", "sentence"),
+    [
+        (Waking("Starting the tunnel."), None, "Starting the tunnel…"),
+        (Waking("Starting"), 12.4, 'Starting…<span aria-hidden="true"> · 12 s</span>'),
+        (Queued(3), None, "You are number 3 in line…"),
+        (Queued(1), None, "You are next in line…"),
+        (Step(8, 20), 3.0, 'Drawing<span aria-hidden="true">: step 8 of 20</span>'),
+        (Picture(_DRAWING), 1.24, "Done in 1.2 s, seed 42"),
+        (Picture(_DRAWING), None, "Done, seed 42"),
+        (Cancelled(), 1.0, "Cancelled. Nothing was drawn."),
+    ],
+)
+def test_the_living_sentence(event: Event, elapsed_s: float | None, sentence: str) -> None:
+    """Each kind of event has one sentence; numbers that change all the time are kept from screen readers."""
+    assert page_text.event_html(event, elapsed_s) == sentence
+
+
+def test_what_was_served_instead_is_told() -> None:
+    """A lenient server's substitutions stand beside the picture."""
+    drawing = Drawing(_DRAWING.image, b"", "PNG", 7, Receipt(substituted=("DDIM in place of DEIS",)))
+    assert page_text.event_html(Picture(drawing), 2.0) == "Done in 2.0 s, seed 7. DDIM in place of DEIS."
+
+
+def test_nothing_from_outside_becomes_html() -> None:
+    """Stages and errors are escaped."""
+    assert "<b>" not in page_text.event_html(Waking("<b>"), None)
+    error = FairError(tried="<b>log in", came_back="<b>401", next_step="<b>look")
+    assert "<b>" not in page_text.event_html(Failed(error), None)
+
+
+def test_errors_speak_to_the_visitor_first() -> None:
+    """A broken chain is told in a visitor's words, with the maintainer's details set apart; a refusal as it is."""
+    error = EndpointUnreachableError("Tunnel", how="refused", tried="reach it", came_back="x", next_step="Look at it.")
+    html = page_text.error_html(error)
+    assert html.startswith('<span class="error">The GPU is not reachable right now.')
+    assert "<details>" in html
+    assert "Look at it." in html.partition("<details>")[2]
+    assert page_text.error_html(InvalidRequestError("No.")) == '<span class="error">No.</span>'
+    assert "not set up" in page_text.error_html(SettingsError("Set ENDPOINT_SECRET."))
+
+
+def _status(kind: str, demo: bool, tunnel: bool) -> BackendStatus:
+    return BackendStatus(kind, demo, tunnel, False, None, Limits(), Defaults())  # type: ignore[arg-type]
+
+
+def test_the_notice_says_where_pictures_come_from() -> None:
+    """The demo says what it is and how to connect a GPU, a missing tunnel is told, and a real GPU needs no notice."""
+    demo = page_text.notice_html(_status("local", True, False))
+    assert "tiny model" in demo
+    assert "ENDPOINT_SECRET" in demo
+    assert "rathole" in demo
+    assert "rathole" not in page_text.notice_html(_status("local", True, True))
+    assert page_text.notice_html(_status("fair", False, True)) == ""
+    assert page_text.notice_html(_status("endpoint", False, False)) == ""
+
+
+def test_sizes_lie_within_the_limits() -> None:
+    """Every size on offer can be drawn, not only square ones, and the first is the model's own."""
+    side = Range(min=64, max=256, multiple=64)
+    options = Options.from_server(Limits(width=side, height=side), Defaults(width=256, height=256))
+    assert options.sizes[0] == ("The model's own (256 × 256)", "")  # noqa: RUF001
+    sizes = [parse_size(value) for _, value in options.sizes[1:]]
+    assert (192, 256) in sizes
+    assert (256, 256) not in sizes
+    assert all(64 <= pixels <= 256 and pixels % 64 == 0 for size in sizes for pixels in size if pixels)
+
+
+@pytest.mark.parametrize("value", ["512", "x512", "512x", "axb", "-1x64", "1x2x3", "²x2"])
+def test_a_size_that_is_none_is_refused(value: str) -> None:
+    """Only width x height in pixels is a size."""
+    with pytest.raises(InvalidRequestError, match="such as 512x512"):
+        parse_size(value)
+
+
+def test_file_names() -> None:
+    """A picture is named after its prompt and seed, whatever the prompt holds."""
+    assert file_name("A red apple!", 42) == "a-red-apple-42.png"
+    assert file_name("../../etc/passwd", None) == "etc-passwd.png"
+    assert file_name("☃", 1) == "picture-1.png"
+    assert len(file_name("x" * 2000, 1)) < 60
+
+
+def test_another_format_becomes_a_png_that_says_how_it_was_made() -> None:
+    """A picture that came as WebP is downloaded as PNG, with its prompt and seed as text."""
+    encoded = io.BytesIO()
+    _DRAWING.image.save(encoded, "WEBP", lossless=True)
+    drawing = Drawing(_DRAWING.image, encoded.getvalue(), "WEBP", 42, Receipt())
+    with Image.open(io.BytesIO(png_bytes(drawing, DrawRequest("ein Bär")))) as image:
+        assert (image.format, image.info["prompt"], image.info["seed"]) == ("PNG", "ein Bär", "42")
+
+
+def test_previews_are_small_pictures_or_nothing() -> None:
+    """A preview stands in the page itself; what is no small picture is left out."""
+    assert preview_html(small_preview(3)).startswith('<img src="data:image/jpeg;base64,')
+    assert preview_html(b"<script>") == ""
+    assert preview_html(b"\x89PNG" + bytes(300_000)) == ""
+
+
+def test_a_view_fills_every_output() -> None:
+    """However little a view changes, each of the page's outputs gets a value."""
+    assert len(View("x", preview="", busy=True, seed=1, job_id="j", prompt="p").outputs()) == len(UNCHANGED)
