@@ -171,6 +171,8 @@ class BringUp:
                 self._wait_for_answer(answer)
             elif isinstance(answer, EndpointUntrustedError):
                 raise answer
+            else:  # somebody else answers in the place of ours
+                self._look_after_programs_now_and_then(time.monotonic())
             if self._left_s() <= 0:
                 raise self._too_late(answer)
             time.sleep(self._timing.poll_s)
@@ -181,27 +183,31 @@ class BringUp:
             self._refused_since = None
         elif self._refused_since is None:
             self._refused_since = now
-        if now - self._looked_at > self._timing.look_s:
-            self._looked_at = now
-            self._look_after_programs()
+        self._look_after_programs_now_and_then(now)
         if not self._lists:
             self._start_client_if_closed(now)
         if now - self._quiet_since > self._timing.silence_s:
             self._suspect(answer)
 
+    def _look_after_programs_now_and_then(self, now: float) -> None:
+        if now - self._looked_at > self._timing.look_s:
+            self._looked_at = now
+            self._look_after_programs()
+
     def _look_after_programs(self) -> None:
         """Raises: StartError if something that we started has ended."""
-        for role, program in list(self._programs.items()):
-            end = self._fair.end_of(program)
-            if end is None:
-                continue
-            if not self._lists and _PORT_TAKEN.search(end.last_words):
-                log.info("%s runs already: %s", role, end.last_words)
+        ended = {role: end for role, program in self._programs.items() if (end := self._fair.end_of(program))}
+        found = self._survey() if self._lists else None
+        for role, end in ended.items():
+            if _PORT_TAKEN.search(end.last_words) and (found is None or role not in found.start):
+                log.info("%s runs already: %s", role, end.last_words)  # by another process, started just before
                 del self._programs[role]
                 continue
             raise self._ended(role, end)
-        if self._lists and (found := self._survey()) and found.start:
-            self._start(found.start)  # adopted at first, ended since
+        if found:
+            if any(container.status == "starting" for _, container in found.adopt):
+                self._quiet_since = time.monotonic()  # another process has just started it: not frozen
+            self._start([role for role in found.start if role not in self._programs])  # adopted at first, ended since
 
     def _start_client_if_closed(self, now: float) -> None:
         closed = self._refused_since is not None and now - self._refused_since > self._timing.client_after_s

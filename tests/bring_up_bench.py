@@ -1,0 +1,124 @@
+"""A real Fair server with stand-ins on two nodes, and chains on it to be brought up."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fair_servers import ACCOUNT, EMAIL, PASSWORD, SERVER
+from processes import Processes, Program, free_port, wait_until
+from stand_ins import StartLog, images
+
+from bring_up import BringUp, Timing
+from credentials import Credentials
+from endpoint_client import EndpointClient
+from fair_client import Container, DeadlineFairClient
+from fair_services import ChainSettings, Role, Service, chain_services
+from wire_format import Health
+
+NODES = ("home", "vm")
+SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"
+QUICK = Timing(
+    timeout_s=20, silence_s=0.8, client_after_s=0.6, schedule_s=5, stop_s=10, probe_s=0.4, poll_s=0.02, look_s=0.1
+)
+
+
+def chain_settings(**changes: object) -> ChainSettings:
+    """A chain with ports of its own."""
+    settings = {
+        "inference_node": "home",
+        "inference_image": "inference",
+        "deployment": "me/space",
+        "tunnel_node": "vm",
+        "tunnel_image": "rathole",
+        "inference_host_port": free_port(),
+        "tunnel_control_port": free_port(),
+        "tunnel_public_port": free_port(),
+        **changes,
+    }
+    return ChainSettings(**settings)  # type: ignore[arg-type]
+
+
+@dataclass
+class Bench:
+    """The Fair server at `url`; `log`: what came up on it."""
+
+    url: str
+    log: StartLog
+    program: Program
+    told: list[str] = field(default_factory=list)
+
+    def client(self, url: str | None = None) -> DeadlineFairClient:
+        return DeadlineFairClient(url or self.url, EMAIL, PASSWORD)
+
+    def services(self, chain: ChainSettings, secret: str = SECRET) -> dict[Role, Service]:
+        fair = self.client()
+        tunnel_node = fair.node(chain.tunnel_node) if chain.tunnel_node else None
+        credentials = Credentials.from_secret(secret)
+        return chain_services(chain, credentials, fair.node(chain.inference_node), tunnel_node, "127.0.0.1")
+
+    def bring_up(
+        self, chain: ChainSettings, *, timing: Timing = QUICK, secret: str = SECRET, url: str | None = None
+    ) -> Health:
+        """One try to get the chain ready, as a Space that was just started makes it."""
+        credentials = Credentials.from_secret(secret)
+        port = chain.tunnel_public_port if chain.tunnel_node else chain.inference_host_port
+        pinned = chain.tls == "pinned"
+        endpoint = EndpointClient(
+            f"{'https' if pinned else 'http'}://127.0.0.1:{port}",
+            bearer=credentials.bearer if pinned else None,
+            certificate_sha256=credentials.certificate_sha256 if pinned else None,
+            silence_s=timing.silence_s,
+        )
+        services = self.services(chain, secret)
+        tell = self.told.append
+        return BringUp(self.client(url), services, endpoint, chain.deployment, tell, timing).run()
+
+    def alive(self) -> dict[str, Container]:
+        """Role -> container of what runs now."""
+        fair = self.client()
+        return {str(row.role): row for node in NODES for row in fair.containers(node) or [] if row.alive}
+
+    def end(self, *roles: Role) -> None:
+        """Ends the containers of these roles."""
+        fair, alive = self.client(), self.alive()
+        for role in roles:
+            fair.delete_container("vm" if role is Role.TUNNEL_SERVER else "home", alive[role].id, timeout_s=10)
+
+    def end_all(self) -> None:
+        """Ends everything, and forgets what came up."""
+        fair = self.client()
+        rows = [(node, row.id) for node in NODES for row in fair.containers(node) or [] if row.alive]
+        threads = [threading.Thread(target=fair.delete_container, args=row, kwargs={"timeout_s": 10}) for row in rows]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        self.log.clear()
+        self.told.clear()
+
+    def wait_for_starts(self, **starts: int) -> None:
+        """Waits until the roles came up as often as given (`tunnel_client=1`), and no other did."""
+        wanted = {name.replace("_", "-"): number for name, number in starts.items()}
+        wait_until(f"the starts {wanted}", lambda: self.log.starts() == wanted, 10)
+
+
+@contextmanager
+def running_bench(folder: Path) -> Iterator[Bench]:
+    """Starts the Fair server; ends it and all that it runs."""
+    log = StartLog(folder / "starts.txt")
+    log.clear()
+    lines: list[str] = []
+    for node in NODES:
+        lines += ["[[node]]", f'name = "{node}"', 'host_address = "127.0.0.1"', "[node.images]"]
+        lines += [f"{json.dumps(name)} = {json.dumps(argv)}" for name, argv in images().items()]
+    nodes = folder / "nodes.toml"
+    nodes.write_text("\n".join(lines))
+    processes = Processes(folder)
+    try:
+        program = processes.start([*SERVER, "--nodes", nodes], env={**ACCOUNT, **log.environment()})
+        yield Bench(program.wait_for_line(r"Fair server ready on (\S+)")[1], log, program)
+    finally:
+        processes.stop_all()

@@ -1,0 +1,229 @@
+"""What runs is asked of Fair, not guessed: adopted, started or replaced by the rules, with a Fair that lists."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from bring_up_bench import QUICK, SECRET, Bench, chain_settings, running_bench
+from fair_servers import EMAIL, PASSWORD
+from hostile_server import hostile_server
+
+from errors import ServiceError, StartError
+from fair_client import ContainerSpec, DeadlineFairClient
+from fair_services import Role
+from wire_format import Health
+
+pytestmark = pytest.mark.slow
+INFERENCE, SERVER, CLIENT = Role.INFERENCE, Role.TUNNEL_SERVER, Role.TUNNEL_CLIENT
+
+
+@pytest.fixture(scope="module")
+def fair_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with running_bench(tmp_path_factory.mktemp("bench")) as bench:
+        yield bench
+
+
+@pytest.fixture
+def bench(fair_server: Bench) -> Iterator[Bench]:
+    """The module's Fair server, with nothing running on it before and after."""
+    yield fair_server
+    fair_server.end_all()
+
+
+def test_cold_then_warm(bench: Bench) -> None:
+    """On a cold chain each service is started once; a second Space finds it healthy and starts nothing."""
+    chain = chain_settings()
+    health = bench.bring_up(chain)
+    assert (health.state, health.deployment) == ("healthy", "me/space")
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+    assert "Starting the tunnel and the picture server" in bench.told
+    bench.told.clear()
+    assert bench.bring_up(chain).model == health.model
+    assert bench.told == []
+    assert len(bench.alive()) == 3
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_what_ended_is_started_again(bench: Bench, role: Role) -> None:
+    """Of a chain where one service has ended that one is started, and no other."""
+    chain = chain_settings()
+    bench.bring_up(chain)
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+    before = bench.alive()
+    bench.end(role)
+    bench.bring_up(chain)
+    after = bench.alive()
+    assert {name for name in Role if before[name].id != after[name].id} == {role}
+
+
+def test_without_a_tunnel(bench: Bench) -> None:
+    """Without a tunnel the inference server alone is started, and reached at its own port."""
+    assert bench.bring_up(chain_settings(tunnel_node=None)).state == "healthy"
+    assert bench.log.starts() == {"inference": 1}
+
+
+def test_upstreams_server(bench: Bench) -> None:
+    """A server without TLS, bearer and fingerprint is taken for ours, as its healthcheck says nothing else."""
+    chain = chain_settings(tunnel_node=None, tls="none")
+    assert bench.bring_up(chain).fingerprint is None
+    bench.bring_up(chain)
+    assert bench.log.starts() == {"inference": 1}
+
+
+def test_another_configuration_is_replaced(bench: Bench) -> None:
+    """A changed setting replaces the service that it concerns: the old one is gone, the others are adopted."""
+    chain = chain_settings()
+    bench.bring_up(chain)
+    before = bench.alive()
+    health = bench.bring_up(replace(chain, model_id="another/model"))
+    after = bench.alive()
+    assert health.fingerprint == after[INFERENCE].fingerprint != before[INFERENCE].fingerprint
+    assert (after[SERVER].id, after[CLIENT].id) == (before[SERVER].id, before[CLIENT].id)
+
+
+def test_another_secret_replaces_all(bench: Bench) -> None:
+    """With another ENDPOINT_SECRET all three are replaced, and the new certificate is the pinned one."""
+    chain = chain_settings()
+    bench.bring_up(chain)
+    before = bench.alive()
+    assert bench.bring_up(chain, secret=SECRET + "another").state == "healthy"
+    assert all(bench.alive()[role].id != before[role].id for role in Role)
+
+
+def test_another_deployment(bench: Bench) -> None:
+    """Another deployment's service in our place is an error that names its container; nothing is started or ended."""
+    chain = chain_settings(tunnel_node=None)
+    bench.bring_up(chain)
+    theirs = bench.alive()[INFERENCE]
+    with pytest.raises(StartError, match=rf"'me/space'.*container {theirs.id}"):
+        bench.bring_up(chain_settings(tunnel_node=None, deployment="you/space"))
+    assert bench.alive()[INFERENCE] == theirs
+    assert bench.log.starts() == {"inference": 1}
+
+
+def test_image_not_on_the_list(bench: Bench) -> None:
+    """An image that the node does not run is told at once, with the node's own words."""
+    begin = time.monotonic()
+    with pytest.raises(StartError, match=r"inference on node home.*does not run the image nowhere"):
+        bench.bring_up(chain_settings(inference_image="nowhere"))
+    assert time.monotonic() - begin < 5
+
+
+def test_image_that_dies(bench: Bench) -> None:
+    """A container that ends at once is told with its exit code and last words, long before the deadline."""
+    with pytest.raises(StartError, match=r"exit code 1.*CUDA is not available"):
+        bench.bring_up(chain_settings(inference_image="dies"))
+
+
+def test_taken_port(bench: Bench) -> None:
+    """A port that something else holds fails the start and says so, although somebody answers there."""
+    chain = chain_settings(tunnel_node=None, tls="none")
+    with hostile_server(lambda line, request: line.answer(404, "not here")) as server:
+        begin = time.monotonic()
+        with pytest.raises(ServiceError, match=f"port {server.port}"):
+            bench.bring_up(replace(chain, inference_host_port=server.port))
+        assert time.monotonic() - begin < 5
+
+
+def test_model_that_never_loads(bench: Bench) -> None:
+    """A server that loads for ever is given up at the deadline, which the error names together with the state."""
+    with pytest.raises(StartError, match=r"within 1 s.*is loading.*START_TIMEOUT_S"):
+        bench.bring_up(chain_settings(tunnel_node=None, inference_image="loading"), timing=replace(QUICK, timeout_s=1))
+    assert "Loading the model" in bench.told
+
+
+def test_model_that_failed(bench: Bench) -> None:
+    """A server whose model failed is told with its reason; the next try starts it again, once."""
+    chain = chain_settings(tunnel_node=None, inference_image="failed")
+    for starts in (1, 2):
+        with pytest.raises(StartError, match=r"load the model.*no such file: unet"):
+            bench.bring_up(chain)
+        assert bench.log.starts() == {"inference": starts}
+
+
+def test_frozen_inference_server(bench: Bench) -> None:
+    """A frozen inference server, and only that, is replaced after `silence_s`."""
+    chain = chain_settings()
+    bench.bring_up(chain)
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+    os.kill(bench.log.pid("inference"), signal.SIGSTOP)
+    assert bench.bring_up(chain).state == "healthy"
+    assert bench.log.starts() == {"inference": 2, "tunnel-server": 1, "tunnel-client": 1}
+
+
+def test_frozen_tunnel(bench: Bench) -> None:
+    """A frozen tunnel server is found, too, in the end: the suspects are started again one after the other."""
+    chain = chain_settings()
+    bench.bring_up(chain)
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+    os.kill(bench.log.pid("tunnel-server"), signal.SIGSTOP)
+    assert bench.bring_up(chain).state == "healthy"
+    assert bench.log.starts()["tunnel-server"] == 2
+    assert max(bench.log.starts().values()) == 2
+
+
+def test_a_start_under_way_is_not_suspected(bench: Bench) -> None:
+    """A container that is still being started, by a Space that was replaced meanwhile, is waited for."""
+    chain = chain_settings(tunnel_node=None)
+    spec = bench.services(chain)[INFERENCE].spec
+    fair = SlowUpload(bench)
+    fair.launch("home", spec)
+    timer = threading.Timer(2 * QUICK.silence_s, fair.go_on)
+    timer.start()
+    assert bench.bring_up(chain).state == "healthy"
+    assert bench.log.starts() == {"inference": 1}
+
+
+class SlowUpload(DeadlineFairClient):
+    """A client that was cut off in the middle of its start, before the files were there, and goes on later."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._held: list[tuple[int, str, bytes]] = []
+        self._uploads = False
+        super().__init__(bench.url, EMAIL, PASSWORD)
+
+    def put_file_data(self, bucket_id: int, file_name: str, data: bytes) -> object:
+        self._held.append((bucket_id, file_name, data))
+        return None
+
+    def put_file_eof(self, bucket_id: int, file_name: str) -> object:
+        return super().put_file_eof(bucket_id, file_name) if self._uploads else None
+
+    def go_on(self) -> None:
+        self._uploads = True
+        for bucket_id, name, data in self._held:
+            super().put_file_data(bucket_id, name, data)
+            super().put_file_eof(bucket_id, name)
+
+
+def test_two_spaces_at_once(bench: Bench) -> None:
+    """Two Spaces of one deployment that start at the same moment share one inference server."""
+    chain = chain_settings(tunnel_node=None)
+    found: list[Health | Exception] = []
+
+    def bring_up() -> None:
+        try:
+            found.append(bench.bring_up(chain))
+        except Exception as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=bring_up) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [getattr(one, "state", one) for one in found] == ["healthy", "healthy"]
+    assert bench.log.starts() == {"inference": 1}
+
+
+def test_a_container_without_our_labels_is_none_of_ours(bench: Bench) -> None:
+    """What others run on our nodes is left alone."""
+    stranger = bench.client().launch(
+        "home", ContainerSpec("inference", ports=[(chain_settings().inference_host_port, 8000)])
+    )
+    bench.bring_up(chain_settings(tunnel_node=None))
+    assert bench.client().end_of(stranger) is None

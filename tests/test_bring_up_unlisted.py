@@ -1,0 +1,125 @@
+"""What runs on a Fair that cannot list containers: ports are the locks; and what is told of a node that is away."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import requests
+from bring_up_bench import QUICK, Bench, chain_settings, running_bench
+from fair_fronts import fair_that_cannot_list
+from hostile_server import HostileServer, Line, Received, hostile_server
+
+from errors import FairError, StartError
+from fair_services import Role
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def fair_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with running_bench(tmp_path_factory.mktemp("bench")) as bench:
+        yield bench
+
+
+@pytest.fixture
+def bench(fair_server: Bench) -> Iterator[Bench]:
+    """The module's Fair server, with nothing running on it before and after."""
+    yield fair_server
+    fair_server.end_all()
+
+
+@pytest.fixture
+def front(bench: Bench) -> Iterator[HostileServer]:
+    with fair_that_cannot_list(bench.url) as server:
+        yield server
+
+
+def test_cold_then_warm(bench: Bench, front: HostileServer) -> None:
+    """All three are started, the client when the public port stayed closed; a second Space starts nothing."""
+    chain = chain_settings()
+    assert bench.bring_up(chain, url=front.url).state == "healthy"
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+    programs = [json.loads(request.body) for request in front.requests if request.path.endswith("/programs")]
+    assert len(programs) == 3
+    assert not any("labels" in program["commands"][0]["container_desc"] for program in programs)
+    assert bench.bring_up(chain, url=front.url).state == "healthy"
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+
+
+@pytest.mark.parametrize("role", ["inference", "tunnel-server", "tunnel-client"])
+def test_what_ended_is_started_again(bench: Bench, front: HostileServer, role: str) -> None:
+    """The one that has ended comes back; a port that is taken by what runs already is no error."""
+    chain = chain_settings()
+    bench.bring_up(chain, url=front.url)
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+    pids = {name: bench.log.pid(name) for name in bench.log.starts()}
+    os.kill(pids[role], signal.SIGKILL)
+    assert bench.bring_up(chain, url=front.url).state == "healthy"
+    assert {name for name, pid in pids.items() if bench.log.pid(name) != pid} == {role}
+
+
+def test_frozen(bench: Bench, front: HostileServer) -> None:
+    """What cannot be stopped is told as commands to type, well before the deadline."""
+    chain = chain_settings()
+    bench.bring_up(chain, url=front.url)
+    os.kill(bench.log.pid("inference"), signal.SIGSTOP)
+    with pytest.raises(StartError, match=r"cannot stop containers.*fair node home list.*fair node home kill"):
+        bench.bring_up(chain, url=front.url)
+    os.kill(bench.log.pid("inference"), signal.SIGCONT)
+
+
+def test_image_that_dies(bench: Bench, front: HostileServer) -> None:
+    """A container that ends by itself is told with its last words, here as well."""
+    with pytest.raises(StartError, match="CUDA is not available"):
+        bench.bring_up(chain_settings(inference_image="dies"), url=front.url)
+
+
+def test_node_away(bench: Bench) -> None:
+    """A node that Fair calls unreachable starts nothing, and is told at once."""
+    chain = chain_settings()
+    bench.bring_up(chain)
+    before = bench.alive()
+
+    def script(line: Line, request: Received) -> bool:
+        headers = {"authorization": request.headers.get("authorization", ""), "content-type": "application/json"}
+        answer = requests.request(
+            request.method, bench.url + request.path, headers=headers, data=request.body, timeout=30
+        )
+        text = answer.text.replace('"running"', '"unreachable"') if "/containers" in request.path else answer.text
+        line.answer(answer.status_code, text)
+        return True
+
+    os.kill(bench.log.pid("inference"), signal.SIGSTOP)
+    with hostile_server(script) as server:
+        with pytest.raises(StartError, match=r"Node (home|vm).*not ready.*nothing was started"):
+            bench.bring_up(chain, url=server.url)
+        assert not any(request.path.endswith("/programs") for request in server.requests)
+    os.kill(bench.log.pid("inference"), signal.SIGCONT)
+    assert {role: row.id for role, row in bench.alive().items()} == {role: row.id for role, row in before.items()}
+
+
+def test_node_that_never_takes_the_program(bench: Bench) -> None:
+    """A program that stays queued is given up after `schedule_s`: the error names the node and what to look at."""
+
+    def script(line: Line, request: Received) -> bool:
+        if request.path.endswith("/info"):
+            line.answer(200, json.dumps({"status": "Queued"}))
+        elif "/containers" in request.path:
+            line.answer(200, json.dumps({"containers": []}))
+        elif request.path.endswith("/login"):
+            line.answer(200, json.dumps({"token": "t"}))
+        else:
+            line.answer(200, json.dumps({"program_id": 1, "bucket_id": 2}))
+        return True
+
+    with hostile_server(script) as server, pytest.raises(FairError, match=r"Node home.*still Queued.*machine is on"):
+        bench.bring_up(chain_settings(tunnel_node=None), url=server.url, timing=replace(QUICK, schedule_s=0.3))
+
+
+def test_roles_are_told_apart(bench: Bench, front: HostileServer) -> None:
+    """Without a list and without a tunnel the inference server alone is started."""
+    assert bench.bring_up(chain_settings(tunnel_node=None), url=front.url).state == "healthy"
+    assert bench.log.starts() == {Role.INFERENCE: 1}
