@@ -10,8 +10,8 @@ from gradio.utils import get_space
 API_NAME = "text_to_image"
 # Gradio gives each running event one of `max_threads` places, async ones too: with its default of 40, the visitor who
 # comes after forty waiting ones would see nothing at all. Waiting visitors hold a place but no thread.
-_PLACES = 2000
-_QUEUE_MAX = 1000
+PLACES = 2000
+QUEUE_MAX = 1000
 _UPLOAD_MAX = "100kb"  # the page takes no files
 _STYLE = Path(__file__).with_name("page_style.css")
 _HEAD = '<meta name="description" content="Type a prompt, see a picture.">'
@@ -39,7 +39,7 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
     # Gradio sums up its last 10,000 events in pandas after every single one, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
     everywhere = get_space() is not None and "GRADIO_SERVER_NAME" not in os.environ
-    page.queue(max_size=_QUEUE_MAX, default_concurrency_limit=None)
+    page.queue(max_size=QUEUE_MAX, default_concurrency_limit=None)
     page.launch(
         server_name="0.0.0.0" if everywhere else None,  # noqa: S104  a Space's page is reached from outside
         server_port=port,
@@ -48,7 +48,7 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
         share=False,
         inbrowser=False,
         ssr_mode=False,
-        max_threads=_PLACES,
+        max_threads=PLACES,
         show_error=False,  # a fault of ours is for the log; what visitors should read is raised as gr.Error
         enable_monitoring=False,
         run_history=False,  # prompts and pictures are not kept in a browser that others may use too

@@ -91,7 +91,7 @@ def error_html(error: SpaceError) -> str:
         return f'<span class="error">{escape(str(error))}</span>'
     return (
         f'<span class="error">{escape(kind)} Please try again in a moment.</span>'
-        f"<details><summary>Details for the maintainer</summary>{escape(str(error))}</details>"
+        f"<details><summary>Details for the maintainer</summary><p>{escape(str(error))}</p></details>"
     )
 
 
