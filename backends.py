@@ -126,10 +126,12 @@ class FairChain:
         inference_node = fair.node(self._chain.inference_node)
         tunnel_node = fair.node(self._chain.tunnel_node) if self._chain.tunnel_node else None
         address = self._address(tunnel_node or inference_node)
+        self._require_secret(address, inference_node.host_address)
         services = chain_services(self._chain, self._credentials, inference_node, tunnel_node, address)
-        if self._endpoint is None:
-            port = self._chain.tunnel_public_port if tunnel_node else self._chain.inference_host_port
-            self._endpoint = self._new_endpoint(address, port)
+        port = self._chain.tunnel_public_port if tunnel_node else self._chain.inference_host_port
+        endpoint = self._new_endpoint(address, port)
+        if self._endpoint is None or self._endpoint.url != endpoint.url:  # a node may come back with another address
+            self._endpoint = endpoint
         bring_up = BringUp(fair, services, self._endpoint, self._chain.deployment, tell, self._timing)
         self._health = bring_up.run()
         self._ready.set()
@@ -143,12 +145,15 @@ class FairChain:
                 came_back="Fair does not tell it",
                 next_step="Set TUNNEL_ADDRESS to the address under which that machine is reached from outside.",
             )
-        if not self._secret_is_given and not is_loopback(address):
+        return address
+
+    def _require_secret(self, *addresses: str | None) -> None:
+        far = next((address for address in addresses if address and not is_loopback(address)), None)
+        if far and not self._secret_is_given:
             raise SettingsError(
-                f"The node {node.name} is another machine ({address}), so ENDPOINT_SECRET is required. "
+                f"The chain leads to another machine ({far}), so ENDPOINT_SECRET is required. "
                 "Set it to at least 32 random bytes as text."
             )
-        return address
 
     def _new_endpoint(self, address: str, port: int) -> EndpointClient:
         if self._chain.tls == "none":
@@ -210,7 +215,7 @@ class FixedEndpoint:
                     break
                 tell("Loading the model")
             except EndpointUnreachableError:
-                if time.monotonic() - begin > self._refused_s:
+                if time.monotonic() - begin > min(self._refused_s, self._timeout_s):
                     raise
             if time.monotonic() - begin > self._timeout_s:
                 break
@@ -225,6 +230,8 @@ class FixedEndpoint:
 
 def choose_backend(settings: Settings) -> Backend:
     """The backend that these settings ask for; nothing is started yet."""
+    if settings.endpoint_tls == "none":
+        log.warning("ENDPOINT_TLS=none: whoever is on the way can read prompts and pictures, and draw on that GPU")
     if settings.mode == "endpoint":
         return _fixed_endpoint(settings)
     if settings.mode == "fair":

@@ -5,6 +5,7 @@
 
 import functools
 import logging
+import threading
 from typing import Any
 
 from PIL import Image
@@ -16,6 +17,7 @@ from jobs import Job, Jobs
 from settings import Settings
 
 log = logging.getLogger(__name__)
+_making_default = threading.Lock()
 
 ROUNDS = 3  # a service that has died since is started again, twice at most for one drawing
 
@@ -89,12 +91,17 @@ class TextToImage:
         raise AssertionError("unreachable: the last round returns or raises")
 
 
-@functools.cache
 def default_service() -> TextToImage:
     """The service that the environment's settings describe; nothing is started before its first drawing.
 
     Raises: SettingsError.
     """
+    with _making_default:  # fifty threads that ask first at once must not get a chain each
+        return _default_service()
+
+
+@functools.cache
+def _default_service() -> TextToImage:
     return TextToImage(choose_backend(Settings.load()))
 
 

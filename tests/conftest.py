@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from processes import REPOSITORY, Processes
+from processes import REPOSITORY, Processes, is_setting
 from processes import free_port as _free_port
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the developer has set for the product does not reach a test, nor what it starts."""
+    for name in filter(is_setting, list(os.environ)):
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

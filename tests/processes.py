@@ -24,6 +24,11 @@ _SETTINGS = re.compile(
 _ports_given: set[int] = set()
 
 
+def is_setting(name: str) -> bool:
+    """Tells whether an environment variable of this name configures the product."""
+    return bool(_SETTINGS.match(name.upper()))
+
+
 def free_port() -> int:
     """Returns a TCP port of 127.0.0.1 that nobody listens on, a different one at every call."""
     while True:
@@ -160,6 +165,6 @@ class Processes:
 
 
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not _SETTINGS.match(name)}
+    inherited = {name: value for name, value in os.environ.items() if not is_setting(name)}
     changed = {**inherited, "PYTHONUNBUFFERED": "1", "GRADIO_ANALYTICS_ENABLED": "False", **changes}
     return {name: value for name, value in changed.items() if value is not None}

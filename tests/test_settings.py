@@ -1,9 +1,9 @@
 """Settings: read from the environment and `.env`, checked together, the bad ones named, no secret shown."""
 
-import os
 from pathlib import Path
 
 import pytest
+from processes import is_setting
 
 import settings
 from errors import SettingsError
@@ -22,14 +22,15 @@ REMOTE = {"ENDPOINT_URL": "https://gpu.example.org:8080", "ENDPOINT_SECRET": SEC
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer has set, in the environment or in a `.env`, is not seen by these tests."""
-    known = {name.upper() for name in Settings.model_fields}
-    known |= {"FAIRCOMPUTE_USER_EMAIL", "FAIRCOMPUTE_USER_PASSWORD", "SPACE_ID"}
-    for name in list(os.environ):
-        if name.upper() in known:
-            monkeypatch.delenv(name)
+def _no_dot_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `.env` of the developer is not seen by these tests; the environment's settings are by no test."""
     monkeypatch.chdir(tmp_path)
+
+
+def test_every_setting_is_kept_away_from_tests() -> None:
+    """No setting of this module slips past what keeps the developer's own ones away from the tests."""
+    names = {name.upper() for name in Settings.model_fields} | {"FAIRCOMPUTE_USER_EMAIL", "SPACE_ID"}
+    assert [name for name in names if not is_setting(name)] == []
 
 
 def load(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], **changes: str | None) -> Settings:

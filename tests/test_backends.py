@@ -1,0 +1,176 @@
+"""The places that draw: which one the settings choose, and a fixed endpoint through good and bad days."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+from endpoint_scripts import HEALTH, good
+from hostile_server import Line, Received, hostile_server
+from processes import free_port, wait_until
+
+from backends import Backend, FairChain, FixedEndpoint, choose_backend
+from credentials import Credentials
+from drawing import DrawRequest
+from endpoint_client import EndpointClient
+from errors import EndpointUnreachableError, EndpointUntrustedError, SettingsError, StartError
+from events import Event
+from fair_client import Node
+from settings import Settings
+
+SECRET = "Vb3-uTq0xJ8s_kLmZ7yRnP5wHcE2aQdG9fXo1iUeYt4"
+FAIR = {
+    "FAIRCOMPUTE_EMAIL": "me@example.org",
+    "FAIRCOMPUTE_PASSWORD": "x",
+    "INFERENCE_NODE": "home",
+    "TUNNEL_NODE": "vm",
+    "INFERENCE_IMAGE": "me/inference:1",
+}
+
+
+def chosen(**values: str) -> Backend:
+    return choose_backend(Settings.load(_env_file=None, **values))
+
+
+def never() -> bool:
+    return False
+
+
+def ignore(event: Event) -> None:
+    """Tells nobody."""
+
+
+def test_the_choice() -> None:
+    """A fixed endpoint, a Fair that is configured, or this machine alone; choosing starts nothing."""
+    fixed = chosen(ENDPOINT_URL="http://127.0.0.1:9")
+    assert isinstance(fixed, FixedEndpoint)
+    assert (fixed.status().kind, fixed.status().ready) == ("endpoint", False)
+    fair = chosen(**FAIR, ENDPOINT_SECRET=SECRET)
+    assert isinstance(fair, FairChain)
+    assert (fair.status().kind, fair.status().demo, fair.status().tunnel) == ("fair", False, True)
+    assert not chosen(**FAIR, ENDPOINT_SECRET=SECRET, TUNNEL="none").status().tunnel
+    local = chosen(TUNNEL="none")
+    assert (local.status().kind, local.status().demo, local.status().tunnel) == ("local", True, False)
+    assert not chosen(TUNNEL="none", MODEL_ID="/models/x").status().demo
+    local.close()
+
+
+def test_no_tls_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """ENDPOINT_TLS=none says in the log what it means."""
+    with caplog.at_level(logging.WARNING):
+        chosen(ENDPOINT_URL="http://gpu.example.org", ENDPOINT_TLS="none")
+    assert "ENDPOINT_TLS=none" in caplog.text
+
+
+def test_the_secret_and_its_pin() -> None:
+    """A fixed endpoint over https is pinned by the secret, and gets its bearer."""
+    credentials = Credentials.from_secret(SECRET)
+    with hostile_server(good, credentials) as server:
+        backend = chosen(ENDPOINT_URL=server.url, ENDPOINT_SECRET=SECRET)
+        backend.ensure(ignore, never)
+        assert server.requests[0].headers["authorization"] == f"Bearer {credentials.bearer}"
+        with pytest.raises(EndpointUntrustedError):
+            chosen(ENDPOINT_URL=server.url, ENDPOINT_SECRET=SECRET + "x").ensure(ignore, never)
+
+
+def test_a_fixed_endpoint_draws() -> None:
+    """It is asked for its health once, then draws; its limits are known from then on."""
+    with hostile_server(good) as server:
+        backend = chosen(ENDPOINT_URL=server.url)
+        assert backend.status().limits.width.max == 2048
+        for _ in range(2):
+            backend.ensure(ignore, never)
+            assert backend.draw(DrawRequest("x"), job_id="1", tell=ignore, cancelled=never).seed == 7
+        assert [request.method for request in server.requests] == ["GET", "POST", "POST"]
+    assert backend.status().ready
+    assert backend.status().limits.width.max == 256
+
+
+def test_after_a_failure_it_is_not_ready() -> None:
+    """A drawing that finds nobody makes the backend look again before the next one."""
+    with hostile_server(good) as server:
+        backend = chosen(ENDPOINT_URL=server.url)
+        backend.ensure(ignore, never)
+    with pytest.raises(EndpointUnreachableError):
+        backend.draw(DrawRequest("x"), job_id="1", tell=ignore, cancelled=never)
+    assert not backend.status().ready
+
+
+def states(*told: str) -> Callable[[Line, Received], bool]:
+    """Answers healthchecks with one state after the other, the last one from then on."""
+    left = list(told)
+
+    def script(line: Line, request: Received) -> bool:
+        line.answer(
+            200, json.dumps({**HEALTH, "state": left.pop(0) if len(left) > 1 else left[0], "reason": "no unet"})
+        )
+        return True
+
+    return script
+
+
+def test_it_waits_while_the_model_loads() -> None:
+    """A server that loads its model is waited for, and that is told."""
+    told: list[Event] = []
+    with hostile_server(states("loading", "loading", "healthy")) as server:
+        chosen(ENDPOINT_URL=server.url).ensure(told.append, never)
+    assert "Loading the model" in str(told)
+
+
+@pytest.mark.parametrize(("state", "message"), [("failed", "no unet"), ("loading", "still loading")])
+def test_a_model_that_does_not_load(state: str, message: str) -> None:
+    """A model that failed, or loads for ever, is told with what the server says."""
+    with hostile_server(states(state)) as server, pytest.raises(StartError, match=message):
+        FixedEndpoint(EndpointClient(server.url), timeout_s=0.5).ensure(ignore, never)
+
+
+def test_nobody_there() -> None:
+    """Nobody at the address is told after `refused_s`, or after the whole deadline if that is shorter."""
+    endpoint = EndpointClient(f"http://127.0.0.1:{free_port()}")
+    for timeout_s, refused_s in ((20.0, 0.1), (0.1, 20.0)):
+        with pytest.raises(EndpointUnreachableError, match="nobody listens"):
+            FixedEndpoint(endpoint, timeout_s=timeout_s, refused_s=refused_s).ensure(ignore, never)
+
+
+def test_fifty_ask_once() -> None:
+    """Fifty who ask at once cause one healthcheck, not fifty."""
+    gate = threading.Event()
+
+    def script(line: Line, request: Received) -> bool:
+        gate.wait(10)
+        return good(line, request)
+
+    with hostile_server(script) as server:
+        backend = chosen(ENDPOINT_URL=server.url)
+        told: list[Event] = []
+        threads = [threading.Thread(target=backend.ensure, args=(told.append, never)) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        wait_until("all to wait", lambda: len(told) == 50, 10)
+        gate.set()
+        for thread in threads:
+            thread.join(10)
+        assert len(server.requests) == 1
+
+
+class OneFair:
+    """Stands in for the Fair client: two nodes with the addresses given."""
+
+    def __init__(self, **addresses: str | None) -> None:
+        self._addresses = addresses
+
+    def node(self, name: str) -> Node:
+        return Node(name, name, self._addresses[name])
+
+
+@pytest.mark.parametrize(
+    ("home", "vm"), [("203.0.113.7", "127.0.0.1"), ("127.0.0.1", "203.0.113.7"), (None, "vm.example.org")]
+)
+def test_a_secret_is_required_for_other_machines(home: str | None, vm: str) -> None:
+    """A Fair on this machine whose nodes are others needs ENDPOINT_SECRET, which no run can make up for itself."""
+    backend = chosen(**FAIR, FAIRCOMPUTE_SERVER_ADDRESS="http://127.0.0.1:9")
+    assert isinstance(backend, FairChain)
+    backend._connect = lambda: OneFair(home=home, vm=vm)  # type: ignore[assignment,return-value]
+    with pytest.raises(SettingsError, match=r"another machine.*ENDPOINT_SECRET"):
+        backend.ensure(ignore, never)
