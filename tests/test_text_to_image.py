@@ -1,0 +1,201 @@
+"""From prompt to picture: what is checked at once, what is tried again, and how it ends."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from PIL import Image
+
+import text_to_image
+from backends import BackendStatus
+from drawing import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
+from errors import (
+    BusyError,
+    DrawingError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    InvalidRequestError,
+    JobCancelledError,
+    JobTimeoutError,
+    SpaceError,
+    StartError,
+)
+from events import Picture, Step, Tell, Waking
+from jobs import Jobs
+from text_to_image import ROUNDS, TextToImage
+
+DRAWING = Drawing(Image.new("RGB", (8, 8)), b"encoded", "PNG", 7, Receipt())
+PARTS = {"tried": "draw", "came_back": "no", "next_step": "Look."}
+
+
+def unreachable() -> SpaceError:
+    return EndpointUnreachableError("Endpoint", how="closed", **PARTS)
+
+
+class ScriptedBackend:
+    """Draws after having failed as told; counts what is asked of it. `limits` hold once it was ready."""
+
+    def __init__(self, *failures: SpaceError, limits: Limits | None = None) -> None:
+        self.failures = list(failures)
+        self.ensured: list[str] = []
+        self.drawn: list[str] = []
+        self.closed = False
+        self.start_fails: SpaceError | None = None
+        self.hold = threading.Event()
+        self.hold.set()
+        self._limits = limits
+
+    def ensure(self, tell: Tell, cancelled: Callable[[], bool]) -> None:
+        tell(Waking("Starting"))
+        deadline = time.monotonic() + 10
+        while not self.hold.wait(0.01):
+            if cancelled():
+                raise JobCancelledError("The drawing was cancelled.")
+            assert time.monotonic() < deadline
+        if self.start_fails:
+            raise self.start_fails
+        self.ensured.append("x")
+
+    def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Callable[[], bool]) -> Drawing:
+        self.drawn.append(job_id)
+        if self.failures:
+            raise self.failures.pop(0)
+        tell(Step(1, 1))
+        return DRAWING
+
+    def status(self) -> BackendStatus:
+        limits = (self._limits if self.ensured else None) or Limits()
+        return BackendStatus("fair", False, True, bool(self.ensured), None, limits, Defaults())
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_picture() -> None:
+    """A prompt leads to a picture, its stages told on the way."""
+    job = TextToImage(ScriptedBackend()).submit("a red apple", seed=7)
+    assert job.result(10) is DRAWING
+    assert job.events == (Waking("Starting"), Step(1, 1), Picture(DRAWING))
+    assert job.request == DrawRequest("a red apple", seed=7)
+
+
+@pytest.mark.parametrize("failures", range(ROUNDS))
+def test_a_service_that_died_since(failures: int) -> None:
+    """When nobody answers the services are looked after and the same drawing is asked for again, under its own id."""
+    backend = ScriptedBackend(*[unreachable() for _ in range(failures)])
+    job = TextToImage(backend).submit("x")
+    assert job.result(10) is DRAWING
+    assert len(backend.ensured) == failures + 1
+    assert set(backend.drawn) == {job.id}
+
+
+def test_it_is_not_tried_for_ever() -> None:
+    """Beyond a few rounds the failure is told."""
+    backend = ScriptedBackend(*[unreachable() for _ in range(ROUNDS + 1)])
+    with pytest.raises(EndpointUnreachableError):
+        TextToImage(backend).submit("x").result(10)
+    assert len(backend.drawn) == ROUNDS
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        EndpointUntrustedError("Endpoint", **PARTS),
+        DrawingError("no"),
+        BusyError("too many."),
+        InvalidRequestError("no such size"),
+        JobCancelledError("x"),
+        StartError("Inference server", **PARTS),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_not_tried_again(failure: SpaceError) -> None:
+    """What another try cannot mend is told at once, as it is."""
+    backend = ScriptedBackend(failure)
+    with pytest.raises(type(failure)):
+        TextToImage(backend).submit("x").result(10)
+    assert len(backend.drawn) == 1
+
+
+def test_the_next_prompt_tries_again() -> None:
+    """After a start that failed the next drawing begins anew."""
+    backend = ScriptedBackend()
+    backend.start_fails = StartError("Fair", **PARTS)
+    service = TextToImage(backend)
+    with pytest.raises(StartError):
+        service.submit("x").result(10)
+    assert backend.drawn == []
+    backend.start_fails = None
+    assert service.submit("x").result(10) is DRAWING
+
+
+def test_bad_input_is_refused_at_once() -> None:
+    """What cannot be drawn makes no job and asks nobody."""
+    backend = ScriptedBackend()
+    for parameters in ({"prompt": ""}, {"prompt": "x", "seed": "many"}, {"prompt": "x", "width": 9999}):
+        with pytest.raises(InvalidRequestError):
+            TextToImage(backend).submit(**parameters)
+    assert backend.ensured == []
+
+
+def test_the_servers_own_limits() -> None:
+    """Limits that are learnt only at the start still refuse the drawing before it is sent."""
+    backend = ScriptedBackend(limits=Limits(width=Range(min=64, max=256, multiple=64)))
+    service = TextToImage(backend)
+    with pytest.raises(InvalidRequestError, match="256"):
+        service.submit("x", width=1024).result(10)
+    assert backend.drawn == []
+    with pytest.raises(InvalidRequestError, match="256"):
+        service.submit("x", width=1024)
+
+
+def test_cancel_while_waking() -> None:
+    """A cancel during a cold start ends the drawing without sending it."""
+    backend = ScriptedBackend()
+    backend.hold.clear()
+    job = TextToImage(backend).submit("x")
+    job.cancel()
+    with pytest.raises(JobCancelledError):
+        job.result(5)
+    assert backend.drawn == []
+
+
+def test_jobs_are_found_again() -> None:
+    """A job is found by its id, and is refused with `Busy:` when too many are under way."""
+    backend = ScriptedBackend()
+    backend.hold.clear()
+    service = TextToImage(backend, Jobs(max_active=1))
+    job = service.submit("x")
+    assert service.job(job.id) is job
+    with pytest.raises(BusyError, match=r"^Busy: "):
+        service.submit("x")
+    with pytest.raises(JobTimeoutError):
+        job.result(0.05)
+    backend.hold.set()
+    assert job.result(10) is DRAWING
+    service.close()
+    assert backend.closed
+
+
+def test_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`text_to_image(prompt)` gives the picture; fifty first calls at once share one service."""
+    made: list[ScriptedBackend] = []
+
+    def choose(settings: object) -> ScriptedBackend:
+        made.append(ScriptedBackend())
+        return made[-1]
+
+    monkeypatch.setattr(text_to_image, "choose_backend", choose)
+    text_to_image._default_service.cache_clear()
+    images: list[Image.Image] = []
+    threads = [
+        threading.Thread(target=lambda: images.append(text_to_image.text_to_image("x", seed=1))) for _ in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    text_to_image._default_service.cache_clear()
+    assert images == [DRAWING.image] * 50
+    assert len(made) == 1
