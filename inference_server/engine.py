@@ -192,7 +192,7 @@ class Engine:
                 self._queue.appendleft(current.ticket)
             else:
                 current.ticket.refuse(errors.engine_crashed(reason))
-        return bool(self._queue)
+        return current is not None or bool(self._queue)
 
     def on_drawing_message(self, message: FromEngine) -> None:
         current = self._current

@@ -46,7 +46,7 @@ class Listener(Protocol):
     def on_failed(self, reason: str, pause_s: int) -> None: ...
 
     def on_lost(self, reason: str) -> bool:
-        """The process died unasked; True if something waits for the next one."""
+        """The process died unasked; True if it was drawing, or something waits for the next one."""
 
     def on_drawing_message(self, message: FromEngine) -> None: ...
 
