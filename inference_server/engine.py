@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference_server import errors
+from inference_server.drawings import Current, Finished
 from inference_server.engine_child import EngineChild
 from inference_server.errors import Refusal
 from inference_server.keeper import STEP_DEADLINE_S, Keeper, Phase
@@ -25,7 +26,6 @@ from inference_server.messages import (
     FromEngine,
     LoadFailed,
     ModelFacts,
-    RawImage,
     Ready,
     Stage,
     Step,
@@ -49,30 +49,6 @@ class EngineSettings:
     idle_engine_s: float  # 0 = never asleep
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A drawing that came back from the engine, to be turned into the answer's JSON."""
-
-    request: PictureRequest
-    resolved: Resolved
-    images: tuple[RawImage, ...]
-    init_ms: float  # waiting for the engine to be ready
-    queue_ms: float  # waiting for others
-    inference_ms: float
-
-
-@dataclass
-class _Current:
-    """The drawing under way."""
-
-    ticket: Ticket
-    resolved: Resolved
-    number: int
-    step_s: float  # when the last step was done
-    preview: RawImage | None = None
-    preview_number: int = 0
-
-
 class Engine:
     """Belongs to the event loop's thread. One drawing at a time, in the order of their coming."""
 
@@ -89,7 +65,7 @@ class Engine:
         self._limits: Limits = settings.override.over(Limits())
         self._defaults: Defaults | None = None
         self._queue: deque[Ticket] = deque()
-        self._current: _Current | None = None
+        self._current: Current | None = None
         self._number = 0
         self._answering: set[asyncio.Task[None]] = set()
         self._idle: asyncio.TimerHandle | None = None
@@ -213,7 +189,7 @@ class Engine:
         self._next()
         self._watch_idleness()
 
-    def _on_step(self, current: _Current, message: Step) -> None:
+    def _on_step(self, current: Current, message: Step) -> None:
         now_s = time.monotonic()
         self._metrics.step_seconds.observe(now_s - current.step_s)
         current.step_s = now_s
@@ -222,7 +198,7 @@ class Engine:
         current.ticket.tell(Progress(message.step, message.num_steps, current.preview, current.preview_number))
         self._keeper.expect_word(STEP_DEADLINE_S)
 
-    def _on_drawn(self, current: _Current, message: Drawn) -> None:
+    def _on_drawn(self, current: Current, message: Drawn) -> None:
         """Encodes on a worker thread, while the engine goes on with the next."""
         ticket = current.ticket
         if ticket.outcome is not None:
@@ -266,7 +242,7 @@ class Engine:
         self._number += 1
         ticket.attempts += 1
         ticket.started_s = time.monotonic()
-        self._current = _Current(ticket, resolved, self._number, ticket.started_s)
+        self._current = Current(ticket, resolved, self._number, ticket.started_s)
         ticket.tell(Progress(0, resolved.drawing.num_inference_steps * len(resolved.drawing.seeds), None, 0))
         self._keeper.send(Draw(self._number, resolved.drawing))
         self._keeper.expect_word(STEP_DEADLINE_S)
