@@ -10,7 +10,7 @@ import pytest
 from endpoint_scripts import START, good, result, step
 from hostile_server import Line, Received, hostile_server
 
-import endpoint_client
+import endpoint_transport
 from addresses import free_port
 from credentials import Credentials
 from drawing import Drawing, DrawRequest
@@ -216,7 +216,7 @@ def endless_line(line: Line, request: Received) -> None:
 
 def test_a_line_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endless line is given up after a bounded number of bytes."""
-    monkeypatch.setattr(endpoint_client, "ANSWER_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(endpoint_transport, "ANSWER_BYTES_MAX", 1_000_000)
     with hostile_server(endless_line) as server, pytest.raises(EndpointAnswerError, match="more than"):
         draw(EndpointClient(server.url))
 
@@ -244,6 +244,19 @@ def test_a_drawing_that_never_ends(script: Callable[[Line, Received], None]) -> 
         with pytest.raises(DrawingError, match="not done after"):
             draw(EndpointClient(server.url, drawing_s=0.4))
         assert [request.method for request in server.requests] == ["POST", "DELETE"]
+
+
+def test_a_healthcheck_that_drips() -> None:
+    """An answer that comes byte by byte, without an end, counts as silence after the deadline."""
+
+    def script(line: Line, request: Received) -> None:
+        line.start_stream()
+        while not line.stopped.wait(0.05):
+            line.chunk(b" ")
+
+    with hostile_server(script) as server, pytest.raises(EndpointUnreachableError, match="not whole") as caught:
+        EndpointClient(server.url).health(timeout_s=0.3)
+    assert caught.value.how == "silent"
 
 
 @pytest.mark.parametrize("script", [dripping, lively])
