@@ -75,7 +75,8 @@ class BringUp:
         answer = self._probe()
         if not self._is_ours(answer) or (isinstance(answer, Health) and answer.state == "failed"):
             self._start_missing(answer)
-        return self._wait_until_healthy()
+        health = self._wait_until_healthy()
+        return self._wait_until_healthy() if self._end_doubles() else health
 
     # What answers
 
@@ -149,6 +150,22 @@ class BringUp:
     def _stop(self, role: Role, container: Container) -> None:
         self._fair.delete_container(self._services[role].node, container.id, timeout_s=self._timing.stop_s)
 
+    def _end_doubles(self) -> bool:
+        """Whether something was ended: two processes that look and start at the same moment start everything twice.
+
+        Both keep the container that Fair lists first. Two rathole clients of one service displace each other for ever.
+        """
+        try:
+            found = self._survey() if self._programs and self._lists else None
+            doubles = found.replace if found else ()
+            for role, container in doubles:
+                log.info("ending %s, container %s: another process started one at the same moment", role, container.id)
+                self._stop(role, container)
+        except ServiceError as error:
+            log.warning("could not look for services that were started twice: %s", error)  # it draws all the same
+            return False
+        return bool(doubles)
+
     def _stop_adopted(self, found: Plan, role: Role) -> list[Role]:
         for adopted, container in found.adopt:
             if adopted is role:
@@ -199,7 +216,7 @@ class BringUp:
         ended = {role: end for role, program in self._programs.items() if (end := self._fair.end_of(program))}
         found = self._survey() if self._lists else None
         for role, end in ended.items():
-            if _PORT_TAKEN.search(end.last_words) and (found is None or role not in found.start):
+            if role not in found.start if found else _PORT_TAKEN.search(end.last_words):
                 log.info("%s runs already: %s", role, end.last_words)  # by another process, started just before
                 del self._programs[role]
                 continue

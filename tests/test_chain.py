@@ -154,6 +154,17 @@ def test_another_secret_replaces(cold: Chain) -> None:
     assert len(set(fingerprints)) == len(fingerprints) == 6
 
 
+def test_two_spaces_at_the_same_moment(cold: Chain) -> None:
+    """Two Spaces of one deployment that start at the same moment both draw, and one service of each role stays."""
+    with cold.service() as one, cold.service() as other:
+        jobs = [one.submit("a red apple"), other.submit("a blue fish")]
+        for job in jobs:
+            assert job.result(120).image.size == (256, 256)
+        assert cold.running() == ONE_EACH
+        draw(one)
+        draw(other)
+
+
 def test_without_a_tunnel(cold: Chain) -> None:
     """TUNNEL=none draws with the inference server alone."""
     with cold.service(TUNNEL="none", TUNNEL_NODE=None) as service:
