@@ -5,7 +5,6 @@ import os
 import sys
 from functools import partial
 
-from inference_server.config import ConfigError, ServerConfig, from_command_line
 from inference_server.engine_child import EngineChild
 from inference_server.messages import Load
 
@@ -13,23 +12,26 @@ from inference_server.messages import Load
 def main() -> int:
     """The exit code: 0 after an orderly end, 2 when the server cannot start as it was told to."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    child = EngineChild()  # its interpreter starts while this one reads the configuration
     try:
-        return _run(from_command_line(sys.argv[1:], os.environ))
+        return _run(child)
+    finally:
+        child.kill()
+
+
+def _run(child: EngineChild) -> int:
+    from inference_server.config import ConfigError, from_command_line
+
+    try:
+        config = from_command_line(sys.argv[1:], os.environ)
+        load = Load(config.engine, config.model_id, config.model_revision, config.model_precision)
+        child.send(load)
+        from inference_server import server
+
+        server.run(config, server.bind(config.host, config.port), partial(EngineChild, load), child)
     except ConfigError as exc:
         print(f"inference_server: {exc}", file=sys.stderr)
         return 2
-
-
-def _run(config: ServerConfig) -> int:
-    load = Load(config.engine, config.model_id, config.model_revision, config.model_precision)
-    start_child = partial(EngineChild, load)
-    child = start_child()
-    try:
-        from inference_server import server
-
-        server.run(config, server.bind(config.host, config.port), start_child, child)
-    finally:
-        child.kill()
     return 0
 
 

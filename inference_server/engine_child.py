@@ -21,7 +21,8 @@ PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 class EngineChild:
     """A running engine process. Must be created on the server's main thread: the kernel ends the child with it."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load | None = None) -> None:
+        """Starts the process; without `load` it waits to be sent one."""
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": _with_package_first(os.environ.get("PYTHONPATH"))}
         self._process = subprocess.Popen(
@@ -33,7 +34,8 @@ class EngineChild:
         )
         theirs.close()
         self._connection = Connection(ours.detach())
-        self.send(load)
+        if load is not None:
+            self.send(load)
 
     @property
     def pid(self) -> int:

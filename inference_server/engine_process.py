@@ -45,7 +45,10 @@ class EngineProcess:
 
     def run(self) -> None:
         """Loads, then draws until the process is ended."""
-        load = self._connection.recv()
+        try:
+            load = self._connection.recv()
+        except (EOFError, OSError):  # the server could not start
+            return
         threading.Thread(target=self._read, name="orders", daemon=True).start()
         engine = self._load(load)
         while engine is not None:
