@@ -1,5 +1,6 @@
 """One run of some work at a time for the whole process, however many ask; a growing pause after a failure."""
 
+import contextvars
 import logging
 import threading
 import time
@@ -82,8 +83,9 @@ class SingleFlight:
 
     def _take_off(self) -> _Flight:
         flight = _Flight()
+        context = contextvars.copy_context()  # so that the log lines of a start carry the job that began it
         try:
-            threading.Thread(target=self._run, args=(flight,), name=self._name, daemon=True).start()
+            threading.Thread(target=context.run, args=(self._run, flight), name=self._name, daemon=True).start()
         except RuntimeError as error:  # else all who come after would wait for a run that never began
             raise StartError(
                 self._name, tried="begin", came_back=f"there is no thread for it ({error})", next_step="Try again."

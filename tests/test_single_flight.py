@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 from processes import wait_until
 
+import log_context
 import single_flight
 from errors import JobCancelledError, StartError
 from events import Event, Waking
+from log_context import job_context
 from single_flight import SingleFlight
 
 TellStage = Callable[[str], None]
@@ -117,7 +119,7 @@ def test_pause_after_a_failure() -> None:
     assert time.monotonic() - begin < 0.5
 
 
-def test_the_pause_grows_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pause_grows_and_is_bounded() -> None:
     """Each further failure doubles the pause, up to a minute."""
     paused: list[float] = []
     gate = Gate()
@@ -169,6 +171,16 @@ def test_deadline() -> None:
         flight.join(ignore, never, timeout_s=0.2)
     gate.open.set()
     flight.join(ignore, never, timeout_s=20)
+
+
+def test_log_lines_carry_the_job_that_began() -> None:
+    """What is logged during a run carries the id of the job that began it."""
+    seen: list[str] = []
+    flight = SingleFlight(lambda tell: seen.append(log_context._job_id.get()), name="test")
+    with job_context("job-1"):
+        flight.join(ignore, never, timeout_s=5)
+    flight.join(ignore, never, timeout_s=5)
+    assert seen == ["job-1", "-"]
 
 
 def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
