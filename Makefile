@@ -9,10 +9,10 @@ BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wi
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run test check bench clean install rathole chromium $(BENCHMARKS)
+.PHONY: help run test check bench clean demo-sheet demo-train install rathole chromium $(BENCHMARKS)
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
 
 run: .venv/installed-run rathole ## install what is missing, start the page and all that it needs, print its address
 	@PYTHONUNBUFFERED=1 exec $(PYTHON) app.py
@@ -27,6 +27,24 @@ check: .venv/installed-test ## format, lint, types and the quick tests, within a
 	@$(PYTHON) -m pytest -m "not slow"
 
 bench: $(BENCHMARKS) ## run every benchmark; each prints a table
+
+demo-sheet: .venv/installed-run ## draw the demo model's prompt lists on contact sheets, in build/demo_sheets
+	@$(PYTHON) -m demo_model.sheet
+
+TRAIN_PYTHON := $(PYTHON)
+TRAIN_FOLDER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stable-diffusion-space-training
+TRAIN := OMP_WAIT_POLICY=passive nice -n 19 $(TRAIN_PYTHON) -m
+
+demo-train: $(TRAIN_FOLDER)/npm/node_modules ## train the demo model, or go on with it (hours; see demo_model/README.md)
+	@$(TRAIN) demo_model.train_autoencoder --run $(TRAIN_FOLDER)
+	@$(TRAIN) demo_model.samples --run $(TRAIN_FOLDER)
+	@$(TRAIN) demo_model.train --run $(TRAIN_FOLDER)
+
+$(TRAIN_FOLDER)/npm/node_modules: demo_model/package.json
+	@mkdir -p $(TRAIN_FOLDER)/npm
+	@cp demo_model/package.json $(TRAIN_FOLDER)/npm/
+	@npm install --silent --prefix $(TRAIN_FOLDER)/npm
+	@touch $@
 
 clean: ## remove all that these commands have installed and built
 	rm -rf .venv .rathole .cache .mypy_cache .pytest_cache .ruff_cache build

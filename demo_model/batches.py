@@ -1,0 +1,88 @@
+"""Batches for training: latents of samples and the tokens of sentences for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from demo_model import folder, samples
+from demo_model.captions import Captions
+from demo_model.concepts import concepts
+from demo_model.networks import MAX_TOKENS
+from demo_model.run_folder import RunFolder
+from demo_model.scenes import Scene
+
+_WITHOUT_CAPTION = 0.08  # so that guidance has something to lead away from
+
+
+class NoSamplesError(Exception):
+    """There is nothing to train on; the message says what makes it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents, float (n, 16, 16, 16), and token numbers, (n, 24)."""
+
+    latents: Tensor
+    tokens: Tensor
+
+
+def tokenizer_folder() -> Path:
+    """Returns the tokenizer's folder: the packed model's, which all weights share.
+
+    It was trained on the captions, names first, so that the words of a name are whole tokens; other words fall into
+    pieces, down to bytes.
+    """
+    return folder() / "tokenizer"
+
+
+class Batches:
+    """Draws batches from the sample files of a run, those included that appear while it trains."""
+
+    def __init__(self, run: RunFolder, seed: int, device: str) -> None:
+        self._folder, self._device = run.samples, device
+        self._read: set[str] = set()
+        self._latents: list[np.ndarray] = []
+        self._scenes: list[Scene] = []
+        self._all_latents = torch.empty(0)
+        self.take_up_new_files()
+        if not self._scenes:
+            raise NoSamplesError(f"{run.samples} holds no samples; make some: python -m demo_model.samples.")
+        self._tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder())
+        self._rng = np.random.default_rng(seed)
+        self._captions = Captions(concepts(), samples.read_own_colours(run.samples), self._rng)
+
+    def __len__(self) -> int:
+        """Returns the number of samples to draw from."""
+        return len(self._scenes)
+
+    def take_up_new_files(self) -> None:
+        """Reads the files that have appeared since the last call."""
+        new = [file for file in samples.files_in(self._folder) if file.name not in self._read]
+        for file in new:
+            content = samples.read(file)
+            self._latents.append(content.latents)
+            self._scenes += content.scenes
+            self._read.add(file.name)
+        if new:
+            self._all_latents = torch.from_numpy(np.concatenate(self._latents)).to(self._device)
+
+    def draw(self, number: int) -> Batch:
+        """Returns a batch of so many samples, each with a new sentence or none."""
+        chosen = self._rng.integers(len(self._scenes), size=number)
+        texts = [
+            "" if self._rng.random() < _WITHOUT_CAPTION else self._captions.write(self._scenes[index])
+            for index in chosen
+        ]
+        return Batch(self._all_latents[torch.from_numpy(chosen).to(self._device)].float(), self._tokens(texts))
+
+    def _tokens(self, texts: Sequence[str]) -> Tensor:
+        encoded = self._tokenizer(
+            list(texts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        )
+        tokens: Tensor = encoded.input_ids
+        return tokens.to(self._device)
