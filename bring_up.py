@@ -13,9 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from endpoint_client import EndpointClient
-from errors import EndpointError, EndpointUnreachableError, EndpointUntrustedError, ServiceError, StartError
+from errors import (
+    EndpointError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    FairError,
+    ServiceError,
+    StartError,
+)
 from fair_client import Container, ContainerSpec, DeadlineFairClient, Program, ProgramEnd
-from fair_services import Plan, Role, Service, plan
+from fair_services import Plan, Role, Service, plan, strays
 from wire_format import Health
 
 log = logging.getLogger(__name__)
@@ -101,6 +108,7 @@ class BringUp:
             self._lists = False
             self._start([role for role in self._services if role is not Role.TUNNEL_CLIENT])
             return
+        self._end_strays()
         for role, container in found.replace:
             log.info("replacing %s, container %s: another configuration", role, container.id)
             self._stop(role, container)
@@ -118,6 +126,16 @@ class BringUp:
                 next_step="Stop that one, or give this Space another node or other ports.",
             )
         self._start(start)
+
+    def _end_strays(self) -> None:
+        """Ends what was left behind where the settings do not want it any more, on nodes no longer ours, too."""
+        try:
+            everywhere = {node.name: self._fair.containers(node.name) or [] for node in self._fair.nodes()}
+            for node, row in strays(self._services, self._deployment, everywhere):
+                log.info("ending %s on node %s, container %s: it belongs elsewhere now", row.role, node, row.id)
+                self._fair.delete_container(node, row.id, timeout_s=self._timing.stop_s)
+        except FairError as error:
+            log.warning("what an earlier configuration left behind could not be ended: %s", error)
 
     def _survey(self) -> Plan | None:
         """What runs and what is missing; None if Fair cannot list containers."""
@@ -188,11 +206,20 @@ class BringUp:
                 self._wait_for_answer(answer)
             elif isinstance(answer, EndpointUntrustedError):
                 raise answer
-            else:  # somebody else answers in the place of ours
-                self._look_after_programs_now_and_then(time.monotonic())
+            else:
+                self._wait_for_another(answer)
             if self._left_s() <= 0:
                 raise self._too_late(answer)
             time.sleep(self._timing.poll_s)
+
+    def _wait_for_another(self, answer: Health | EndpointError) -> None:
+        """Somebody else answers in the place of ours. Where Fair cannot stop that one the maintainer has to."""
+        now = time.monotonic()
+        self._look_after_programs_now_and_then(now)
+        if not self._lists and now - self._quiet_since > self._timing.silence_s:
+            raise self._cannot_stop(
+                "one with another configuration answers" if isinstance(answer, Health) else answer.came_back
+            )
 
     def _wait_for_answer(self, answer: EndpointUnreachableError) -> None:
         now = time.monotonic()
@@ -239,7 +266,7 @@ class BringUp:
         if not suspects:
             return
         if found is None:
-            raise self._cannot_stop(answer)
+            raise self._cannot_stop(answer.came_back)
         role = suspects[0]
         self._tell(f"No answer from {role.words}: starting it again")
         self._start(self._stop_adopted(found, role))
@@ -292,13 +319,13 @@ class BringUp:
             "(host_address, or TUNNEL_ADDRESS), and look at the log of rathole on both.",
         )
 
-    def _cannot_stop(self, answer: EndpointUnreachableError) -> StartError:
+    def _cannot_stop(self, came_back: str) -> StartError:
         nodes = sorted({service.node for service in self._services.values()})
         commands = "; ".join(f"fair node {node} list, then fair node {node} kill CONTAINER" for node in nodes)
         return StartError(
             self._endpoint.link,
             tried="get an answer from what runs already",
-            came_back=f"{answer.came_back}, and this Fair server cannot stop containers",
+            came_back=f"{came_back}, and this Fair server cannot stop containers",
             next_step=f"Stop them by hand: {commands}. The next prompt starts them again.",
         )
 

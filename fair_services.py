@@ -7,7 +7,7 @@ restarted Space knows its own again.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -107,6 +107,22 @@ def plan(services: dict[Role, Service], deployment: str, containers: dict[str, S
     return Plan(tuple(start), tuple(replaced), tuple(adopted))
 
 
+def strays(
+    services: dict[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]
+) -> list[tuple[str, Container]]:
+    """Node and container of what runs of our deployment where the settings, changed since, do not want it any more.
+
+    A tunnel client that was left behind on another node would displace the new one for ever.
+    """
+    wanted = {(service.node, str(role)) for role, service in services.items()}
+    return [
+        (node, row)
+        for node, rows in containers.items()
+        for row in rows
+        if row.deployment == deployment and row.alive and row.role in list(Role) and (node, row.role) not in wanted
+    ]
+
+
 def _refuse_unreachable(service: Service, rows: Sequence[Container]) -> None:
     if any(row.status == "unreachable" for row in rows):
         raise StartError(
@@ -129,7 +145,16 @@ def _refuse_foreign(service: Service, rows: Sequence[Container]) -> None:
 
 
 def _labelled(role: Role, node: Node, deployment: str, spec: ContainerSpec) -> Service:
-    parts = [role, spec.image, list(spec.command), dict(spec.files), list(spec.ports), spec.runtime, spec.network]
+    parts = [
+        role,
+        node.id,
+        spec.image,
+        list(spec.command),
+        dict(spec.files),
+        list(spec.ports),
+        spec.runtime,
+        spec.network,
+    ]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     labels = {"role": str(role), "deployment": deployment, "fingerprint": fingerprint}
     return Service(role=role, node=node.name, spec=replace(spec, labels=labels), fingerprint=fingerprint)

@@ -94,6 +94,20 @@ def test_another_secret_replaces_all(bench: Bench) -> None:
     assert all(bench.alive()[role].id != before[role].id for role in Role)
 
 
+def test_a_move_to_another_node(bench: Bench) -> None:
+    """When the settings name another node, what ran on the old one is ended: two tunnel clients would displace each
+    other for ever."""
+    chain = chain_settings()
+    bench.bring_up(chain)
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+    health = bench.bring_up(replace(chain, inference_node="vm"))
+    rows = bench.client().containers("home") or []
+    assert not any(row.alive for row in rows)
+    alive = {row.role: row for row in bench.client().containers("vm") or [] if row.alive}
+    assert set(alive) == set(Role)
+    assert health.fingerprint == alive[INFERENCE].fingerprint
+
+
 def test_another_deployment(bench: Bench) -> None:
     """Another deployment's service in our place is an error that names its container; nothing is started or ended."""
     chain = chain_settings(tunnel_node=None)

@@ -71,6 +71,14 @@ def test_frozen(bench: Bench, front: HostileServer) -> None:
     os.kill(bench.log.pid("inference"), signal.SIGCONT)
 
 
+def test_another_configuration(bench: Bench, front: HostileServer) -> None:
+    """An inference server of another configuration, which cannot be replaced, is told as commands to type."""
+    chain = chain_settings()
+    bench.bring_up(chain, url=front.url)
+    with pytest.raises(StartError, match=r"another configuration.*cannot stop.*fair node home kill"):
+        bench.bring_up(replace(chain, model_id="another/model"), url=front.url)
+
+
 def test_image_that_dies(bench: Bench, front: HostileServer) -> None:
     """A container that ends by itself is told with its last words, here as well."""
     with pytest.raises(StartError, match="CUDA is not available"):

@@ -11,7 +11,7 @@ import pytest
 from credentials import Credentials
 from errors import StartError
 from fair_client import Container, Node
-from fair_services import ChainSettings, Role, Service, chain_services, plan
+from fair_services import ChainSettings, Role, Service, chain_services, plan, strays
 
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"
 CREDENTIALS = Credentials.from_secret(SECRET)
@@ -211,6 +211,24 @@ def test_another_deployment_is_named() -> None:
     """Another deployment's container in the place of a missing one is named: deployment, container and node."""
     with pytest.raises(StartError, match=r"Node home.*'you/space'.*i1"):
         planned([replace(I1, deployment="you/space")])
+
+
+def test_another_node_is_another_service() -> None:
+    """A service that is moved to another node has another fingerprint: its old self must not be taken for it."""
+    moved = chain_services(CHAIN, CREDENTIALS, Node("attic", "n9", None), VM, "203.0.113.7")
+    before = services()
+    assert {role for role in Role if moved[role].fingerprint != before[role].fingerprint} == {INFERENCE, CLIENT}
+
+
+def test_strays() -> None:
+    """What is left of our deployment on nodes where it belongs no more is found, and nothing else."""
+    rows = {
+        "home": [I1, C2, replace(S3, id="moved"), replace(S3, id="theirs", deployment="else")],
+        "vm": [S3, replace(C2, id="over", status="ended"), container(None, id="unlabelled")],
+        "attic": [replace(I1, id="left"), replace(C2, id="away", status="unreachable"), container("else", id="own")],
+    }
+    found = strays(services(), "me/space", rows)
+    assert [(node, row.id) for node, row in found] == [("home", "moved"), ("attic", "left")]
 
 
 def test_roles_in_a_visitors_words() -> None:
