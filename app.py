@@ -39,6 +39,7 @@ class Handlers:
     def __init__(self, service: TextToImage, picture_folder: str) -> None:
         self._service = service
         self._picture_folder = picture_folder
+        self._asked: dict[str, Job] = {}  # the drawing of each open page, by Gradio's session
 
     async def text_to_image(
         self,
@@ -81,11 +82,13 @@ class Handlers:
         guidance: str,
         size: str | None,
         job_id: str | None,
+        request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
-        """Draw or Enter was pressed: starts a job and shows how it goes."""
+        """Draw or Enter was pressed: starts a job and shows how it goes. One at a time for each page."""
         started = time.monotonic()
-        running = self._job(job_id)
-        if running is not None and not running.finished:  # one that this page found again when it was opened
+        # What this page asked for (a second click may overtake the news of the first), or found when it was opened.
+        running = self._asked.get(request.session_hash) or self._job(job_id)
+        if running is not None and not running.finished:
             gr.Info(page_text.STILL_DRAWING)
             yield page_view.UNCHANGED
             return
@@ -97,10 +100,15 @@ class Handlers:
         except SpaceError as error:
             yield View(page_text.error_html(error)).outputs()
             return
-        asked = page_text.waiting_html(page_text.ASKED, None)
-        yield View(asked, preview="", busy=True, job_id=job.id).outputs()
-        async for view in self._views(job, started):
-            yield view.outputs()
+        self._asked[request.session_hash] = job
+        try:
+            asked = page_text.waiting_html(page_text.ASKED, None)
+            yield View(asked, preview="", busy=True, job_id=job.id).outputs()
+            async for view in self._views(job, started):
+                yield view.outputs()
+        finally:
+            if self._asked.get(request.session_hash) is job:
+                del self._asked[request.session_hash]
 
     async def resume(self, job_id: str | None) -> AsyncIterator[tuple[Any, ...]]:
         """The page was opened: shows the drawing that this browser asked for a while ago, if there is one."""
@@ -221,7 +229,7 @@ def create_page(service: TextToImage) -> gr.Blocks:
             handlers.draw,
             [prompt_box, *more, job_id],
             screen,
-            trigger_mode="once",
+            trigger_mode="multiple",  # `draw` refuses a second one itself: Gradio would ignore it without a word
             **raw,
             **private,
         )

@@ -133,7 +133,6 @@ def test_a_seed_of_ones_own(open_page: Callable[..., Visit]) -> None:
     visit.page.get_by_label("Another seed each time").uncheck()
     visit.page.fill("#seed input", "7")
     visit.page.get_by_label("Steps").fill("9")
-    visit.page.click("#draw")
     visit.ask("a castle")
     visit.says(re.compile("seed 7"))
     request = visit.service.started[-1].request
@@ -206,6 +205,20 @@ def test_one_drawing_at_a_time(open_page: Callable[..., Visit]) -> None:
     visit.ask("an owl")
     visit.says("Drawing: step 8 of 20")
     visit.page.press("#prompt textarea", "Enter")
+    expect(visit.page.get_by_text("One picture at a time").first).to_be_visible()
+    visit.service.let("drawing")
+    visit.says(re.compile("Done"))
+    assert len(visit.service.started) == before + 1
+
+
+def test_a_double_click_draws_once(open_page: Callable[..., Visit]) -> None:
+    """Two clicks in one go are one wish."""
+    visit = open_page()
+    visit.service.hold("drawing")
+    before = len(visit.service.started)
+    visit.page.fill("#prompt textarea", "a castle")
+    visit.page.dblclick("#draw")
+    visit.says("Drawing: step 8 of 20")
     visit.service.let("drawing")
     visit.says(re.compile("Done"))
     assert len(visit.service.started) == before + 1
@@ -224,7 +237,7 @@ def test_a_page_opened_again_finds_its_drawing(open_page: Callable[..., Visit]) 
     again.says("Drawing: step 8 of 20")
     expect(again.page.locator("#prompt textarea")).to_have_value("a castle")
     again.ask("an owl")
-    expect(again.page.get_by_text("One picture at a time")).to_be_visible()
+    expect(again.page.get_by_text("One picture at a time").first).to_be_visible()
     again.service.let("drawing")
     expect(again.page.locator("#result img")).to_have_attribute("alt", "a castle")
     again.page.close()
