@@ -7,8 +7,10 @@ import statistics
 import time
 import warnings
 
+from addresses import free_port
 from backends import choose_backend
 from benchmarks.tutorial_way import TutorialClient
+from credentials import Credentials, new_secret
 from settings import Settings
 from text_to_image import TextToImage
 
@@ -20,12 +22,14 @@ PROMPT = "a red apple"
 def main() -> None:
     """Prints the table."""
     warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-    backend = choose_backend(Settings.load())
-    service = TextToImage(backend)
+    secret, inference_port, public_port = new_secret(), free_port(), free_port()
+    settings = Settings.load(endpoint_secret=secret, inference_host_port=inference_port, tunnel_public_port=public_port)
+    service = TextToImage(choose_backend(settings))
     try:
         service.submit(PROMPT).result(120)
-        endpoint = backend._endpoint  # type: ignore[attr-defined]  # the same server for both
-        theirs = TutorialClient(endpoint.url, {"Authorization": f"Bearer {endpoint._bearer}"})
+        port = public_port if service.status().tunnel else inference_port
+        bearer = Credentials.from_secret(secret).bearer
+        theirs = TutorialClient(f"https://127.0.0.1:{port}", {"Authorization": f"Bearer {bearer}"})
         rows: dict[str, list[float]] = {"ours": [], "tutorial": []}
         for _ in range(PICTURES):
             rows["ours"].append(_ours_s(service))

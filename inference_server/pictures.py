@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from inference_server.fast_png import encode_png
 from inference_server.messages import RawImage
 from inference_server.resolve import Resolved
 
@@ -24,14 +25,18 @@ SAMPLER_NAMES = {
 }
 
 
-def encode(raw: RawImage, resolved: Resolved, image: int, png_compress_level: int) -> str:
-    """One picture as base64 of the format that was asked for; `image` counts from 0."""
+def encode(raw: RawImage, resolved: Resolved, image: int, png_compress_level: int | None) -> str:
+    """One picture as base64 of the format that was asked for; `image` counts from 0.
+
+    `png_compress_level`: Pillow's, 0 to 9, when small matters more than fast; None: fast.
+    """
     picture = _image(raw)
     file = BytesIO()
     match resolved.image_format:
+        case "PNG" if png_compress_level is None:
+            file.write(encode_png(raw, png_info(resolved, image)))
         case "PNG":
-            info = png_info(resolved, image)
-            picture.save(file, "PNG", compress_level=png_compress_level, pnginfo=info)
+            picture.save(file, "PNG", compress_level=png_compress_level, pnginfo=png_info(resolved, image))
         case "WEBP_LOSSLESS":
             picture.save(file, "WEBP", lossless=True, quality=20, method=1)  # quality: the effort, when lossless
         case "WEBP":

@@ -111,7 +111,7 @@ class PictureRequest:
     pipeline: str | None
     scheduler: str | None
     image_format: str | None
-    png_compress_level: int
+    png_compress_level: int | None  # None: the fast encoder
     image_inputs: tuple[str, ...]  # inputs that only an image pipeline could use
     ignored: tuple[str, ...]
 
@@ -129,7 +129,6 @@ def read_request(raw: bytes) -> PictureRequest:
 def _request(body: _Body, content: dict[str, Any]) -> PictureRequest:
     inputs, call = body.modelInputs, body.callInputs
     seed = inputs.seed
-    level = call.png_compress_level
     return PictureRequest(
         request_id=call.startRequestId or secrets.token_hex(16),
         has_own_id=call.startRequestId is not None,
@@ -147,7 +146,7 @@ def _request(body: _Body, content: dict[str, Any]) -> PictureRequest:
         pipeline=call.PIPELINE,
         scheduler=call.SCHEDULER,
         image_format=call.image_format,
-        png_compress_level=1 if level is None else level,
+        png_compress_level=call.png_compress_level,
         image_inputs=tuple(name for name in IMAGE_INPUTS if content["modelInputs"].get(name)),
         ignored=_ignored(content),
     )

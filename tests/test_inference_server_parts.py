@@ -237,6 +237,19 @@ def test_two_latents_in_a_row_give_the_denoised_one(spacing: str, zero_snr: bool
         assert np.abs(levels.denoised(step, before, after) - picture).max() < 1e-3
 
 
+@pytest.mark.parametrize(("width_px", "height_px"), [(1, 1), (64, 1), (5, 7), (256, 192)])
+def test_the_fast_png_holds_every_pixel_and_the_text(width_px: int, height_px: int) -> None:
+    """The fast encoder loses nothing: Pillow reads back the same pixels, and prompt and seed, whatever the script."""
+    pixels = np.random.default_rng(1).integers(0, 256, (height_px, width_px, 3), np.uint8)
+    drawing = dataclasses.replace(resolve(request({"seed": 7, "prompt": "a café, 猫"}), offer()).drawing)
+    raw = RawImage(width_px, height_px, pixels.tobytes())
+    file = base64.b64decode(pictures.encode(raw, Resolved(drawing, FACTS, "PNG"), 0, None))
+    with Image.open(io.BytesIO(file)) as picture:
+        assert np.array_equal(np.asarray(picture), pixels)
+        assert picture.info["prompt"] == "a café, 猫"
+        assert picture.info["seed"] == "7"
+
+
 @pytest.mark.parametrize(("image_format", "magic"), [("PNG", b"\x89PNG"), ("JPEG", b"\xff\xd8"), ("WEBP", b"RIFF")])
 def test_pictures_are_encoded_as_asked(image_format: str, magic: bytes) -> None:
     """The bytes are of the format that was asked for."""
