@@ -117,14 +117,14 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
-        # What it accepts inherits this. asyncio turns Nagle's algorithm off only for sockets that name their protocol,
-        # and with it an answer in two pieces waits up to 40 ms for the first one's acknowledgement.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
     except OSError as exc:
         raise ConfigError(
             f"Cannot listen on {host} port {port}: {exc.strerror}. Give another --host or --port."
         ) from exc
+    # What it accepts inherits this. asyncio turns Nagle's algorithm off only for sockets that name their protocol, and
+    # with it an answer in two pieces waits up to 40 ms for the first one's acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _watch_stdin(server: uvicorn.Server) -> None:
