@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -86,11 +87,14 @@ class Chain:
         with service_of(self.environment(**changes)) as service:
             yield service
 
+    @cached_property
+    def _token(self) -> str:
+        login = {"email": EMAIL, "password": PASSWORD, "version": "V018"}
+        return str(requests.post(f"{self.url}/api/v0/auth/login", json=login, timeout=_API_S).json()["token"])
+
     def api(self, method: str, path: str) -> requests.Response:
         """One request to the Fair server, logged in."""
-        login = {"email": EMAIL, "password": PASSWORD, "version": "V018"}
-        answer = requests.post(f"{self.url}/api/v0/auth/login", json=login, timeout=_API_S)
-        headers = {"Authorization": f"Bearer {answer.json()['token']}"}
+        headers = {"Authorization": f"Bearer {self._token}"}
         return requests.request(method, f"{self.url}/api/v0{path}", headers=headers, timeout=_API_S)
 
     def containers(self) -> list[Container]:
