@@ -8,10 +8,12 @@ import argparse
 import base64
 import io
 import lzma
+import shutil
 import tarfile
 from pathlib import Path
 
 from demo_model.archive import ARCHIVE_NAME, CHECKSUM_NAME, PART_PATTERN, WEIGHTS, checksum, part_name
+from demo_model.words import WORDS_NAME
 
 _DEFAULTS = Path(__file__).with_name("defaults.json")
 _PART_BYTES = 4_500_000  # of the archive, a multiple of 3: 6.1 MB of text; a Space takes no file above 10 MB
@@ -31,7 +33,10 @@ def main() -> None:
 
 
 def pack(folder: Path, weights: Path = WEIGHTS) -> str:
-    """Writes the folder's files as numbered text files and a checksum to `weights`; returns the checksum."""
+    """Writes the folder's files as numbered text files and a checksum to `weights`; returns the checksum.
+
+    The list of words that the model knows lies beside them as it is: the page asks it before the model is unpacked.
+    """
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": _DICTIONARY_BYTES}]
     archive = lzma.compress(tar_of(folder), check=lzma.CHECK_CRC64, filters=filters)
     weights.mkdir(parents=True, exist_ok=True)
@@ -42,6 +47,8 @@ def pack(folder: Path, weights: Path = WEIGHTS) -> str:
         (weights / part_name(number)).write_bytes(lines)
     digest = checksum(archive)
     (weights / CHECKSUM_NAME).write_text(f"{digest}  {ARCHIVE_NAME}\n", encoding="ascii")
+    if (words := folder / WORDS_NAME).is_file():
+        shutil.copyfile(words, weights / WORDS_NAME)
     return digest
 
 

@@ -1,7 +1,7 @@
 """Trains the autoencoder of pictures: `python -m demo_model.train_autoencoder --steps 4000`.
 
 First on crops of 128 pixels, then, for the last `--whole` of the steps, on whole pictures. It goes on from the run's
-last state. A step (8 crops or 2 pictures) is about 2 s of one core without bf16, 0.4 s on two with it.
+last state. A step (of 8 crops or 2 pictures) is about 2 s of one core without bf16, 0.4 s on two with it.
 When it is done, samples are made anew: those of another autoencoder no longer fit.
 """
 
@@ -24,7 +24,7 @@ from demo_model.scenes import SceneLottery
 from demo_model.stopping import Stop, running
 
 _KL, _LATENT_NOISE = 3e-4, 0.08  # keep the latents smooth, so that small errors of the UNet do not show
-_CROP, _CROPS, _WHOLE_PICTURES = 128, 8, 2
+_CROP = 128  # pixels: a quarter of a picture
 _SWAPPED = 0.2  # of the pictures have their colour channels in another order: colours that no icon has
 _LARGE_KEPT = 0.4  # of the single things, which are easy; the rest make way for small ones
 _LEARNING_RATE = 6e-4
@@ -36,7 +36,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo_model.train_autoencoder", description=__doc__)
     parser.add_argument("--run", type=Path, default=DEFAULT, help="the training run's folder (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=4000, help="in all, earlier sittings included")
-    parser.add_argument("--whole", type=float, default=0.3)
+    parser.add_argument("--batch", type=int, default=8, help="crops; of whole pictures a quarter as many")
+    parser.add_argument(
+        "--whole", type=float, default=0.3, help="the share of the steps, at the end, on whole pictures"
+    )
     parser.add_argument("--decay", type=float, default=0.4, help="the share of the steps with a falling learning rate")
     parser.add_argument("--save-every-s", type=float, default=180.0)
     values = vars(parser.parse_args())
@@ -47,9 +50,10 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train."""
+    """How long to train, and on how many crops at a time."""
 
     steps: int
+    batch: int
     whole: float
     decay: float
     save_every_s: float
@@ -88,7 +92,7 @@ class AutoencoderTraining:
             for group in self._optimiser.param_groups:
                 group["lr"] = plan.rate(self._step, self._step - first)
             whole = self._step >= plan.steps * (1 - plan.whole)
-            square = self._learn(self._pictures.whole() if whole else self._pictures.crops())
+            square = self._learn(self._pictures.whole(plan.batch // 4) if whole else self._pictures.crops(plan.batch))
             error = square if error == 0 else error + 0.02 * (square - error)
             if self._step % _REPORT_EVERY == 0:
                 pace_s = (time.monotonic() - begun) / (self._step - first)
@@ -152,11 +156,11 @@ class _Pictures:
         order = self._rng.permutation(3) if self._rng.random() < _SWAPPED else np.arange(3)
         return picture[torch.from_numpy(order)]
 
-    def whole(self) -> Tensor:
-        return torch.stack([self._picture() for _ in range(_WHOLE_PICTURES)])
+    def whole(self, number: int) -> Tensor:
+        return torch.stack([self._picture() for _ in range(number)])
 
-    def crops(self) -> Tensor:
-        return torch.stack([self._crop() for _ in range(_CROPS)])
+    def crops(self, number: int) -> Tensor:
+        return torch.stack([self._crop() for _ in range(number)])
 
     def _crop(self) -> Tensor:
         """Returns a part of a picture that is not all of one colour."""

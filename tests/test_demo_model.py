@@ -186,6 +186,17 @@ def test_packing_twice_gives_the_same_files(small_weights: Path, tmp_path: Path)
         assert (tmp_path / "again" / name).read_bytes() == (small_weights / name).read_bytes()
 
 
+def test_known_words_go_with_the_weights(tmp_path: Path) -> None:
+    """The list of words of a packed model lies beside its weights, and is what known_words reads."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model_index.json").write_text("{}")
+    (model / "words.txt").write_text("zebra\nblue cheese\n")
+    pack(model, tmp_path / "weights")
+    words = tmp_path / "weights" / "words.txt"
+    assert demo_model.known_words("Two zebras, an apple and blue cheese", words=words) == ["zebras", "blue cheese"]
+
+
 @pytest.mark.slow
 def test_draws_a_red_apple(tmp_path: Path) -> None:
     """OpenVINO draws with the unpacked folder: a red apple is red in the middle, on a light ground."""
