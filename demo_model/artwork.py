@@ -30,18 +30,22 @@ _HUE_NAMES = (
     (300, "purple"),
     (342, "pink"),
 )
+_VIVID, _DARK = 70, 60  # saturation and value, of 255: above both a pixel has a hue that one sees
+_WHITE_ABOVE, _BLACK_BELOW = 222, 110  # value, of 255: what lies between is called grey
 _BROWN_BELOW = 170  # value, of 255: a red or an orange darker than this is called brown
 
 
 @dataclass(frozen=True)
 class MainColour:
-    """The commonest saturated colour of a picture."""
+    """The commonest colour of a picture."""
 
-    hue: int  # 0 to 255
+    hue: int | None  # 0 to 255; None: grey or white
     value: float  # 0 to 255
     share: float  # of the icon's pixels, 0 to 1
 
     def name(self) -> str:
+        if self.hue is None:
+            return "white" if self.value > _WHITE_ABOVE else "grey" if self.value > _BLACK_BELOW else "black"
         degrees = self.hue * 360 / 255
         name = next((name for upper, name in _HUE_NAMES if degrees <= upper), "red")
         return "brown" if name in ("red", "orange") and self.value < _BROWN_BELOW else name
@@ -78,27 +82,32 @@ def _hue_distance(hue: NDArray[np.float32], other: int) -> NDArray[np.float32]:
     return np.abs((hue - other + 128) % 256 - 128)
 
 
-def main_colour(picture: Picture) -> MainColour | None:
-    """Returns the commonest saturated colour, None where the picture has hardly any."""
+def main_colour(picture: Picture) -> MainColour:
+    """Returns the commonest hue, or grey or white where more of the icon has that."""
     hue, saturation, value = np.moveaxis(_hsv(picture), -1, 0)
     visible = picture[..., 3] > 128
-    vivid = visible & (saturation > 70) & (value > 60)
-    if vivid.sum() < 200:
-        return None
+    vivid = visible & (saturation > _VIVID) & (value > _DARK)
+    pale = visible & (saturation <= _VIVID) & (value > _DARK)
     histogram = np.bincount(hue[vivid].astype(int), weights=(saturation * value)[vivid], minlength=256)
     smooth = np.sum([(11 - abs(shift)) * np.roll(histogram, shift) for shift in range(-10, 11)], axis=0)
     main = int(np.argmax(smooth))
     near = vivid & (_hue_distance(hue, main) < _HUE_REACH)
-    return MainColour(main, float(np.median(value[near])), float(near.sum() / visible.sum()))
+    most = pale if pale.sum() > near.sum() else near
+    middle = float(np.median(value[most])) if most.any() else 255.0
+    return MainColour(None if most is pale else main, middle, float(most.sum() / max(1, visible.sum())))
 
 
 def recolour(picture: Picture, colour: str, main: MainColour) -> Picture:
     """Returns the picture with its main colour turned into another one; shading and all other colours stay."""
     hsv = _hsv(picture)
-    near = (_hue_distance(hsv[..., 0], main.hue) < _HUE_REACH) & (hsv[..., 1] > 40)
-    target = np.array(COLOURS[colour], np.float32)
     shade = hsv[..., 2:] / main.value  # 1: the flat colour; more: a light; less: a shadow
-    purity = np.clip(hsv[..., 1:2] / max(1.0, float(np.median(hsv[..., 1][near]))), 0, 1)
+    if main.hue is None:
+        near = (hsv[..., 1] <= _VIVID) & (hsv[..., 2] > _DARK)
+        purity = np.ones_like(shade)
+    else:
+        near = (_hue_distance(hsv[..., 0], main.hue) < _HUE_REACH) & (hsv[..., 1] > _VIVID / 2)
+        purity = np.clip(hsv[..., 1:2] / max(1.0, float(np.median(hsv[..., 1][near]))), 0, 1)
+    target = np.array(COLOURS[colour], np.float32)
     lit = target + (255 - target) * np.clip(shade - 1, 0, 1)
     painted = np.where(shade < 1, target * shade, lit) * purity + 255 * np.clip(shade, 0, 1) * (1 - purity)
     rgb = np.where(near[..., None], painted.clip(0, 255), picture[..., :3]).astype(np.uint8)

@@ -24,3 +24,5 @@ GROUNDS = {
     "black": (30, 30, 34),
     "grey": (160, 160, 165),
 }
+# What captions call things as they are drawn, besides the colours that they can be given.
+OWN_COLOURS = ("brown", "white", "grey")

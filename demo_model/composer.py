@@ -30,7 +30,7 @@ class Composer:
     def own_colours(self) -> list[str]:
         """For each concept the colour that it has as drawn, "" where nobody would say one."""
         return [
-            own or (main.name() if main and main.share >= _COLOURABLE_SHARE else "")
+            own or (main.name() if main.share >= _COLOURABLE_SHARE else "")
             for own, main in zip(self._own_colours, self._main_colours, strict=True)
         ]
 
@@ -38,7 +38,7 @@ class Composer:
     def colourable(self) -> list[bool]:
         """For each concept whether it can be drawn in another colour."""
         return [
-            main is not None and (coloured or main.share >= _COLOURABLE_SHARE)
+            coloured or main.share >= _COLOURABLE_SHARE
             for coloured, main in zip(self._coloured, self._main_colours, strict=True)
         ]
 
@@ -52,7 +52,7 @@ class Composer:
 
     def _drawn(self, concept: int, colour: str | None, side: int) -> Image.Image:
         icon, main = self._icons[concept], self._main_colours[concept]
-        if colour is not None and main is not None and colour != self._own_colours[concept]:
+        if colour is not None and colour != self._own_colours[concept]:
             icon = artwork.recolour(icon, colour, main)
         # Colours count by their opacity while shrinking, else a dark rim appears.
         premultiplied = Image.fromarray(icon).convert("RGBa").resize((side, side), Image.Resampling.LANCZOS)

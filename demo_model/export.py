@@ -21,7 +21,7 @@ from transformers import CLIPTokenizer
 
 from demo_model import networks
 from demo_model.batches import tokenizer_folder
-from demo_model.colours import COLOURS
+from demo_model.colours import COLOURS, OWN_COLOURS
 from demo_model.concepts import concepts
 from demo_model.run_folder import DEFAULT, RunFolder
 from demo_model.vocabulary import PLACE_NAMES
@@ -98,7 +98,7 @@ def export(run: RunFolder, folder: Path) -> None:
     to_tokens, to_text = openvino_tokenizers.convert_tokenizer(tokenizer, with_detokenizer=True)
     ov.save_model(to_tokens, folder / "tokenizer" / "openvino_tokenizer.xml")
     ov.save_model(to_text, folder / "tokenizer" / "openvino_detokenizer.xml")
-    names = {name for concept in concepts() for name in concept.names} | set(COLOURS) | {"brown"} | set(PLACE_NAMES)
+    names = {name for concept in concepts() for name in concept.names} | {*COLOURS, *OWN_COLOURS, *PLACE_NAMES}
     (folder / WORDS_NAME).write_text("\n".join(sorted(names)) + "\n")
 
 

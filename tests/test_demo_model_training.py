@@ -104,12 +104,24 @@ def test_recolouring_turns_the_main_colour_alone(colour: str, strongest: int) ->
     picture[40:200, 40:200] = (250, 210, 40, 255)
     picture[100:120, 100:120] = (20, 20, 20, 255)
     main = artwork.main_colour(picture)
-    assert main is not None
     assert main.name() == "yellow"
     painted = artwork.recolour(picture, colour, main)
     assert int(painted[60, 60, :3].argmax()) == strongest
     assert (painted[110, 110] == picture[110, 110]).all()
     assert artwork.main_colour(painted) != main
+
+
+def test_grey_things_can_be_coloured() -> None:
+    """A grey elephant with a red blanket becomes a pink one, and the blanket stays red."""
+    picture = np.zeros((artwork.SIZE, artwork.SIZE, 4), np.uint8)
+    picture[40:200, 40:200] = (180, 182, 184, 255)
+    picture[100:130, 100:130] = (220, 30, 30, 255)
+    main = artwork.main_colour(picture)
+    assert main.name() == "grey"
+    painted = artwork.recolour(picture, "pink", main)
+    red, green, blue = (int(part) for part in painted[60, 60, :3])
+    assert red > blue > green
+    assert (painted[110, 110] == picture[110, 110]).all()
 
 
 def test_asked_to_stop_it_leaves_its_loop(tmp_path: Path) -> None:
