@@ -1,31 +1,26 @@
-"""The places that draw: a Fair chain, a fixed endpoint. `choose_backend` is the one place that decides which serves.
+"""The places that draw: a Fair chain, a fixed endpoint.
 
-Each backend takes its own part of the settings and holds its own state; nothing is global.
+Each takes its own part of the settings and holds its own state; nothing is global. Which one serves is decided in
+backend_choice.py.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
-from addresses import free_port, host_port, is_loopback
-from bring_up import BringUp, TellStage, Timing
+from addresses import host_port, is_loopback
+from bring_up import BringUp, TellStage, Timing, port_is_taken
 from credentials import Credentials, new_secret
 from drawing import Defaults, Drawing, DrawRequest, Limits
 from endpoint_client import EndpointClient
-from errors import EndpointUnreachableError, FairError, ServiceError, SettingsError, StartError
+from errors import EndpointError, EndpointUnreachableError, FairError, ServiceError, SettingsError, StartError
 from events import Tell
 from fair_client import DeadlineFairClient, Node
 from fair_services import ChainSettings, chain_services
-from local_fair import INFERENCE_IMAGE, NODE, LocalFair, find_rathole
-from settings import Settings
 from single_flight import SingleFlight
 from wire_format import Health
-
-log = logging.getLogger(__name__)
 
 Cancelled = Callable[[], bool]
 
@@ -80,6 +75,7 @@ class FairChain:
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self._chain = chain
+        self._placed: ChainSettings | None = None  # the chain with its ports
         self._connect = connect
         self._close = close
         self._kind = kind
@@ -121,20 +117,39 @@ class FairChain:
         self._close()
 
     def _bring_up(self, tell: TellStage) -> None:
+        if self._is_up():
+            self._ready.set()
+            return
         tell("Signing in to the machine that draws" if self._kind == "fair" else "Getting this machine ready to draw")
+        chain = self._placed = self._placed or self._chain.with_ports()
         fair = self._connect()
-        inference_node = fair.node(self._chain.inference_node)
-        tunnel_node = fair.node(self._chain.tunnel_node) if self._chain.tunnel_node else None
+        inference_node = fair.node(chain.inference_node)
+        tunnel_node = fair.node(chain.tunnel_node) if chain.tunnel_node else None
         address = self._address(tunnel_node or inference_node)
         self._require_secret(address, inference_node.host_address)
-        services = chain_services(self._chain, self._credentials, inference_node, tunnel_node, address)
-        port = self._chain.tunnel_public_port if tunnel_node else self._chain.inference_host_port
+        services = chain_services(chain, self._credentials, inference_node, tunnel_node, address)
+        port = chain.tunnel_public_port if tunnel_node else chain.inference_host_port
         endpoint = self._new_endpoint(address, port)
         if self._endpoint is None or self._endpoint.url != endpoint.url:  # a node may come back with another address
             self._endpoint = endpoint
-        bring_up = BringUp(fair, services, self._endpoint, self._chain.deployment, tell, self._timing)
-        self._health = bring_up.run()
+        bring_up = BringUp(fair, services, self._endpoint, chain.deployment, tell, self._timing)
+        try:
+            self._health = bring_up.run()
+        except StartError as error:
+            if port_is_taken(str(error)):
+                self._placed = None  # where the ports are of our choosing, the next start takes others
+            raise
         self._ready.set()
+
+    def _is_up(self) -> bool:
+        """Whether what was healthy before is so again: then Fair need not be asked (it may be away)."""
+        if self._endpoint is None or self._health is None:
+            return False
+        try:
+            health = self._endpoint.health(timeout_s=self._timing.probe_s)
+        except EndpointError:
+            return False
+        return health.state == "healthy" and health.fingerprint == self._health.fingerprint
 
     def _address(self, node: Node) -> str:
         """Where the endpoint is reached from outside."""
@@ -226,91 +241,6 @@ class FixedEndpoint:
             came_back=came_back,
             next_step="See the inference server's log.",
         )
-
-
-def choose_backend(settings: Settings) -> Backend:
-    """The backend that these settings ask for; nothing is started yet."""
-    if settings.endpoint_tls == "none":
-        log.warning("ENDPOINT_TLS=none: whoever is on the way can read prompts and pictures, and draw on that GPU")
-    if settings.mode == "endpoint":
-        return _fixed_endpoint(settings)
-    if settings.mode == "fair":
-        return _configured_chain(settings)
-    return _local_chain(settings)
-
-
-def _fixed_endpoint(settings: Settings) -> FixedEndpoint:
-    url = settings.endpoint_url or ""
-    secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else None
-    trusted = Credentials.from_secret(secret) if secret and settings.endpoint_tls == "pinned" else None
-    endpoint = EndpointClient(
-        url,
-        bearer=trusted.bearer if trusted else None,
-        certificate_sha256=trusted.certificate_sha256 if trusted and urlsplit(url).scheme == "https" else None,
-        patience_s=settings.start_timeout_s,
-    )
-    return FixedEndpoint(endpoint, timeout_s=settings.start_timeout_s)
-
-
-def _configured_chain(settings: Settings) -> FairChain:
-    address, email = settings.fair_address, settings.faircompute_email or ""
-    password = settings.faircompute_password.get_secret_value() if settings.faircompute_password else ""
-    client: list[DeadlineFairClient] = []
-
-    def connect() -> DeadlineFairClient:
-        if not client:
-            client.append(DeadlineFairClient(address, email, password))
-        return client[0]
-
-    chain = ChainSettings(
-        inference_node=settings.inference_node or "",
-        inference_image=settings.inference_image or "",
-        deployment=settings.deployment,
-        tunnel_node=settings.tunnel_node if settings.tunnel == "rathole" else None,
-        tunnel_address=settings.tunnel_address,
-        tunnel_image=settings.tunnel_image,
-        inference_host_port=settings.inference_host_port or 5001,
-        tunnel_control_port=settings.tunnel_control_port or 2333,
-        tunnel_public_port=settings.tunnel_public_port or 8080,
-        tls=settings.endpoint_tls,
-        idle_engine_s=300 if settings.idle_engine_s is None else settings.idle_engine_s,
-        idle_exit_s=900 if settings.idle_exit_s is None else settings.idle_exit_s,
-        engine=settings.inference_engine,
-        model_id=settings.model_id,
-    )
-    secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else None
-    return FairChain(chain, connect, secret=secret, kind="fair", timing=Timing(timeout_s=settings.start_timeout_s))
-
-
-def _local_chain(settings: Settings) -> FairChain:
-    rathole = find_rathole() if settings.tunnel == "rathole" else None
-    if settings.tunnel == "rathole" and rathole is None:
-        log.warning("drawing without the tunnel: there is no rathole on the PATH, nor one that `make run` has built")
-    fair = LocalFair(tunnel_image=settings.tunnel_image, rathole=rathole)
-    chain = ChainSettings(
-        inference_node=NODE,
-        inference_image=INFERENCE_IMAGE,
-        deployment=settings.deployment,
-        tunnel_node=NODE if rathole else None,
-        tunnel_image=settings.tunnel_image,
-        inference_host_port=settings.inference_host_port or free_port(),
-        tunnel_control_port=settings.tunnel_control_port or free_port(),
-        tunnel_public_port=settings.tunnel_public_port or free_port(),
-        tls=settings.endpoint_tls,
-        idle_engine_s=settings.idle_engine_s or 0,
-        idle_exit_s=settings.idle_exit_s or 0,
-        engine=settings.inference_engine,
-        model_id=settings.model_id,
-    )
-    secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else None
-    return FairChain(
-        chain,
-        fair.connect,
-        secret=secret or new_secret(),
-        kind="local",
-        timing=Timing(timeout_s=settings.start_timeout_s),
-        close=fair.close,
-    )
 
 
 def _status(

@@ -21,8 +21,9 @@ from errors import (
     ServiceError,
     StartError,
 )
-from fair_client import Container, ContainerSpec, DeadlineFairClient, Program, ProgramEnd
+from fair_client import Container, ContainerSpec, DeadlineFairClient, Program
 from fair_services import Plan, Role, Service, plan, strays
+from start_errors import cannot_stop, failed_to_load, no_tunnel, service_ended, too_late
 from wire_format import Health
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class BringUp:
                 if answer.state == "healthy":
                     return answer
                 if answer.state == "failed":
-                    raise _failed_to_load(answer)
+                    raise failed_to_load(answer)
                 self._tell("Loading the model")
             elif isinstance(answer, EndpointUnreachableError):
                 self._wait_for_answer(answer)
@@ -217,9 +218,8 @@ class BringUp:
         now = time.monotonic()
         self._look_after_programs_now_and_then(now)
         if not self._lists and now - self._quiet_since > self._timing.silence_s:
-            raise self._cannot_stop(
-                "one with another configuration answers" if isinstance(answer, Health) else answer.came_back
-            )
+            came_back = "one with another configuration answers" if isinstance(answer, Health) else answer.came_back
+            raise cannot_stop(self._endpoint.link, self._services, came_back)
 
     def _wait_for_answer(self, answer: EndpointUnreachableError) -> None:
         now = time.monotonic()
@@ -243,11 +243,11 @@ class BringUp:
         ended = {role: end for role, program in self._programs.items() if (end := self._fair.end_of(program))}
         found = self._survey() if self._lists else None
         for role, end in ended.items():
-            if role not in found.start if found else _PORT_TAKEN.search(end.last_words):
+            if role not in found.start if found else port_is_taken(end.last_words):
                 log.info("%s runs already: %s", role, end.last_words)  # by another process, started just before
                 del self._programs[role]
                 continue
-            raise self._ended(role, end)
+            raise service_ended(self._services[role], end)
         if found:
             if any(container.status == "starting" for _, container in found.adopt):
                 self._quiet_since = time.monotonic()  # another process has just started it: not frozen
@@ -266,7 +266,7 @@ class BringUp:
         if not suspects:
             return
         if found is None:
-            raise self._cannot_stop(answer.came_back)
+            raise cannot_stop(self._endpoint.link, self._services, answer.came_back)
         role = suspects[0]
         self._tell(f"No answer from {role.words}: starting it again")
         self._start(self._stop_adopted(found, role))
@@ -278,68 +278,25 @@ class BringUp:
             return tunnel
         return [Role.INFERENCE] if answer.how == "closed" else [Role.INFERENCE, *tunnel]
 
+    def _too_late(self, answer: Health | EndpointError) -> StartError:
+        timeout_s = self._timing.timeout_s
+        if isinstance(answer, EndpointUnreachableError) and answer.how == "refused" and len(self._services) > 1:
+            return no_tunnel(self._endpoint.url, self._services, timeout_s)
+        if isinstance(answer, Health):
+            other = "" if self._is_ours(answer) else ", and has another configuration than ours"
+            return too_late(self._endpoint.link, timeout_s, f"the inference server is {answer.state}{other}")
+        return too_late(self._endpoint.link, timeout_s, answer.came_back)
+
     def _left_s(self) -> float:
         return self._deadline - time.monotonic()
 
-    # What went wrong
 
-    def _ended(self, role: Role, end: ProgramEnd) -> StartError:
-        service = self._services[role]
-        return StartError(
-            f"{role} on node {service.node}",
-            tried=f"start the image {service.spec.image}",
-            came_back=str(end),
-            next_step="Check the image's name, that the node can run it, and that its ports are free.",
-        )
-
-    def _too_late(self, answer: Health | EndpointError) -> ServiceError:
-        if isinstance(answer, EndpointUnreachableError) and answer.how == "refused" and len(self._services) > 1:
-            return self._no_tunnel()
-        if isinstance(answer, Health):
-            other = "" if self._is_ours(answer) else ", and has another configuration than ours"
-            came_back = f"the inference server is {answer.state}{other}"
-        else:
-            came_back = getattr(answer, "came_back", str(answer))
-        return StartError(
-            self._endpoint.link,
-            tried=f"get a healthy answer within {self._timing.timeout_s:g} s",
-            came_back=came_back,
-            next_step="Look at the log of the inference server and of the tunnel on their nodes; START_TIMEOUT_S sets "
-            "this deadline.",
-        )
-
-    def _no_tunnel(self) -> StartError:
-        """The public port of a tunnel opens only while its client holds on to its server."""
-        client, server = self._services[Role.TUNNEL_CLIENT].node, self._services[Role.TUNNEL_SERVER].node
-        return StartError(
-            f"Tunnel from node {client} to node {server}",
-            tried=f"see its public end {self._endpoint.url} open within {self._timing.timeout_s:g} s",
-            came_back="nobody listens there: its client has not reached its server",
-            next_step=f"Check that node {client} can reach the TUNNEL_CONTROL_PORT of node {server} at its address "
-            "(host_address, or TUNNEL_ADDRESS), and look at the log of rathole on both.",
-        )
-
-    def _cannot_stop(self, came_back: str) -> StartError:
-        nodes = sorted({service.node for service in self._services.values()})
-        commands = "; ".join(f"fair node {node} list, then fair node {node} kill CONTAINER" for node in nodes)
-        return StartError(
-            self._endpoint.link,
-            tried="get an answer from what runs already",
-            came_back=f"{came_back}, and this Fair server cannot stop containers",
-            next_step=f"Stop them by hand: {commands}. The next prompt starts them again.",
-        )
+def port_is_taken(text: str) -> bool:
+    """Whether a container says, in its words or its engine's, that another one holds its port."""
+    return _PORT_TAKEN.search(text) is not None
 
 
 def _without_labels(service: Service) -> ContainerSpec:
     """The service's container without labels, for a Fair server that does not know them."""
     spec = service.spec
     return ContainerSpec(spec.image, spec.command, spec.files, spec.ports, spec.runtime, spec.network)
-
-
-def _failed_to_load(answer: Health) -> StartError:
-    return StartError(
-        "Inference server",
-        tried=f"load the model {answer.model or ''}".rstrip(),
-        came_back=answer.reason or "it failed without a reason",
-        next_step="Check MODEL_ID and the inference server's log.",
-    )

@@ -165,7 +165,6 @@ class Receipt:
     scheduler: str | None = None
     inference_s: float | None = None
     queue_s: float | None = None
-    total_s: float | None = None
     substituted: tuple[str, ...] = field(default=())
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from addresses import host_port, is_loopback
+from addresses import free_ports, host_port, is_loopback
 from credentials import Credentials
 from errors import StartError
 from fair_client import Container, ContainerSpec, Node
@@ -37,7 +37,11 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """A Fair chain's own part of the settings. `tunnel_node` None: no tunnel. Times in seconds, None: the default."""
+    """A Fair chain's own part of the settings. `tunnel_node` None: no tunnel. Times in seconds, 0: never.
+
+    A port of 0 stands for a free one (where all nodes are this machine). `configurable`: the inference image takes an
+    endpoint.json; upstream's does not.
+    """
 
     inference_node: str
     inference_image: str
@@ -53,6 +57,17 @@ class ChainSettings:
     idle_exit_s: float = 900
     engine: str | None = None
     model_id: str | None = None
+    configurable: bool = True
+
+    def with_ports(self) -> "ChainSettings":
+        """The same with a free port in each place of a 0."""
+        inference, control, public = free_ports(3)
+        return replace(
+            self,
+            inference_host_port=self.inference_host_port or inference,
+            tunnel_control_port=self.tunnel_control_port or control,
+            tunnel_public_port=self.tunnel_public_port or public,
+        )
 
 
 @dataclass(frozen=True)
@@ -166,12 +181,15 @@ def _inference_server(chain: ChainSettings, credentials: Credentials, node: Node
         runtime="nvidia",
         ports=[(chain.inference_host_port, CONTAINER_PORT)],
     )
-    if chain.tls == "none":  # upstream's image: it knows no configuration file
+    if not chain.configurable:
         return _labelled(Role.INFERENCE, node, chain.deployment, spec)
-    config = {
+    pinned = {
         "bearer": credentials.bearer,
         "tls_key": credentials.tls_key,
         "tls_certificate": credentials.tls_certificate,
+    }
+    config = {
+        **(pinned if chain.tls == "pinned" else {}),
         "deployment": chain.deployment,
         "engine": chain.engine,
         "model_id": chain.model_id,

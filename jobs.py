@@ -76,8 +76,12 @@ class Job:
             self._preview_at = len(self._events)
 
     def cancel(self) -> None:
-        """Asks the job to end; it ends within about a second, without a picture. Harmless when it has ended."""
+        """Ends the job, without a picture. Harmless when it has ended.
+
+        Its followers know at once; the server is told at the next sign of life from it, within about a second.
+        """
         self.cancel_requested.set()
+        self.tell(Cancelled())
 
     def result(self, timeout_s: float) -> Drawing:
         """The drawing, once it is there.

@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from backends import Backend, BackendStatus, choose_backend
+from backend_choice import choose_backend
+from backends import Backend, BackendStatus
 from drawing import Drawing, DrawRequest
 from errors import EndpointError, EndpointUntrustedError
 from jobs import Job, Jobs

@@ -20,8 +20,8 @@ from pathlib import Path
 import requests
 from fair import FairClient
 
-from addresses import free_port
-from backends import choose_backend
+from addresses import free_ports
+from backend_choice import choose_backend
 from benchmarks.tutorial_way import TutorialClient
 from fair_client import DeadlineFairClient
 from local_fair import ROOT, find_rathole
@@ -78,7 +78,7 @@ def _fair_server() -> Iterator[str]:
 
 def _alone_s() -> float:
     """Seconds from the inference server's launch to its first healthy answer, asked directly every 5 ms."""
-    port = free_port()
+    [port] = free_ports(1)
     begin = time.perf_counter()
     process = subprocess.Popen(
         [*SERVER_ARGV, str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -98,6 +98,7 @@ def _alone_s() -> float:
 
 
 def _ours_s(address: str) -> float:
+    inference, control, public = free_ports(3)
     settings = Settings.load(
         FAIRCOMPUTE_EMAIL=EMAIL,
         FAIRCOMPUTE_PASSWORD=PASSWORD,
@@ -105,9 +106,9 @@ def _ours_s(address: str) -> float:
         inference_node=NODE,
         tunnel_node=NODE,
         inference_image=IMAGE,
-        inference_host_port=free_port(),
-        tunnel_control_port=free_port(),
-        tunnel_public_port=free_port(),
+        inference_host_port=inference,
+        tunnel_control_port=control,
+        tunnel_public_port=public,
         endpoint_secret=secrets.token_urlsafe(32),
     )
     service = TextToImage(choose_backend(settings))
@@ -118,7 +119,7 @@ def _ours_s(address: str) -> float:
 
 def _tutorial_s(address: str) -> float:
     """Serial starts, then a poll every 2 s, through a tunnel of its own to an open server."""
-    inference, control, public = free_port(), free_port(), free_port()
+    inference, control, public = free_ports(3)
     token = secrets.token_hex(32)
     server = (
         f'[server]\nbind_addr = "127.0.0.1:{control}"\n'

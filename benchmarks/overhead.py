@@ -7,8 +7,8 @@ import statistics
 import time
 import warnings
 
-from addresses import free_port
-from backends import choose_backend
+from addresses import free_ports
+from backend_choice import choose_backend
 from benchmarks.tutorial_way import TutorialClient
 from credentials import Credentials, new_secret
 from settings import Settings
@@ -22,7 +22,7 @@ PROMPT = "a red apple"
 def main() -> None:
     """Prints the table."""
     warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-    secret, inference_port, public_port = new_secret(), free_port(), free_port()
+    secret, (inference_port, public_port) = new_secret(), free_ports(2)
     settings = Settings.load(endpoint_secret=secret, inference_host_port=inference_port, tunnel_public_port=public_port)
     service = TextToImage(choose_backend(settings))
     try:

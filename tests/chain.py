@@ -20,7 +20,7 @@ import pytest
 import requests
 from processes import Processes, Program, free_port, is_running, wait_until
 
-from backends import choose_backend
+from backend_choice import choose_backend
 from drawing import Drawing
 from settings import Settings
 from text_to_image import TextToImage

@@ -28,7 +28,7 @@ def picture(request: DrawRequest, seed: int) -> Drawing:
     text.add_text("parameters", f"{request.prompt} Seed: {seed}")
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
-    return Drawing(image, buffer.getvalue(), "PNG", seed, Receipt(total_s=0.2))
+    return Drawing(image, buffer.getvalue(), "PNG", seed, Receipt(inference_s=0.2))
 
 
 def small_preview(step: int) -> bytes:

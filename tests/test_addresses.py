@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from addresses import free_port, host_port, is_loopback
+from addresses import free_ports, host_port, is_loopback
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1", "[::1]"])
@@ -35,7 +35,9 @@ def test_host_port(host: str, written: str) -> None:
     assert host_port(host, 80) == written
 
 
-def test_free_port() -> None:
-    """A free port can be listened on."""
-    with socket.create_server(("127.0.0.1", free_port())) as listener:
-        assert listener.getsockname()[1] > 0
+def test_free_ports() -> None:
+    """Free ports differ, and each can be listened on."""
+    ports = free_ports(50)
+    assert len(set(ports)) == 50
+    with socket.create_server(("127.0.0.1", ports[0])) as listener:
+        assert listener.getsockname()[1] == ports[0]

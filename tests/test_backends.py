@@ -10,7 +10,8 @@ from endpoint_scripts import HEALTH, good
 from hostile_server import Line, Received, hostile_server
 from processes import free_port, wait_until
 
-from backends import Backend, FairChain, FixedEndpoint, choose_backend
+from backend_choice import choose_backend
+from backends import Backend, FairChain, FixedEndpoint
 from credentials import Credentials
 from drawing import DrawRequest
 from endpoint_client import EndpointClient

@@ -68,7 +68,7 @@ def test_without_a_tunnel(bench: Bench) -> None:
 
 def test_upstreams_server(bench: Bench) -> None:
     """A server without TLS, bearer and fingerprint is taken for ours, as its healthcheck says nothing else."""
-    chain = chain_settings(tunnel_node=None, tls="none")
+    chain = chain_settings(tunnel_node=None, tls="none", configurable=False)
     assert bench.bring_up(chain).fingerprint is None
     bench.bring_up(chain)
     assert bench.log.starts() == {"inference": 1}
@@ -135,7 +135,7 @@ def test_image_that_dies(bench: Bench) -> None:
 
 def test_taken_port(bench: Bench) -> None:
     """A port that something else holds fails the start and says so, although somebody answers there."""
-    chain = chain_settings(tunnel_node=None, tls="none")
+    chain = chain_settings(tunnel_node=None, tls="none", configurable=False)
     with hostile_server(lambda line, request: line.answer(404, "not here")) as server:
         begin = time.monotonic()
         with pytest.raises(ServiceError, match=f"port {server.port}"):

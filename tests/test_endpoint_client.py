@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from endpoint_scripts import START, good, result, step
 from hostile_server import Line, Received, hostile_server
+from processes import free_port
 
 import endpoint_transport
-from addresses import free_port
 from credentials import Credentials
 from drawing import Drawing, DrawRequest
 from endpoint_client import EndpointClient

@@ -6,8 +6,8 @@ import threading
 import pytest
 from endpoint_scripts import good
 from hostile_server import Line, Received, hostile_server
+from processes import free_port
 
-from addresses import free_port
 from credentials import Credentials
 from drawing import Drawing, DrawRequest
 from endpoint_client import EndpointClient

@@ -55,9 +55,17 @@ def test_inference_server() -> None:
 
 
 def test_upstreams_image_gets_no_configuration() -> None:
-    """With ENDPOINT_TLS=none the image is upstream's, which knows no configuration file."""
-    spec = services(replace(CHAIN, tls="none"))[INFERENCE].spec
+    """An image that takes no configuration file (upstream's) is started without one."""
+    spec = services(replace(CHAIN, tls="none", configurable=False))[INFERENCE].spec
     assert (list(spec.command), dict(spec.files)) == ([], {})
+
+
+def test_without_tls_a_configuration_still_tells_the_model() -> None:
+    """ENDPOINT_TLS=none takes away key, certificate and bearer, and nothing else."""
+    spec = services(replace(CHAIN, tls="none", model_id="me/model"))[INFERENCE].spec
+    config = json.loads(spec.files["/app/endpoint.json"])
+    assert config["model_id"] == "me/model"
+    assert not {"bearer", "tls_key", "tls_certificate"} & set(config)
 
 
 def test_rathole_configurations() -> None:
