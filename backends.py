@@ -12,12 +12,13 @@ from typing import Literal, Protocol
 
 from addresses import host_port, is_loopback
 from bring_up import BringUp, TellStage, Timing, port_is_taken
+from containers import Node
 from credentials import Credentials, new_secret
 from drawing import Defaults, Drawing, DrawRequest, Limits
 from endpoint_client import EndpointClient
 from errors import EndpointError, EndpointUnreachableError, FairError, ServiceError, SettingsError, StartError
 from events import Tell
-from fair_client import DeadlineFairClient, Node
+from fair_client import DeadlineFairClient
 from fair_services import ChainSettings, chain_services
 from single_flight import SingleFlight
 from wire_format import Health

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from containers import Container, ContainerSpec, Program
 from endpoint_client import EndpointClient
 from errors import (
     EndpointError,
@@ -21,7 +22,7 @@ from errors import (
     ServiceError,
     StartError,
 )
-from fair_client import Container, ContainerSpec, DeadlineFairClient, Program
+from fair_client import DeadlineFairClient
 from fair_services import Plan, Role, Service, plan, strays
 from start_errors import cannot_stop, failed_to_load, no_tunnel, service_ended, too_late
 from wire_format import Health

@@ -11,8 +11,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -20,6 +19,7 @@ import requests
 from fair import FairClient
 
 from addresses import is_loopback
+from containers import Container, ContainerSpec, Node, Program, ProgramEnd
 from errors import FairError
 
 CLUSTER = "default"
@@ -28,67 +28,6 @@ OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of this very program
 _BACKTRACE = re.compile(r"\d+: \S|at \S+:\d+|(stack )?backtrace:|note: (some details|run with)", re.IGNORECASE)
 _NO_PROXIES = {"http": None, "https": None, "all": None}  # a proxy of the environment does not lead to this machine
 _NOT_LISTING = (404, 405, 501)  # how a Fair server without a list of containers answers
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine that runs containers. `host_address`: None where Fair does not tell it."""
-
-    name: str
-    id: str
-    host_address: str | None
-
-
-@dataclass(frozen=True)
-class ContainerSpec:
-    """What to run. `files`: absolute path in the container -> text (may hold secrets). `ports`: (host, container)."""
-
-    image: str
-    command: Sequence[str] = ()
-    files: Mapping[str, str] = field(default_factory=dict, repr=False)
-    ports: Sequence[tuple[int, int]] = ()
-    runtime: str = "docker"
-    network: str = "bridge"
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Program:
-    """A launched program: where it runs and how to ask for it."""
-
-    node: str
-    id: int
-    bucket_id: int
-
-
-@dataclass(frozen=True)
-class ProgramEnd:
-    """How a program ended. `exit_code`: None when Fair does not tell; `last_words`: the last lines of its stderr."""
-
-    exit_code: int | None
-    last_words: str
-
-    def __str__(self) -> str:
-        code = "without an exit code" if self.exit_code is None else f"with exit code {self.exit_code}"
-        return f"it ended {code}, its last words: {self.last_words or '(none)'}"
-
-
-@dataclass(frozen=True)
-class Container:
-    """A row of the list of containers. `status`: `starting`, `running`, `ended` or `unreachable`."""
-
-    id: str
-    image: str
-    status: str
-    role: str | None = None
-    deployment: str | None = None
-    fingerprint: str | None = None
-    exit_code: int | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs or is about to."""
-        return self.status in ("starting", "running")
 
 
 class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has no types

@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Literal
 
 from addresses import free_ports, host_port, is_loopback
+from containers import Container, ContainerSpec, Node
 from credentials import Credentials
 from errors import StartError
-from fair_client import Container, ContainerSpec, Node
 
 CONFIG_OF_INFERENCE = "/app/endpoint.json"
 CONFIG_OF_RATHOLE = "/app/config.toml"

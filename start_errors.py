@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from containers import ProgramEnd
 from errors import StartError
-from fair_client import ProgramEnd
 from fair_services import Role, Service
 from wire_format import Health
 

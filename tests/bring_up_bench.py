@@ -12,9 +12,10 @@ from processes import Processes, Program, free_port, wait_until
 from stand_ins import StartLog, images
 
 from bring_up import BringUp, Timing
+from containers import Container
 from credentials import Credentials
 from endpoint_client import EndpointClient
-from fair_client import Container, DeadlineFairClient
+from fair_client import DeadlineFairClient
 from fair_services import ChainSettings, Role, Service, chain_services
 from wire_format import Health
 

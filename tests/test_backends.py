@@ -12,12 +12,12 @@ from processes import free_port, wait_until
 
 from backend_choice import choose_backend
 from backends import Backend, FairChain, FixedEndpoint
+from containers import Node
 from credentials import Credentials
 from drawing import DrawRequest
 from endpoint_client import EndpointClient
 from errors import EndpointUnreachableError, EndpointUntrustedError, SettingsError, StartError
 from events import Event
-from fair_client import Node
 from settings import Settings
 
 SECRET = "Vb3-uTq0xJ8s_kLmZ7yRnP5wHcE2aQdG9fXo1iUeYt4"

@@ -12,8 +12,9 @@ from bring_up_bench import QUICK, SECRET, Bench, chain_settings, running_bench
 from fair_servers import EMAIL, PASSWORD
 from hostile_server import hostile_server
 
+from containers import ContainerSpec
 from errors import ServiceError, StartError
-from fair_client import ContainerSpec, DeadlineFairClient
+from fair_client import DeadlineFairClient
 from fair_services import Role
 from wire_format import Health
 

@@ -10,8 +10,9 @@ from fair_fronts import fair_that_cannot_list
 from fair_servers import EMAIL, PASSWORD, RunningServer, start_server
 from processes import Processes, free_port, wait_until
 
+from containers import Container, ContainerSpec, Program, ProgramEnd
 from errors import FairError
-from fair_client import Container, ContainerSpec, DeadlineFairClient, Program, ProgramEnd
+from fair_client import DeadlineFairClient
 
 LABELS = {"role": "inference", "deployment": "me/space", "fingerprint": "abc"}
 

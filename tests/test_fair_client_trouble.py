@@ -11,8 +11,9 @@ from fair_servers import PASSWORD
 from hostile_server import Line, Received, hostile_server
 from processes import free_port
 
+from containers import ContainerSpec, Program
 from errors import FairError
-from fair_client import ContainerSpec, DeadlineFairClient, Program
+from fair_client import DeadlineFairClient
 
 PROGRAM = Program("gpu", 1, 2)
 SPEC = ContainerSpec("image", files={"/app/x": "text"})

@@ -13,8 +13,8 @@ import pytest
 from processes import REPOSITORY, is_running, wait_until
 
 import local_fair
+from containers import ContainerSpec
 from errors import FairError
-from fair_client import ContainerSpec
 from local_fair import INFERENCE_IMAGE, NODE, LocalFair, find_rathole
 
 pytestmark = pytest.mark.slow

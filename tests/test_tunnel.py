@@ -12,8 +12,8 @@ from chain import DEPLOYMENT, GPU_NODE, INFERENCE_IMAGE, SECRET, TUNNEL_NODE, Ch
 from processes import Processes, Program, free_port, wait_until
 from wiretap import wiretap
 
+from containers import Node
 from credentials import Credentials
-from fair_client import Node
 from fair_services import ChainSettings, Role, Service, chain_services
 
 pytestmark = pytest.mark.slow
