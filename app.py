@@ -4,6 +4,7 @@ Handlers do nothing but follow a job: they are async, hold no thread, and leave 
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -30,7 +31,10 @@ from page_server import API_NAME, Page, launch
 from page_view import View
 from text_to_image import TextToImage, default_service
 
+log = logging.getLogger(__name__)
+
 _CACHE_CHECK_AND_AGE_S = (600, 3600)
+_CLOSE_S = 10.0
 
 
 class Handlers:
@@ -259,13 +263,23 @@ def main() -> int:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         try:
             print(f"The page is at {launch(create_page(service))}", flush=True)
-            stop.wait()
+            while not stop.wait(0.5):  # a signal that reaches another thread does not wake this one: it has to look
+                pass
         except OSError as error:
             print(f"The page could not be served: {error}", file=sys.stderr)
             return 1
         finally:
-            service.close()
+            _close(service)
     return 0
+
+
+def _close(service: TextToImage) -> None:
+    """Ends what this process started, within `_CLOSE_S`: what is left then ends because this process does."""
+    closing = threading.Thread(target=service.close, name="closing", daemon=True)
+    closing.start()
+    closing.join(_CLOSE_S)
+    if closing.is_alive():
+        log.warning("the services had not ended after %g s; they end with this process", _CLOSE_S)
 
 
 if __name__ == "__main__":
