@@ -127,7 +127,7 @@ def waiting_html(what: str, elapsed_s: float | None) -> str:
 def notice_html(status: BackendStatus) -> str:
     """What a visitor and the maintainer should know about where pictures are drawn; empty when there is nothing."""
     demo = "A demo: a tiny model draws little pictures on this machine's own processor." if status.demo else ""
-    tunnel = "No tunnel in between: rathole was not found." if status.kind == "local" and not status.tunnel else ""
+    tunnel = "No tunnel in between." if status.kind == "local" and not status.tunnel else ""
     said = " ".join(part for part in (demo, tunnel) if part)
     return (f"<p>{said}</p>" if said else "") + (_CONNECT_HTML if status.demo else "")
 

@@ -67,9 +67,12 @@ class BucketFile:
             await self._changed.wait()
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Yields the file from its first byte, waiting for more, until its end."""
+        """Yields the file from its first byte, waiting for more, until its end. A file that is gone is at its end."""
         offset = 0
-        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:  # the server ends, or the program's 48 hours are over
+            return
         try:
             while True:
                 changed, ended = self._changed, self.ended

@@ -325,6 +325,6 @@ def test_the_demo_says_what_it_is(open_page: Callable[..., Visit]) -> None:
     """The notice names the tiny model and the missing tunnel, and opens to what it takes to connect a GPU."""
     visit = open_page()
     expect(visit.page.get_by_text("a tiny model draws little pictures")).to_be_visible()
-    expect(visit.page.get_by_text("rathole was not found")).to_be_visible()
+    expect(visit.page.get_by_text("No tunnel in between")).to_be_visible()
     visit.page.get_by_text("Connect your GPU", exact=True).click()
     expect(visit.page.get_by_text("INFERENCE_NODE")).to_be_visible()
