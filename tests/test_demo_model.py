@@ -75,6 +75,7 @@ def test_unpacks_once(small_weights: Path, tmp_path: Path) -> None:
     assert first.stat() == before
 
 
+@pytest.mark.slow
 def test_several_processes_at_once(tmp_path: Path) -> None:
     """Processes that start together all get the same whole folder, and leave no half-written one behind."""
     code = "import demo_model, pathlib, sys; print(demo_model.folder(pathlib.Path(sys.argv[1])))"

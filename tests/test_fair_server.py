@@ -30,6 +30,8 @@ from processes import REPOSITORY, Processes, wait_until
 from fair_server.errors import ConfigError
 from fair_server.nodes import load_nodes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:

@@ -185,6 +185,7 @@ def _draw_event(url: str) -> int:
     return int(next(event["id"] for event in events if event["api_name"] == "draw"))
 
 
+@pytest.mark.slow
 def test_fifty_waiting_visitors_leave_room_for_the_next(served: Served) -> None:
     """While fifty wait on a cold start, the page still loads at once and the fifty-first gets a picture."""
     service, url, before = served.service, served.url, len(served.service.started)

@@ -117,7 +117,7 @@ def test_the_notice_says_where_pictures_come_from() -> None:
     demo = page_text.notice_html(_status("local", True, False))
     assert "tiny model" in demo
     assert "ENDPOINT_SECRET" in demo
-    assert "rathole" in demo
+    assert "tunnel" in demo
     assert "rathole" not in page_text.notice_html(_status("local", True, True))
     assert page_text.notice_html(_status("fair", False, True)) == ""
     assert page_text.notice_html(_status("endpoint", False, False)) == ""
