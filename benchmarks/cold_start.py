@@ -22,7 +22,7 @@ from fair import FairClient
 
 from addresses import free_ports
 from backend_choice import choose_backend
-from benchmarks.tutorial_way import TutorialClient
+from benchmarks._tutorial_way import TutorialClient
 from fair_client import DeadlineFairClient
 from local_fair import ROOT, find_rathole
 from settings import Settings

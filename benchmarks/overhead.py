@@ -9,7 +9,7 @@ import warnings
 
 from addresses import free_ports
 from backend_choice import choose_backend
-from benchmarks.tutorial_way import TutorialClient
+from benchmarks._tutorial_way import TutorialClient
 from credentials import Credentials, new_secret
 from settings import Settings
 from text_to_image import TextToImage
