@@ -10,7 +10,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -89,7 +88,6 @@ class Handlers:
         request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Draw or Enter was pressed: starts a job and shows how it goes. One at a time for each page."""
-        started = time.monotonic()
         # What this page asked for (a second click may overtake the news of the first), or found when it was opened.
         running = self._asked.get(request.session_hash) or self._job(job_id)
         if running is not None and not running.finished:
@@ -106,9 +104,9 @@ class Handlers:
             return
         self._asked[request.session_hash] = job
         try:
-            asked = page_text.waiting_html(page_text.ASKED, None)
+            asked = page_text.waiting_html(page_text.ASKED, 0.0)
             yield View(asked, preview="", busy=True, job_id=job.id).outputs()
-            async for view in self._views(job, started):
+            async for view in self._views(job):
                 yield view.outputs()
         finally:
             if self._asked.get(request.session_hash) is job:
@@ -121,7 +119,7 @@ class Handlers:
             yield View(page_text.idle(self._service.status()), job_id="" if job_id else None).outputs()
             return
         yield View("Finding your picture again…", busy=not job.finished, prompt=job.request.prompt).outputs()
-        async for view in self._views(job, None):
+        async for view in self._views(job):
             yield view.outputs()
 
     async def cancel(self, job_id: str | None) -> str:
@@ -144,20 +142,19 @@ class Handlers:
     def _job(self, job_id: object) -> Job | None:
         return self._service.job(job_id) if isinstance(job_id, str) and job_id else None
 
-    async def _views(self, job: Job, started: float | None) -> AsyncIterator[View]:
+    async def _views(self, job: Job) -> AsyncIterator[View]:
         event = None
         async for news in follow_latest(job):
             event = news or event
-            elapsed_s = None if started is None else time.monotonic() - started
             if isinstance(event, Picture):
                 picture = await self._saved(event, job)
-                yield page_view.finished(event, elapsed_s, picture, job.request.prompt)
+                yield page_view.finished(event, job.elapsed_s, picture, job.request.prompt)
             elif isinstance(event, Failed | Cancelled):
-                yield page_view.finished(event, elapsed_s, None, job.request.prompt)
+                yield page_view.finished(event, job.elapsed_s, None, job.request.prompt)
             elif event is not None:
-                yield page_view.under_way(event, elapsed_s)
+                yield page_view.under_way(event, job.elapsed_s)
             else:
-                yield View(page_text.waiting_html(page_text.ASKED, elapsed_s))
+                yield View(page_text.waiting_html(page_text.ASKED, job.elapsed_s))
 
     async def _saved(self, event: Picture, job: Job) -> FileData:
         return await asyncio.to_thread(save_picture, event.drawing, job.request, self._picture_folder)

@@ -28,6 +28,7 @@ class Job:
     def __init__(self, request: DrawRequest) -> None:
         self.id = secrets.token_urlsafe(16)
         self.request = request
+        self._started_at = time.monotonic()
         self.cancel_requested = threading.Event()
         self._events: list[Event] = []
         self._changed = threading.Condition()
@@ -48,6 +49,11 @@ class Job:
     def finished(self) -> bool:
         """Whether the last event is there (picture, failed or cancelled)."""
         return self._finished_at is not None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the job began, until now or until it finished."""
+        return (self._finished_at or time.monotonic()) - self._started_at
 
     def tell(self, event: Event) -> None:
         """Appends an event and wakes every follower; ignored once the job has finished. Only the newest step keeps its

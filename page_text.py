@@ -95,10 +95,10 @@ def error_html(error: SpaceError) -> str:
     )
 
 
-def event_html(event: Event, elapsed_s: float | None) -> str:
+def event_html(event: Event, elapsed_s: float) -> str:
     """The living sentence for the newest event of a job.
 
-    `elapsed_s`: seconds since the visitor asked, None when that is not known (a page that was opened again).
+    `elapsed_s`: seconds since the visitor asked.
     """
     match event:
         case Waking(stage=stage):
@@ -108,19 +108,18 @@ def event_html(event: Event, elapsed_s: float | None) -> str:
         case Step(step=step, num_inference_steps=steps):
             return f'Drawing<span aria-hidden="true">: step {step} of {steps}</span>'
         case Picture(drawing=drawing):
-            took = "" if elapsed_s is None else f" in {elapsed_s:.1f} s"
             seed = "" if drawing.seed is None else f", seed {drawing.seed}"
             changed = "".join(f" {note.rstrip('.')}." for note in drawing.receipt.substituted)
-            return escape(f"Done{took}{seed}{'.' + changed if changed else ''}")
+            return escape(f"Done in {elapsed_s:.1f} s{seed}{'.' + changed if changed else ''}")
         case Failed(error=error):
             return error_html(error)
         case Cancelled():
             return "Cancelled. Nothing was drawn."
 
 
-def waiting_html(what: str, elapsed_s: float | None) -> str:
+def waiting_html(what: str, elapsed_s: float) -> str:
     """A stage with the seconds that it has lasted; a screen reader is told the stage alone, once."""
-    seconds = "" if elapsed_s is None or elapsed_s < 1 else f'<span aria-hidden="true"> · {elapsed_s:.0f} s</span>'
+    seconds = "" if elapsed_s < 1 else f'<span aria-hidden="true"> · {elapsed_s:.0f} s</span>'
     return f"{escape(what.rstrip('.… '))}…{seconds}"
 
 

@@ -39,13 +39,13 @@ class View:
         return (self.status, gr.skip() if self.preview is None else self.preview, draw, cancel, result, *rest)
 
 
-def under_way(event: Event, elapsed_s: float | None) -> View:
+def under_way(event: Event, elapsed_s: float) -> View:
     """The look for an event before the last one."""
     preview = preview_html(event.preview) if isinstance(event, Step) and event.preview else None
     return View(page_text.event_html(event, elapsed_s), preview=preview)
 
 
-def finished(event: Event, elapsed_s: float | None, picture: FileData | None, prompt: str) -> View:
+def finished(event: Event, elapsed_s: float, picture: FileData | None, prompt: str) -> View:
     """The look for a job's last event. Without a picture the one before stays, and the browser forgets the job."""
     sentence = page_text.event_html(event, elapsed_s)
     if not isinstance(event, Picture):

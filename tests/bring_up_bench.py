@@ -22,7 +22,15 @@ from wire_format import Health
 NODES = ("home", "vm")
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"
 QUICK = Timing(
-    timeout_s=20, silence_s=0.8, client_after_s=0.6, schedule_s=5, stop_s=10, probe_s=0.4, poll_s=0.02, look_s=0.1
+    timeout_s=20,
+    silence_s=0.8,
+    unlisted_silence_s=0.8,
+    client_after_s=0.6,
+    schedule_s=5,
+    stop_s=10,
+    probe_s=0.4,
+    poll_s=0.02,
+    look_s=0.1,
 )
 
 
