@@ -99,6 +99,11 @@ class Autoencoder(AutoencoderKL):
         mean = mean + self.colour_in(F.avg_pool2d(pictures, CELL)).float()
         return (mean - self.mean) / self.std, log_variance.clamp(-20, 10) - 2 * self.std.log()
 
+    def normalise(self, latents: Tensor) -> None:
+        """Changes the scale of the latents so that these, (n, 16, 16, 16), would have mean 0 and variance 1."""
+        self.mean += latents.mean((0, 2, 3), keepdim=True) * self.std
+        self.std *= latents.std((0, 2, 3), keepdim=True)
+
     def pictures(self, latents: Tensor) -> Tensor:
         """Returns pictures (n, 3, 256, 256), -1 to 1, of latents (n, 16, 16, 16)."""
         scaled = latents * self.std + self.mean

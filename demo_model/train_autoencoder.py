@@ -29,6 +29,7 @@ _SWAPPED = 0.2  # of the pictures have their colour channels in another order: c
 _LARGE_KEPT = 0.4  # of the single things, which are easy; the rest make way for small ones
 _LEARNING_RATE = 6e-4
 _AVERAGING = 0.995
+_PICTURES_TO_MEASURE, _BATCH_TO_MEASURE = 256, 16
 _WARM_UP_STEPS, _REPORT_EVERY = 50, 25
 
 
@@ -102,10 +103,21 @@ class AutoencoderTraining:
                 saved = time.monotonic()
         self._save()
         if self._step >= plan.steps and self._step > first:
-            weights = {name: value.cpu().contiguous() for name, value in self._average.items()}
-            unfinished = self._run.autoencoder.with_suffix(".tmp")
-            save_file(weights, unfinished)
-            unfinished.rename(self._run.autoencoder)
+            self._export()
+
+    def _export(self) -> None:
+        """Writes the averaged weights, with latents of mean 0 and variance 1, as the run's autoencoder."""
+        autoencoder = networks.make_autoencoder().to(self._device)
+        autoencoder.load_state_dict(self._average)
+        with torch.no_grad():
+            batches = [
+                self._pictures.whole(_BATCH_TO_MEASURE) for _ in range(_PICTURES_TO_MEASURE // _BATCH_TO_MEASURE)
+            ]
+            autoencoder.normalise(torch.cat([autoencoder.latents(batch.to(self._device))[0] for batch in batches]))
+        weights = {name: value.cpu().contiguous() for name, value in autoencoder.state_dict().items()}
+        unfinished = self._run.autoencoder.with_suffix(".tmp")
+        save_file(weights, unfinished)
+        unfinished.rename(self._run.autoencoder)
 
     def _learn(self, pictures: Tensor) -> float:
         """Takes one step; returns the mean squared error of the pictures."""

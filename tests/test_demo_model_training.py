@@ -97,6 +97,21 @@ def test_latents_and_back() -> None:
         assert autoencoder.pictures(mean).shape == (1, 3, 256, 256)
 
 
+def test_latents_are_normalised() -> None:
+    """After normalising, the same pictures have latents of mean 0 and variance 1, and decode as before."""
+    torch.manual_seed(0)
+    autoencoder = networks.make_autoencoder().eval()
+    pictures = torch.rand(4, 3, 256, 256) * 2 - 1
+    with torch.no_grad():
+        before = autoencoder.latents(pictures)[0]
+        decoded = autoencoder.pictures(before)
+        autoencoder.normalise(before)
+        after = autoencoder.latents(pictures)[0]
+        assert after.mean((0, 2, 3)).abs().max() < 1e-3
+        assert (after.std((0, 2, 3)) - 1).abs().max() < 1e-3
+        assert (autoencoder.pictures(after) - decoded).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize(("colour", "strongest"), [("blue", 2), ("green", 1), ("red", 0)])
 def test_recolouring_turns_the_main_colour_alone(colour: str, strongest: int) -> None:
     """A yellow thing with a black spot becomes blue, and the spot stays black."""
