@@ -4,11 +4,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from processes import REPOSITORY, Processes, is_setting
 from processes import free_port as _free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+# The machine's network is none of a test's business; root cannot have Chromium's sandbox.
+_CHROMIUM = (
+    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +58,20 @@ def rathole() -> Path:
     if found is None:
         _missing(f"there is no rathole on the PATH, nor {built}")
     return Path(found)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A Chromium without a window. No longer than a module: its event loop would be in the way of `asyncio.run`."""
+    from playwright.sync_api import sync_playwright  # only for those who need it: it takes its time
+
+    found = shutil.which("chromium")
+    if found is None:
+        _missing("there is no chromium on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=_CHROMIUM.split())
+        yield browser
+        browser.close()
 
 
 def _missing(what: str) -> NoReturn:

@@ -1,7 +1,6 @@
 """The page in a real Chromium, in front of a stand-in service: what a visitor sees and does."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,13 @@ from urllib.parse import urlsplit
 import pytest
 from page_service import StandInService, picture, serve
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from errors import BusyError, EndpointUnreachableError
 
 pytestmark = pytest.mark.slow
 
 PHONE = {"width": 390, "height": 844}
-_QUIET = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
 
 
 @dataclass(frozen=True)
@@ -35,18 +33,6 @@ class Visit:
     def says(self, sentence: str | re.Pattern[str]) -> None:
         """The living sentence becomes this."""
         expect(self.page.locator("#status")).to_have_text(sentence, timeout=10_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium without a window."""
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("there is no chromium on the PATH: `make test` installs it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=[*_QUIET.split(), "--disable-sync"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
