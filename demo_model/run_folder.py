@@ -52,3 +52,8 @@ class RunFolder:
     def pid(self) -> Path:
         """The number of the process that trains, so that it can be stopped for a while (`kill -STOP`, `kill -CONT`)."""
         return self.path / "train.pid"
+
+    @property
+    def samples_pid(self) -> Path:
+        """The same of the process that makes samples: it may run beside."""
+        return self.path / "samples.pid"

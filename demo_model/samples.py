@@ -20,6 +20,7 @@ from demo_model.concepts import concepts
 from demo_model.encoder import make_encoder
 from demo_model.run_folder import DEFAULT, RunFolder
 from demo_model.scenes import Scene, SceneLottery, Thing
+from demo_model.stopping import Stop, running
 
 SAMPLES_PER_FILE = 512
 _BATCH = 16
@@ -41,17 +42,21 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=32, help="how many files there shall be (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    make(RunFolder(arguments.run), arguments.files, arguments.threads)
+    run = RunFolder(arguments.run)
+    with running(run.samples_pid) as stop:
+        make(run, arguments.files, arguments.threads, stop)
 
 
-def make(run: RunFolder, files: int, threads: int) -> None:
-    """Writes the files numbered 0 to `files` - 1 that are not there yet."""
+def make(run: RunFolder, files: int, threads: int, stop: Stop) -> None:
+    """Writes the files numbered 0 to `files` - 1 that are not there yet, until asked to stop."""
     composer = Composer(concepts(), run.npm)
     encode = make_encoder(run.autoencoder, threads)
     run.samples.mkdir(parents=True, exist_ok=True)
     (run.samples / _OWN_COLOURS).write_text(json.dumps(composer.own_colours))
     for number in range(files):
         file = run.samples / f"{number:05d}.npz"
+        if stop:
+            return
         if file.exists():
             continue
         lottery = SceneLottery(concepts(), composer.colourable, np.random.default_rng((_SEED, number)))
