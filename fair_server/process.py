@@ -6,11 +6,13 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from fair_server.buckets import STDERR, STDIN, STDOUT, Bucket
+from fair_server.reaper import kill_strays
 
 KILL_S = 5.0  # how long a killed process may take to be gone
-_DRAIN_S = 2.0  # how long output may still come after the end, from a process that left the group
+_DRAIN_S = 2.0  # how long output may still come after the end, from a process that hid from us
 _PIECE_BYTES = 64 * 1024
 
 
@@ -54,10 +56,12 @@ class RunningProcess:
         process: asyncio.subprocess.Process,
         streams: StandardStreams,
         bucket: Bucket,
+        folder: Path,
         tidy: Callable[[], Awaitable[None]],
     ) -> None:
-        """Follows the process; `tidy` is awaited once, when it has ended."""
+        """Follows the process, whose private folder is `folder`; `tidy` is awaited once, when it has ended."""
         self._process = process
+        self._folder = folder
         self._tidy = tidy
         self._end = asyncio.create_task(self._follow(streams, bucket))
 
@@ -91,6 +95,8 @@ class RunningProcess:
         try:
             code = await self._process.wait()
             self._signal(signal.SIGKILL)  # as in a container, nothing outlives the first process
+            with contextlib.suppress(OSError):  # no /proc
+                await asyncio.to_thread(kill_strays, str(self._folder))
             await asyncio.wait(outputs, timeout=_DRAIN_S)
         finally:
             for task in (*outputs, feeding):

@@ -20,7 +20,7 @@ from fair_server.executor import ProgramSpec
 from fair_server.nodes import PORT_PLACEHOLDER, Node
 from fair_server.ports import ALL_ADDRESSES, LOOPBACK, Ports, check_free
 from fair_server.process import RunningProcess, StandardStreams
-from fair_server.reaper import Reaper
+from fair_server.reaper import FOLDER_VARIABLE, Reaper
 from fair_server.relay import Relay
 
 
@@ -64,7 +64,7 @@ class ProcessExecutor:
             self._reaper.forget(process.pid)
             await self._tidy(relays, held, folder)
 
-        return RunningProcess(process, streams, bucket, tidy)
+        return RunningProcess(process, streams, bucket, folder, tidy)
 
     async def close(self) -> None:
         """Ends the reaper, and with it the folder of all programs."""
@@ -118,7 +118,7 @@ class ProcessExecutor:
                 stdout=streams.stdout.child,
                 stderr=streams.stderr.child,
                 cwd=folder,
-                env=self._environment,
+                env={**self._environment, FOLDER_VARIABLE: str(folder)},
                 start_new_session=True,
                 preexec_fn=self._before_exec,
             )

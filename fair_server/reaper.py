@@ -2,7 +2,8 @@
 
 Linux ends the direct children of a killed server (PR_SET_PDEATHSIG), but not their children. So this one holds the
 read end of a pipe on which the server names its process groups; when the pipe ends, whatever ended the server, it
-kills the groups that are left and removes the server's folder of copied secrets.
+kills the groups that are left, what has left its group (`kill_strays`), and removes the server's folder of copied
+secrets.
 
 Run as a script, with nothing but the standard library, so that it starts in milliseconds. Lines: `+GROUP`, `-GROUP`.
 """
@@ -13,7 +14,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+FOLDER_VARIABLE = "FAIR_PROGRAM_FOLDER"  # in every program's environment, and so in that of all that it starts
+_SCANS_AT_MOST = 20
+_SCAN_PAUSE_S = 0.02  # a killed process is gone by then
 
 
 class Reaper:
@@ -53,6 +59,33 @@ class Reaper:
                 os.write(self._process.stdin.fileno(), line.encode())
 
 
+def kill_strays(folder: str) -> None:
+    """Kills every process that was started with a program's folder in or below `folder`, whatever group it is in.
+
+    A process that begins a session of its own (a daemon, `setsid`) leaves the group, as it could not leave a container.
+    Its environment still tells whose it is, as long as it did not clear that. Only where /proc is: Linux.
+    Source: man 5 proc, /proc/PID/environ
+    """
+    for _ in range(_SCANS_AT_MOST):  # again, as one may have started another just before it ended
+        strays = [number for number in os.listdir("/proc") if number.isdecimal() and _is_below(number, folder)]
+        for number in strays:
+            with contextlib.suppress(OSError):
+                os.kill(int(number), signal.SIGKILL)
+        if not strays:
+            return
+        time.sleep(_SCAN_PAUSE_S)
+
+
+def _is_below(number: str, folder: str) -> bool:
+    try:
+        with open(f"/proc/{number}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:  # another user's, or it has ended
+        return False
+    own = f"{FOLDER_VARIABLE}={folder}".encode()
+    return any(variable == own or variable.startswith(own + b"/") for variable in variables)
+
+
 def main(folder: str) -> None:
     """Reads lines until the server is gone, then cleans up after it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -67,6 +100,8 @@ def main(folder: str) -> None:
     for group in groups:
         with contextlib.suppress(OSError):
             os.killpg(group, signal.SIGKILL)
+    with contextlib.suppress(OSError):  # no /proc
+        kill_strays(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 

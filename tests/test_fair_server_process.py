@@ -68,6 +68,25 @@ def test_nothing_is_left(processes: Processes, tmp_path: Path, end: Callable[[Pr
     assert "hf_secret" not in server.program.output()
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("end", ["delete", "own", "kill"])
+def test_nothing_leaves(processes: Processes, tmp_path: Path, end: str) -> None:
+    """A daemon of a program, in a session of its own, ends with the program as in a container, and with the server."""
+    server = start(processes, tmp_path)
+    account = server.log_in()
+    daemon = (
+        "import subprocess, sys, time; child = subprocess.Popen(['sleep', '600'], start_new_session=True,"
+        " stdout=subprocess.DEVNULL); print(child.pid, flush=True); time.sleep(600 if sys.argv[1:] else 0)"
+    )
+    launched = account.launch("any", ["python3", "-c", daemon, *([] if end == "own" else ["stay"])])
+    pid = int(account.first_line(launched))
+    if end == "delete":
+        account.delete(launched)
+    elif end == "kill":
+        server.program.process.kill()
+    wait_until("the daemon to be gone", lambda: not is_running(pid), 5)
+
+
 def test_end_with_stdin(tmp_path: Path) -> None:
     """With --until-stdin-closes the server ends when the process that holds its standard input does."""
     read_end, write_end = os.pipe()
