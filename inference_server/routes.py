@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from inference_server.config import ServerConfig
@@ -125,7 +126,7 @@ def _record(metrics: Metrics, ticket: Ticket, answered: bool) -> None:
 async def read_body(request: Request, limit_bytes: int) -> bytes:
     """The whole body, within its size and its deadline.
 
-    Raises: Refusal (413, 408), the connection to be closed after it since the rest was not read.
+    Raises: Refusal (413, 408; 400 if the client is gone); the rest was not read, so the connection is to be closed.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > limit_bytes:
@@ -140,6 +141,8 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise Refusal(408, "TOO_SLOW", f"The body did not arrive within {BODY_DEADLINE_S:g} s.") from None
+    except ClientDisconnect:  # nobody reads this answer, but the log shall say what was, and no traceback
+        raise Refusal(400, "INVALID_INPUTS", "The connection ended within the body.") from None
     return b"".join(chunks)
 
 

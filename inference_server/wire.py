@@ -8,6 +8,7 @@ Source of the names: https://github.com/kiri-art/docker-diffusers-api#usage
 import hashlib
 import json
 import math
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ SILENTLY_IGNORED = frozenset(
         *("SIGN_KEY", "HF_AUTH_TOKEN", "safety_checker", "strength"),
     }
 )
+_FORMAT_SPELLINGS = {frozenset({"webp", "lossless"}): "WEBP_LOSSLESS", frozenset({"jpg"}): "JPEG"}
 IMAGE_INPUTS = ("image", "init_image", "mask_image", "control_image")
 
 
@@ -145,11 +147,17 @@ def _request(body: _Body, content: dict[str, Any]) -> PictureRequest:
         model_id=call.MODEL_ID,
         pipeline=call.PIPELINE,
         scheduler=call.SCHEDULER,
-        image_format=call.image_format,
+        image_format=_image_format(call.image_format),
         png_compress_level=call.png_compress_level,
         image_inputs=tuple(name for name in IMAGE_INPUTS if content["modelInputs"].get(name)),
         ignored=_ignored(content),
     )
+
+
+def _image_format(asked: str | None) -> str | None:
+    """The name in the limits of what a client spells otherwise: `lossless WebP`, `webp-lossless`, `jpg`."""
+    words = frozenset(re.findall(r"[^\W_]+", asked.lower())) if asked else frozenset()
+    return _FORMAT_SPELLINGS.get(words, asked)
 
 
 def _read_json(raw: bytes) -> dict[str, Any]:

@@ -60,6 +60,16 @@ def test_a_request_without_more_gets_the_models_defaults() -> None:
     assert len(drawing.seeds) == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [("lossless WebP", "WEBP_LOSSLESS"), ("webp-lossless", "WEBP_LOSSLESS"), ("jpg", "JPEG"), ("GIF", "GIF"), ("", "")],
+)
+def test_formats_go_by_their_usual_spellings_too(asked: str, told: str) -> None:
+    """A picture's format is known by what people call it; a name that is none passes on, to be refused as it came."""
+    body = json.dumps({"modelInputs": {"prompt": "a cat"}, "callInputs": {"image_format": asked}}).encode()
+    assert read_request(body).image_format == told
+
+
 def test_whole_floats_count_as_integers() -> None:
     """Clients whose language has one kind of number may send 20.0 steps."""
     assert resolve(request({"num_inference_steps": 20.0, "seed": 7.0}), offer()).drawing.seeds == (7,)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 from inference_process import InferenceProcess, running
+from processes import wait_until
 
 pytestmark = pytest.mark.slow
 BEARER = "right-bearer-0123456789abcdef"
@@ -249,6 +250,15 @@ def test_what_is_no_http_is_refused_in_json(guarded: InferenceProcess) -> None:
             answer = read_to_end(connection)
         assert answer.startswith(b"HTTP/1.1 4")
         assert "$error" in json.loads(answer.rpartition(b"\r\n")[2])
+
+
+def test_who_leaves_within_a_body_is_a_line_in_the_log(guarded: InferenceProcess) -> None:
+    """A connection that ends before its body does is an ordinary refusal, not a failure of the server."""
+    with connect(guarded) as connection:
+        headers = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {BEARER}\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(headers.encode() + b"{")
+    wait_until("the refusal in the log", lambda: "refused, INVALID_INPUTS" in guarded.log(), 10)
+    assert "Traceback" not in guarded.log()
 
 
 def test_the_bearer_is_in_no_log(guarded: InferenceProcess) -> None:
