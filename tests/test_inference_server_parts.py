@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino_genai
 import pytest
 from PIL import Image
 
@@ -18,6 +19,7 @@ from inference_server.config import ConfigError, EndpointConfig, from_command_li
 from inference_server.engine_process import short_reason
 from inference_server.engines.denoised import DdimLevels
 from inference_server.engines.model_folder import FoundModel, read_facts
+from inference_server.engines.openvino import SCHEDULERS
 from inference_server.engines.previews import PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
@@ -189,6 +191,12 @@ def test_limits_and_defaults_follow_from_a_models_folder(
     assert (facts.max_side_px, facts.num_inference_steps, facts.guidance_scale) == expected
     assert facts.schedulers == (scheduler, "DDIMScheduler")
     assert facts.side_multiple_px == 64
+
+
+def test_every_scheduler_is_one_of_its_own() -> None:
+    """No two names stand for the same scheduler of the library: the answer tells which one drew."""
+    kinds = [int(getattr(openvino_genai.Scheduler.Type, kind)) for kind in SCHEDULERS.values()]
+    assert len(set(kinds)) == len(kinds)
 
 
 def test_defaults_json_wins_and_may_leave_out_or_garble_any_key(tmp_path: Path) -> None:
