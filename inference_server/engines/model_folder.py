@@ -73,7 +73,7 @@ def read_facts(found: FoundModel, schedulers: Callable[[Mapping[str, Any]], tupl
     side = _native_side_px(found.folder, scale)
     steps, guidance = _steps_and_guidance(found.name, scheduler)
     width, height = _int(defaults, "width", side), _int(defaults, "height", side)
-    offered = schedulers(_read_json(found.folder / "scheduler" / "scheduler_config.json"))
+    offered = schedulers(read_scheduler_config(found.folder))
     return ModelFacts(
         name=found.name,
         pipeline=str(index["_class_name"]),
@@ -86,6 +86,11 @@ def read_facts(found: FoundModel, schedulers: Callable[[Mapping[str, Any]], tupl
         max_side_px=_int(defaults, "max_side_px", max(side, width, height)),
         side_multiple_px=_int(defaults, "side_multiple_px", max(64, scale)),
     )
+
+
+def read_scheduler_config(folder: Path) -> dict[str, Any]:
+    """The config of the model's own scheduler; empty where there is none."""
+    return _read_json(folder / "scheduler" / "scheduler_config.json")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def _float(values: Mapping[str, Any], key: str, otherwise: float) -> float:
 
 
 def _own_scheduler(folder: Path, index: Mapping[str, Any]) -> str:
-    named = _read_json(folder / "scheduler" / "scheduler_config.json").get("_class_name")
+    named = read_scheduler_config(folder).get("_class_name")
     entry = index.get("scheduler")
     if not named and isinstance(entry, list) and len(entry) == 2:
         named = entry[1]

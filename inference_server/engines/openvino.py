@@ -18,7 +18,7 @@ import openvino_genai
 
 from inference_server.engines import DrawingStoppedError, OnStep
 from inference_server.engines.denoised import DdimLevels
-from inference_server.engines.model_folder import FoundModel, read_facts
+from inference_server.engines.model_folder import FoundModel, read_facts, read_scheduler_config
 from inference_server.engines.previews import PreviewMap
 from inference_server.messages import Drawing, RawImage
 
@@ -53,9 +53,9 @@ class OpenVinoEngine:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.facts = read_facts(FoundModel(folder, name), offered_schedulers)
-        self._scheduler_config = folder / "scheduler" / "scheduler_config.json"
+        self._scheduler_config = read_scheduler_config(folder)
         self._pipeline = openvino_genai.Text2ImagePipeline(str(folder), "CPU")
-        self._scheduler = self.facts.scheduler
+        self._own = self._scheduler = (self.facts.scheduler, self._scheduler_config.get("timestep_spacing"))
         self._previews = PreviewMap()
 
     def warm_up(self) -> None:
@@ -78,11 +78,11 @@ class OpenVinoEngine:
 
     def draw(self, drawing: Drawing, on_step: OnStep) -> tuple[RawImage, ...]:
         """One picture after the other, each from its own seed, so that a seed alone gives the same picture."""
-        self._use_scheduler(drawing.scheduler)
+        self._use_scheduler(drawing.scheduler, self._spacing(drawing.num_inference_steps))
         try:
             return tuple(self._draw_one(drawing, image, on_step) for image in range(len(drawing.seeds)))
         finally:
-            self._use_scheduler(self.facts.scheduler)
+            self._use_scheduler(*self._own)
 
     def _draw_one(self, drawing: Drawing, image: int, on_step: OnStep) -> RawImage:
         watch = _StepWatch(drawing, image, on_step, self._previews, self._levels(drawing))
@@ -113,25 +113,44 @@ class OpenVinoEngine:
         if drawing.scheduler != "DDIMScheduler":
             return None
         try:
-            return DdimLevels(self._read_scheduler_config(), drawing.num_inference_steps)
+            config = {**self._scheduler_config, "timestep_spacing": self._spacing(drawing.num_inference_steps)}
+            return DdimLevels(config, drawing.num_inference_steps)
         except ValueError:
             return None
 
-    def _read_scheduler_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = json.loads(self._scheduler_config.read_text(encoding="utf-8"))
-        return config
+    def _spacing(self, num_inference_steps: int) -> str | None:
+        """The model's own timestep spacing, unless the library miscounts it for this number of steps."""
+        own: str | None = self._scheduler_config.get("timestep_spacing")
+        if own == "trailing" and trailing_is_miscounted(self._scheduler_config, num_inference_steps):
+            return "linspace"  # it begins at the same, noisiest timestep
+        return own
 
-    def _use_scheduler(self, name: str) -> None:
-        if name == self._scheduler:
+    def _use_scheduler(self, name: str, spacing: str | None) -> None:
+        if (name, spacing) == self._scheduler:
             return
-        config = self._read_scheduler_config()
+        config = {**self._scheduler_config, "timestep_spacing": spacing}
         config["skip_prk_steps"] = True  # the library's PNDM knows no other; the rest ignore it
+        if spacing is None:
+            del config["timestep_spacing"]
         with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
             json.dump(config, file)
             file.flush()
             kind = getattr(openvino_genai.Scheduler.Type, SCHEDULERS[name])
             self._pipeline.set_scheduler(openvino_genai.Scheduler.from_config(file.name, kind))
-        self._scheduler = name
+        self._scheduler = (name, spacing)
+
+
+def trailing_is_miscounted(config: Mapping[str, Any], num_inference_steps: int) -> bool:
+    """Whether the library (2026.4) would take one step too many, at timestep -1, which leaves noise of the picture.
+
+    It counts down from the number of training timesteps in float32, and for some numbers (9, 11, 12, 18, 30 ...) the
+    rounding leaves a rest above 0.
+    """
+    left = np.float32(config.get("num_train_timesteps", 1000))
+    stride = np.float32(left / np.float32(num_inference_steps))
+    for _ in range(num_inference_steps):
+        left = np.float32(left - stride)
+    return bool(left > 0)
 
 
 class _StepWatch:
