@@ -19,7 +19,7 @@ from inference_server.config import ConfigError, EndpointConfig, from_command_li
 from inference_server.engine_process import short_reason
 from inference_server.engines.denoised import DdimLevels
 from inference_server.engines.model_folder import FoundModel, read_facts
-from inference_server.engines.openvino import SCHEDULERS
+from inference_server.engines.openvino import SCHEDULERS, read_own_facts
 from inference_server.engines.previews import PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
@@ -197,6 +197,17 @@ def test_every_scheduler_is_one_of_its_own() -> None:
     """No two names stand for the same scheduler of the library: the answer tells which one drew."""
     kinds = [int(getattr(openvino_genai.Scheduler.Type, kind)) for kind in SCHEDULERS.values()]
     assert len(set(kinds)) == len(kinds)
+
+
+def test_a_model_made_for_lms_is_drawn_with_what_is_told(tmp_path: Path) -> None:
+    """Where the library takes another scheduler than the model's own, that other one is the default."""
+    files = {
+        "model_index.json": {"_class_name": "StableDiffusionPipeline"},
+        "scheduler/scheduler_config.json": {"_class_name": "LMSDiscreteScheduler"},
+    }
+    facts = read_own_facts(write_model(tmp_path, files))
+    assert facts.scheduler == "DDIMScheduler"
+    assert "LMSDiscreteScheduler" not in facts.schedulers
 
 
 def test_defaults_json_wins_and_may_leave_out_or_garble_any_key(tmp_path: Path) -> None:

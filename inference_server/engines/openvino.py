@@ -6,6 +6,7 @@ ends the whole process.
 Source: https://docs.openvino.ai/2026/openvino-workflow-generative/inference-with-genai.html
 """
 
+import dataclasses
 import json
 import tempfile
 import time
@@ -20,7 +21,7 @@ from inference_server.engines import DrawingStoppedError, OnStep
 from inference_server.engines.denoised import DdimLevels
 from inference_server.engines.model_folder import FoundModel, read_facts, read_scheduler_config
 from inference_server.engines.previews import PreviewMap
-from inference_server.messages import Drawing, RawImage
+from inference_server.messages import Drawing, ModelFacts, RawImage
 
 # The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): who asks for LMS is told that there is none.
 SCHEDULERS = {
@@ -48,11 +49,23 @@ def offered_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in SCHEDULERS if name not in unfit)
 
 
+def read_own_facts(found: FoundModel) -> ModelFacts:
+    """What the library makes of the model: with DDIM it draws those too whose own scheduler is LMS.
+
+    Raises: ModelLoadError
+    """
+    facts = read_facts(found, offered_schedulers)
+    if facts.scheduler != "LMSDiscreteScheduler":
+        return facts
+    known = tuple(name for name in facts.schedulers if name in SCHEDULERS)
+    return dataclasses.replace(facts, scheduler="DDIMScheduler", schedulers=known)
+
+
 class OpenVinoEngine:
     """A `Text2ImagePipeline` on the CPU, loaded from a folder."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.facts = read_facts(FoundModel(folder, name), offered_schedulers)
+        self.facts = read_own_facts(FoundModel(folder, name))
         self._scheduler_config = read_scheduler_config(folder)
         self._pipeline = openvino_genai.Text2ImagePipeline(str(folder), "CPU")
         self._own = self._scheduler = (self.facts.scheduler, self._scheduler_config.get("timestep_spacing"))
