@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
+import demo_model
 import page_text
 import page_view
 from drawing import SEED_MAX
@@ -148,13 +149,19 @@ class Handlers:
             event = news or event
             if isinstance(event, Picture):
                 picture = await self._saved(event, job)
-                yield page_view.finished(event, job.elapsed_s, picture, job.request.prompt)
+                prompt = job.request.prompt
+                yield page_view.finished(event, job.elapsed_s, picture, prompt, self._note(prompt))
             elif isinstance(event, Failed | Cancelled):
                 yield page_view.finished(event, job.elapsed_s, None, job.request.prompt)
             elif event is not None:
                 yield page_view.under_way(event, job.elapsed_s)
             else:
                 yield View(page_text.waiting_html(page_text.ASKED, job.elapsed_s))
+
+    def _note(self, prompt: str) -> str:
+        """What to say of a picture that the demo model had to guess."""
+        guessed = self._service.status().demo and not demo_model.known_words(prompt)
+        return page_text.NO_KNOWN_WORDS if guessed else ""
 
     async def _saved(self, event: Picture, job: Job) -> FileData:
         return await asyncio.to_thread(save_picture, event.drawing, job.request, self._picture_folder)

@@ -26,6 +26,8 @@ STATUS_TEMPLATE = '<div role="status" aria-live="polite">${value}</div>'
 ASKED = "Asking for your picture"
 STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
 
+NO_KNOWN_WORDS = "This little model knows none of these words and drew what came to its mind."
+
 DEMO_EXAMPLES = (
     "a red apple",
     "a cute panda",

@@ -1,6 +1,7 @@
 """One look of the page while a drawing goes on: what changes on the screen, as values for Gradio's outputs."""
 
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -45,11 +46,15 @@ def under_way(event: Event, elapsed_s: float) -> View:
     return View(page_text.event_html(event, elapsed_s), preview=preview)
 
 
-def finished(event: Event, elapsed_s: float, picture: FileData | None, prompt: str) -> View:
-    """The look for a job's last event. Without a picture the one before stays, and the browser forgets the job."""
+def finished(event: Event, elapsed_s: float, picture: FileData | None, prompt: str, note: str = "") -> View:
+    """The look for a job's last event. Without a picture the one before stays, and the browser forgets the job.
+
+    `note`: what else is to be said of a picture, plain text.
+    """
     sentence = page_text.event_html(event, elapsed_s)
     if not isinstance(event, Picture):
         return View(sentence, preview="", busy=False, job_id="")
+    sentence += f". {escape(note)}" if note else ""
     return View(sentence, preview="", busy=False, picture=picture, alt_text=prompt, seed=event.drawing.seed)
 
 

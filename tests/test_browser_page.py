@@ -228,7 +228,7 @@ def test_a_page_opened_again_finds_its_drawing(open_page: Callable[..., Visit]) 
     again.page.close()
 
     once_more = open_page(context)
-    once_more.says("Done, seed 42")
+    once_more.says(re.compile(r"Done in [\d.]+ s, seed 42"))
     expect(once_more.page.locator("#result img")).to_have_attribute("alt", "a castle")
     once_more.ask("an owl")
     expect(once_more.page.locator("#result img")).to_have_attribute("alt", "an owl")
@@ -313,3 +313,12 @@ def test_the_demo_says_what_it_is(open_page: Callable[..., Visit]) -> None:
     expect(visit.page.get_by_text("No tunnel in between")).to_be_visible()
     visit.page.get_by_text("Connect your GPU", exact=True).click()
     expect(visit.page.get_by_text("INFERENCE_NODE")).to_be_visible()
+
+
+def test_the_demo_says_when_it_knows_no_word(open_page: Callable[..., Visit]) -> None:
+    """A prompt without a word that the demo model knows is drawn, and told to be a guess."""
+    visit = open_page()
+    visit.ask("zzyzx qwertz")
+    visit.says(re.compile("Done .*knows none of these words"))
+    visit.ask("a red apple")
+    visit.says(re.compile(r"Done in [\d.]+ s, seed 42\s*$"))
