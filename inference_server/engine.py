@@ -181,7 +181,7 @@ class Engine:
             case Drawn():
                 self._on_drawn(current, message)
             case DrawFailed(reason=reason):
-                current.ticket.refuse(Refusal(500, "PIPELINE_ERROR", f"The model could not draw this: {reason}"))
+                current.ticket.refuse(errors.cannot_draw(f"The model could not draw this: {reason}"))
             case Cancelled():
                 current.ticket.refuse(errors.cancelled())
         self._current = None
@@ -222,7 +222,7 @@ class Engine:
             body = await asyncio.to_thread(self._answer, finished)
         except Exception:
             log.exception("request %s: the picture could not be encoded", ticket.request.request_id)
-            ticket.refuse(Refusal(500, "PIPELINE_ERROR", "The picture was drawn but could not be encoded."))
+            ticket.refuse(errors.cannot_draw("The picture was drawn but could not be encoded."))
         else:
             ticket.finish(Outcome(body))
 

@@ -5,8 +5,8 @@
         status 401   UNAUTHORIZED
         status 404   NO_SUCH_REQUEST, NO_SUCH_ROUTE;  405 METHOD_NOT_ALLOWED;  408 TOO_SLOW
         status 409   REQUEST_ID_REUSED;  410 REQUEST_CANCELLED;  413 BODY_TOO_LARGE
-        status 500   PIPELINE_ERROR (the model said no)
-        status 503   BUSY, MODEL_NOT_LOADED, ENGINE_CRASHED, SHUTTING_DOWN
+        status 503   BUSY, MODEL_NOT_LOADED, ENGINE_CRASHED, SHUTTING_DOWN, PIPELINE_ERROR (the model said no),
+                     APP_INFERENCE_ERROR (a fault of the server's own)
 
 The codes that docker-diffusers-api has keep its names.
 Source: https://github.com/kiri-art/docker-diffusers-api/blob/main/errors.py
@@ -55,6 +55,14 @@ def engine_crashed(reason: str) -> Refusal:
         f"The engine ended twice while it drew this ({reason}). The engine's log, on the server's stderr, says more.",
         RETRY_AFTER_S,
     )
+
+
+def cannot_draw(reason: str) -> Refusal:
+    return Refusal(503, "PIPELINE_ERROR", reason)
+
+
+def failed() -> Refusal:
+    return Refusal(503, "APP_INFERENCE_ERROR", "The server failed; its log says more.")
 
 
 def model_not_loaded(reason: str, retry_after_s: int) -> Refusal:

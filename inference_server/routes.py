@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from inference_server.config import ServerConfig
 from inference_server.engine import Engine
-from inference_server.errors import Refusal
+from inference_server.errors import Refusal, failed
 from inference_server.keeper import Phase
 from inference_server.metrics import CONTENT_TYPE, Metrics
 from inference_server.request_book import RequestBook
@@ -165,4 +165,4 @@ async def _http_error(request: Request, exc: Exception) -> Response:
 
 
 async def _unexpected(request: Request, exc: Exception) -> Response:
-    return refusal_response(Refusal(500, "APP_INFERENCE_ERROR", "The server failed; its log says more."), close=True)
+    return refusal_response(failed(), close=True)

@@ -13,8 +13,8 @@ import openvino_genai
 import pytest
 from PIL import Image
 
+from inference_server import errors, pictures, request_book
 from inference_server import limits as limits_module
-from inference_server import pictures, request_book
 from inference_server.config import ConfigError, EndpointConfig, from_command_line, is_loopback, read_endpoint
 from inference_server.engine_process import short_reason
 from inference_server.engines.denoised import DdimLevels
@@ -129,6 +129,13 @@ def test_a_refusal_has_the_wires_shape() -> None:
         }
     }
     assert refusal.retry_after_s
+
+
+@pytest.mark.parametrize("refusal", [errors.cannot_draw("no"), errors.failed(), errors.engine_crashed("SIGKILL")])
+def test_a_fault_on_this_side_is_a_503(refusal: Refusal) -> None:
+    """What is not the client's fault is always a 503: the contract knows no other status beside the 4xx."""
+    assert refusal.status == 503
+    assert json.loads(refusal.body())["$error"]["message"]
 
 
 def test_narrower_limits_move_the_defaults() -> None:
