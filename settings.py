@@ -96,6 +96,7 @@ class Settings(BaseSettings):
     idle_exit_s: Seconds | None = None
     model_id: str | None = None
     inference_engine: Literal["openvino", "diffusers"] | None = None
+    gradio_server_port: Port | None = None  # Gradio reads it itself; a wrong one is named here
 
     @classmethod
     def load(cls, **values: Any) -> Self:

@@ -137,6 +137,7 @@ def test_deployment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
     [
         ("TUNNEL_PUBLIC_PORT", "hunter2"),
         ("TUNNEL_PUBLIC_PORT", "0"),
+        ("GRADIO_SERVER_PORT", "70000"),
         ("INFERENCE_HOST_PORT", "65536"),
         ("TUNNEL_CONTROL_PORT", "80.5"),
         ("START_TIMEOUT_S", "0"),
