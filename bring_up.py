@@ -37,14 +37,14 @@ _PORT_TAKEN = re.compile(r"already allocated|already in use|port.{0,40}taken|in 
 class Timing:
     """The waits of a start, in seconds.
 
-    `silence_s`: all runs but nothing answers for so long: frozen; `unlisted_silence_s`: the same where Fair cannot list
-    what runs, since an image may still be on its way to the node; `client_after_s`: without a list, the tunnel client
-    is started once the public port was closed for so long; `stop_s`: how long a container may take to end.
+    `silence_s`: all runs but nothing answers for so long: frozen; `fetching_s`: the same where Fair cannot list what
+    runs and the inference server is not there yet; `client_after_s`: without a list, the tunnel client is started once
+    the public port was closed for so long; `stop_s`: how long a container may take to end.
     """
 
     timeout_s: float = 300.0
     silence_s: float = 10.0
-    unlisted_silence_s: float = 90.0
+    fetching_s: float = 120.0
     client_after_s: float = 4.0
     schedule_s: float = 30.0
     stop_s: float = 30.0
@@ -220,7 +220,7 @@ class BringUp:
         """Somebody else answers in the place of ours. Where Fair cannot stop that one the maintainer has to."""
         now = time.monotonic()
         self._look_after_programs_now_and_then(now)
-        if not self._lists and now - self._quiet_since > self._silence_s:
+        if not self._lists and now - self._quiet_since > self._timing.silence_s:
             came_back = "one with another configuration answers" if isinstance(answer, Health) else answer.came_back
             raise cannot_stop(self._endpoint.link, self._services, came_back)
 
@@ -233,7 +233,7 @@ class BringUp:
         self._look_after_programs_now_and_then(now)
         if not self._lists:
             self._start_client_if_closed(now)
-        if now - self._quiet_since > self._silence_s:
+        if now - self._quiet_since > self._patience_s(answer):
             self._suspect(answer)
 
     def _look_after_programs_now_and_then(self, now: float) -> None:
@@ -290,9 +290,13 @@ class BringUp:
             return too_late(self._endpoint.link, timeout_s, f"the inference server is {answer.state}{other}")
         return too_late(self._endpoint.link, timeout_s, answer.came_back)
 
-    @property
-    def _silence_s(self) -> float:
-        return self._timing.silence_s if self._lists else self._timing.unlisted_silence_s
+    def _patience_s(self, answer: EndpointUnreachableError) -> float:
+        """How long nothing may answer before something is suspected.
+
+        Where Fair cannot list what runs, a closed connection may mean that the node still fetches the image.
+        """
+        fetching = not self._lists and answer.how == "closed"
+        return self._timing.fetching_s if fetching else self._timing.silence_s
 
     def _left_s(self) -> float:
         return self._deadline - time.monotonic()
