@@ -123,12 +123,11 @@ class Handlers:
         async for view in self._views(job):
             yield view.outputs()
 
-    async def cancel(self, job_id: str | None) -> str:
-        """Cancel was pressed."""
+    async def cancel(self, job_id: str | None) -> None:
+        """Cancel was pressed; whoever follows the job says so."""
         job = self._job(job_id)
         if job is not None:
             job.cancel()
-        return "Cancelling…"
 
     async def options(self) -> tuple[Any, ...]:
         """The fields of "More": steps, guidance, size, as the server's limits are known by now."""
@@ -242,7 +241,7 @@ def create_page(service: TextToImage) -> gr.Blocks:
             **private,
         )
         drawn.then(handlers.options, None, limited, **raw, **private)
-        cancel_button.click(handlers.cancel, job_id, status_line, queue=False, **raw, **private)
+        cancel_button.click(handlers.cancel, job_id, None, queue=False, **raw, **private)
         page.load(handlers.resume, job_id, screen, **raw, **private)
         page.load(handlers.options, None, limited, **raw, **private)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **raw, **private)

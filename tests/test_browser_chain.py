@@ -16,7 +16,7 @@ DRAW_MS = 150_000
 _LISTEN = """() => {
     window.said = [];
     const hear = () => {
-        const sentence = document.querySelector("#status").innerText.trim();
+        const sentence = document.querySelector("#status")?.innerText.trim();
         if (sentence && window.said.at(-1) !== sentence) window.said.push(sentence);
     };
     new MutationObserver(hear).observe(document.body, {subtree: true, childList: true, characterData: true});
@@ -43,6 +43,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def _open(context: BrowserContext, space: Space) -> Page:
     page = context.new_page()
     page.goto(space.url)
+    expect(page.locator("#status")).to_have_text(re.compile(r"\w"))
     expect(page.locator("#more [data-testid=accordion-content]")).to_be_hidden()
     expect(page.locator("#more.starting")).to_have_count(0)
     return page
