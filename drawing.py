@@ -4,7 +4,7 @@ Plain values that every module above shares; nothing here talks to anybody.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -148,10 +148,6 @@ class DrawRequest:
             value = getattr(self, name)
             if value is not None:
                 getattr(limits, name).check(_NAMES[name], value, " px" if name in ("width", "height") else "")
-
-    def with_seed(self, seed: int) -> "DrawRequest":
-        """The same request with this seed."""
-        return replace(self, seed=seed)
 
 
 _NAMES = {"width": "The width", "height": "The height", "num_inference_steps": "Steps", "guidance_scale": "Guidance"}

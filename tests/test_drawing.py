@@ -130,9 +130,3 @@ def test_limits_of_a_healthcheck() -> None:
     )
     assert (limits.width.max, limits.width.multiple, limits.prompt_chars) == (256, 64, 77)
     assert limits.height == Limits().height
-
-
-def test_with_seed() -> None:
-    """Another seed is another request, all else the same."""
-    request = DrawRequest("x", width=64, seed=1)
-    assert request.with_seed(2) == DrawRequest("x", width=64, seed=2)
