@@ -18,8 +18,10 @@ from inference_server.errors import Refusal
 from inference_server.keeper import STEP_DEADLINE_S, Keeper, Phase
 from inference_server.limits import Defaults, Limits, LimitsOverride, defaults_of_model, of_model
 from inference_server.messages import (
+    Batch,
     Cancel,
     Cancelled,
+    Capacity,
     Draw,
     DrawFailed,
     Drawn,
@@ -172,7 +174,9 @@ class Engine:
 
     def on_drawing_message(self, message: FromEngine) -> None:
         current = self._current
-        if current is None or isinstance(message, Stage | Ready | LoadFailed) or message.number != current.number:
+        if isinstance(message, Stage | Ready | LoadFailed | Batch | Capacity):
+            return
+        if current is None or message.number != current.number:
             return
         match message:
             case Step():

@@ -14,6 +14,7 @@ class Load:
     model_id: str | None
     model_revision: str | None
     model_precision: str | None
+    device: str | None = None  # "cuda", "cpu"; None: what the engine finds
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Drawing:
     guidance_scale: float
     scheduler: str  # diffusers' class name
     seeds: tuple[int, ...]  # one per image, each 0 to 2**32-1
+    safety_checker: bool = True  # where the model has one
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class ModelFacts:
     max_side_px: int
     side_multiple_px: int
     gpu: bool = False
+    images_at_once: int = 1  # how many images it draws side by side; a drawing with more is taken when it is alone
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class LoadFailed:
     """The model cannot be loaded; the process ends after this."""
 
     reason: str
+    code: str = "MODEL_NOT_LOADED"  # the wire's; GPU_BUSY when something else holds the device's memory
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class Drawn:
     number: int
     images: tuple[RawImage, ...]
     inference_s: float
+    nsfw: tuple[bool, ...] | None = None  # one per image, those found are black; None: nobody looked
 
 
 @dataclass(frozen=True)
@@ -126,5 +131,21 @@ class Cancelled:
     number: int
 
 
-FromEngine = Stage | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled
+@dataclass(frozen=True)
+class Batch:
+    """One step of the model for `images` images side by side took `step_s`; for the metrics alone."""
+
+    step_s: float
+    images: int
+    device_bytes: int | None  # of the device's memory that this process holds; None without a device of its own
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """From now on the engine draws at most `images` images side by side (the memory does not suffice for more)."""
+
+    images: int
+
+
+FromEngine = Stage | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled | Batch | Capacity
 ToEngine = Load | Draw | Cancel

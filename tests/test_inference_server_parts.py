@@ -16,7 +16,7 @@ from PIL import Image
 from inference_server import errors, pictures, request_book
 from inference_server import limits as limits_module
 from inference_server.config import ConfigError, EndpointConfig, from_command_line, is_loopback, read_endpoint
-from inference_server.engine_process import short_reason
+from inference_server.engine_errors import short_reason
 from inference_server.engines.denoised import DdimLevels
 from inference_server.engines.model_folder import FoundModel, read_facts
 from inference_server.engines.openvino import SCHEDULERS, read_own_facts

@@ -1,50 +1,63 @@
-"""The engines by name. An engine loads a model once and draws with it; it knows nothing of HTTP or of queues."""
+"""The engines by name. An engine loads a model once and draws with it; it knows nothing of HTTP or of the queue.
+
+How it draws is its own business: one drawing at a time (`one_at_a_time`), or many that share steps.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Protocol
 
-from inference_server.messages import Drawing, ModelFacts, RawImage
-
-# step (1 to n over all images), n, a preview or None -> True to stop
-OnStep = Callable[[int, int, RawImage | None], bool]
+from inference_server.messages import Draw, FromEngine, Load, ModelFacts
 
 # Imported in the engine process only, when chosen: name -> module:class.
-ENGINES = {"openvino": "inference_server.engines.openvino:OpenVinoEngine"}
+ENGINES = {
+    "diffusers": "inference_server.engines.diffusers.engine:DiffusersEngine",
+    "openvino": "inference_server.engines.openvino:OpenVinoEngine",
+}
 
 
 DEMO_MODEL_NAME = "demo_model"  # what the wire calls the model of a server that was given none
 
 
-class DrawingStoppedError(Exception):
-    """`on_step` asked to stop."""
-
-
 class ModelLoadError(Exception):
-    """The model cannot be loaded; the text is for the maintainer and holds no secret."""
+    """The model cannot be loaded; the text is for the maintainer and holds no secret. `code`: the wire's."""
+
+    code = "MODEL_NOT_LOADED"
+
+
+class Desk(Protocol):
+    """Where an engine takes drawings from and tells what becomes of them. Any thread may use it."""
+
+    def take(self, timeout_s: float | None = None) -> Draw | None:
+        """The next drawing, the oldest first; waits for one, for ever without a timeout, not at all with 0."""
+
+    def is_cancelled(self, number: int) -> bool:
+        """Whether the drawing should end at its next step."""
+
+    def tell(self, message: FromEngine) -> None:
+        """Each drawing that was taken ends with exactly one of Drawn, DrawFailed, Cancelled."""
 
 
 class LoadedEngine(Protocol):
-    """A model in memory, ready to draw one drawing at a time."""
+    """A model in memory, ready to draw."""
 
     facts: ModelFacts
 
     def warm_up(self) -> None:
         """Draws something small, so that the first visitor does not pay for what is done once."""
 
-    def draw(self, drawing: Drawing, on_step: OnStep) -> tuple[RawImage, ...]:
-        """The pictures, one per seed; a seed gives the same picture alone and among others.
+    def work(self, desk: Desk) -> None:
+        """Draws what comes to the desk, until the process is ended; a seed gives the same picture in any company.
 
-        Raises: DrawingStoppedError.
+        Raises: whatever leaves the process unfit to go on; it is then started again.
         """
 
 
-def create(engine: str, folder: Path, name: str) -> LoadedEngine:
-    """Loads the model in `folder` with the named engine.
+def load(order: Load, report: Callable[[str], None]) -> LoadedEngine:
+    """Loads the model with the named engine; `report` is told each stage in words that a visitor may read.
 
     Raises: ModelLoadError, or whatever the engine's library raises.
     """
-    module_name, _, class_name = ENGINES[engine].partition(":")
-    loaded: LoadedEngine = getattr(import_module(module_name), class_name)(folder, name)
+    module_name, _, class_name = ENGINES[order.engine].partition(":")
+    loaded: LoadedEngine = getattr(import_module(module_name), class_name)(order, report)
     return loaded

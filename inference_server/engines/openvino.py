@@ -10,18 +10,18 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import openvino_genai
 
-from inference_server.engines import DrawingStoppedError, OnStep
+from inference_server.engines import Desk, one_at_a_time
 from inference_server.engines.denoised import DdimLevels
-from inference_server.engines.model_folder import FoundModel, read_facts, read_scheduler_config
+from inference_server.engines.model_folder import FoundModel, find, read_facts, read_scheduler_config
+from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
 from inference_server.engines.previews import PreviewMap
-from inference_server.messages import Drawing, ModelFacts, RawImage
+from inference_server.messages import Drawing, Load, ModelFacts, RawImage
 
 # The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): who asks for LMS is told that there is none.
 SCHEDULERS = {
@@ -64,10 +64,12 @@ def read_own_facts(found: FoundModel) -> ModelFacts:
 class OpenVinoEngine:
     """A `Text2ImagePipeline` on the CPU, loaded from a folder."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.facts = read_own_facts(FoundModel(folder, name))
-        self._scheduler_config = read_scheduler_config(folder)
-        self._pipeline = openvino_genai.Text2ImagePipeline(str(folder), "CPU")
+    def __init__(self, order: Load, report: Callable[[str], None]) -> None:
+        found = find(order, report)
+        report("loading the model")
+        self.facts = read_own_facts(found)
+        self._scheduler_config = read_scheduler_config(found.folder)
+        self._pipeline = openvino_genai.Text2ImagePipeline(str(found.folder), "CPU")
         self._own = self._scheduler = (self.facts.scheduler, self._scheduler_config.get("timestep_spacing"))
         self._previews = PreviewMap()
 
@@ -88,6 +90,9 @@ class OpenVinoEngine:
                 ),
                 lambda step, num_steps, preview: False,
             )
+
+    def work(self, desk: Desk) -> None:
+        one_at_a_time.work(desk, self.draw)
 
     def draw(self, drawing: Drawing, on_step: OnStep) -> tuple[RawImage, ...]:
         """One picture after the other, each from its own seed, so that a seed alone gives the same picture."""
