@@ -62,17 +62,17 @@ $(shell [ ! -d .venv ] || $(PYTHON) -c "" 2>/dev/null || rm -f .venv/installed-*
 	@sh tools/venv.sh
 	@touch $@
 
-.venv/installed-run: .venv/installed-python requirements.txt $(if $(INFERENCE_ENGINE),.venv/installed-engine)
+.venv/installed-run: .venv/installed-python requirements.txt $(if $(filter diffusers,$(INFERENCE_ENGINE)),.venv/installed-engine)
 	@echo "Installing the page and its model runtime (about 160 MB to download), about a minute ..."
 	@$(PIP) install --quiet -r requirements.txt
 	@touch $@
 
 .venv/installed-engine: .venv/installed-python inference_server/requirements.txt
-	@echo "Installing the inference server with its engines, because INFERENCE_ENGINE is set ..."
+	@echo "Installing the inference server with all its engines (about 3 GB to download, 6 GB on the disk) ..."
 	@$(PIP) install --quiet -r inference_server/requirements.txt
 	@touch $@
 
-.venv/installed-test: .venv/installed-run tests/requirements.txt
+.venv/installed-test: .venv/installed-run .venv/installed-engine tests/requirements.txt
 	@echo "Installing the test tools (about 85 MB to download) ..."
 	@$(PIP) install --quiet -r tests/requirements.txt
 	@touch $@

@@ -65,6 +65,8 @@ def _configured_chain(settings: Settings) -> FairChain:
         idle_exit_s=900 if settings.idle_exit_s is None else settings.idle_exit_s,
         engine=settings.inference_engine,
         model_id=settings.model_id,
+        model_revision=settings.model_revision,
+        model_precision=settings.model_precision,
     )
     secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else None
     return FairChain(chain, connect, secret=secret, kind="fair", timing=Timing(timeout_s=settings.start_timeout_s))
@@ -89,6 +91,8 @@ def _local_chain(settings: Settings) -> FairChain:
         idle_exit_s=settings.idle_exit_s or 0,
         engine=settings.inference_engine,
         model_id=settings.model_id,
+        model_revision=settings.model_revision,
+        model_precision=settings.model_precision,
     )
     secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else None
     return FairChain(

@@ -57,6 +57,8 @@ class ChainSettings:
     idle_exit_s: float = 900
     engine: str | None = None
     model_id: str | None = None
+    model_revision: str | None = None
+    model_precision: str | None = None
     configurable: bool = True
 
     def with_ports(self) -> "ChainSettings":
@@ -193,6 +195,8 @@ def _inference_server(chain: ChainSettings, credentials: Credentials, node: Node
         "deployment": chain.deployment,
         "engine": chain.engine,
         "model_id": chain.model_id,
+        "model_revision": chain.model_revision,
+        "model_precision": chain.model_precision,
         "idle_engine_s": chain.idle_engine_s,
         "idle_exit_s": chain.idle_exit_s,
     }

@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     idle_engine_s: Seconds | None = None
     idle_exit_s: Seconds | None = None
     model_id: str | None = None
+    model_revision: str | None = None
+    model_precision: str | None = None
     inference_engine: Literal["openvino", "diffusers"] | None = None
     gradio_server_port: Port | None = None  # Gradio reads it itself; a wrong one is named here
 

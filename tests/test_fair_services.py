@@ -44,14 +44,14 @@ def test_inference_server() -> None:
     assert (spec.image, spec.runtime, list(spec.ports)) == ("me/inference:1", "nvidia", [(5001, 8000)])
     assert list(spec.command) == ["--config", "/app/endpoint.json"]
     assert list(spec.files) == ["/app/endpoint.json"]
-    config = config_of(services(replace(CHAIN, engine="openvino", model_id="me/model"))[INFERENCE])
+    chain = replace(CHAIN, engine="diffusers", model_id="me/model", model_revision="r1", model_precision="fp16")
+    config = config_of(services(chain)[INFERENCE])
     assert config["bearer"] == CREDENTIALS.bearer
     assert config["tls_certificate"] == CREDENTIALS.tls_certificate
-    assert (config["engine"], config["model_id"]) == ("openvino", "me/model")
+    assert (config["engine"], config["model_id"]) == ("diffusers", "me/model")
+    assert (config["model_revision"], config["model_precision"]) == ("r1", "fp16")
     assert (config["idle_engine_s"], config["idle_exit_s"], config["deployment"]) == (300, 900, "me/space")
-    assert (
-        config["fingerprint"] == services(replace(CHAIN, engine="openvino", model_id="me/model"))[INFERENCE].fingerprint
-    )
+    assert config["fingerprint"] == services(chain)[INFERENCE].fingerprint
 
 
 def test_upstreams_image_gets_no_configuration() -> None:

@@ -59,5 +59,13 @@ def load(order: Load, report: Callable[[str], None]) -> LoadedEngine:
     Raises: ModelLoadError, or whatever the engine's library raises.
     """
     module_name, _, class_name = ENGINES[order.engine].partition(":")
-    loaded: LoadedEngine = getattr(import_module(module_name), class_name)(order, report)
+    report("importing the engine")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as exc:
+        raise ModelLoadError(
+            f"The engine {order.engine!r} needs the package {exc.name}, which is not installed here: "
+            "pip install -r inference_server/requirements.txt"
+        ) from exc
+    loaded: LoadedEngine = getattr(module, class_name)(order, report)
     return loaded
