@@ -6,7 +6,6 @@ import sys
 from functools import partial
 
 from inference_server.engine_child import EngineChild
-from inference_server.messages import Load
 
 
 def main() -> int:
@@ -24,11 +23,10 @@ def _run(child: EngineChild) -> int:
 
     try:
         config = from_command_line(sys.argv[1:], os.environ)
-        load = Load(config.engine, config.model_id, config.model_revision, config.model_precision)
-        child.send(load)
+        child.send(config.load)
         from inference_server import server
 
-        server.run(config, server.bind(config.host, config.port), partial(EngineChild, load), child)
+        server.run(config, server.bind(config.host, config.port), partial(EngineChild, config.load), child)
     except ConfigError as exc:
         print(f"inference_server: {exc}", file=sys.stderr)
         return 2

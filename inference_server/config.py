@@ -13,8 +13,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from inference_server.engine_options import MAX_BATCH, VARIABLES, EngineOptions, default_compile_cache
 from inference_server.engines import DEMO_MODEL_NAME, ENGINES
 from inference_server.limits import Limits, LimitsOverride
+from inference_server.messages import Load
 
 Seconds = Annotated[float, Field(ge=0, le=10**8)]
 
@@ -23,10 +25,8 @@ class ConfigError(Exception):
     """The server cannot start like this; the text says what to change and shows no value of the file."""
 
 
-class EndpointConfig(BaseModel):
+class EndpointConfig(EngineOptions):
     """`endpoint.json`, every key optional."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     bearer: SecretStr | None = None
     tls_key: SecretStr | None = None  # PEM text
@@ -51,16 +51,13 @@ class ServerConfig(BaseModel):
     host: str
     port: int
     endpoint: EndpointConfig
-    engine: str
-    model_id: str | None
-    model_revision: str | None
-    model_precision: str | None
+    load: Load
     lenient: bool
 
     @property
     def model_name(self) -> str:
         """What the wire calls the model."""
-        return self.model_id or DEMO_MODEL_NAME
+        return self.load.model_id or DEMO_MODEL_NAME
 
 
 def from_command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
@@ -74,19 +71,43 @@ def from_command_line(arguments: Sequence[str], environment: Mapping[str, str]) 
             f"Without a bearer anyone who reaches {options.host} could draw here. Give one in the file of --config, "
             "listen on 127.0.0.1, or say --open if this is meant."
         )
-    engine = endpoint.engine or environment.get("INFERENCE_ENGINE") or "openvino"
-    if engine not in ENGINES:
-        raise ConfigError(f"There is no engine {engine!r} here. Engines: {', '.join(sorted(ENGINES))}.")
     return ServerConfig(
         host=options.host,
         port=options.port,
         endpoint=endpoint,
+        load=_load(endpoint, environment),
+        lenient=options.lenient or endpoint.lenient,
+    )
+
+
+def _load(endpoint: EndpointConfig, environment: Mapping[str, str]) -> Load:
+    """What the engine process is told: the file's word, else the environment's. Raises: ConfigError."""
+    engine = endpoint.engine or environment.get("INFERENCE_ENGINE") or "openvino"
+    if engine not in ENGINES:
+        raise ConfigError(f"There is no engine {engine!r} here. Engines: {', '.join(sorted(ENGINES))}.")
+    options = _engine_options(environment)
+    device = endpoint.device or options.device
+    if engine == "openvino" and device == "cuda":
+        raise ConfigError("The engine openvino draws on the CPU. For cuda take the engine diffusers.")
+    sizes = options.compile_sizes if endpoint.compile_sizes is None else endpoint.compile_sizes
+    return Load(
         engine=engine,
         model_id=endpoint.model_id or environment.get("MODEL_ID") or None,
         model_revision=endpoint.model_revision or environment.get("MODEL_REVISION") or None,
         model_precision=endpoint.model_precision or environment.get("MODEL_PRECISION") or None,
-        lenient=options.lenient or endpoint.lenient,
+        device=device,
+        max_batch=endpoint.max_batch or options.max_batch or MAX_BATCH,
+        compile_cache=endpoint.compile_cache or options.compile_cache or default_compile_cache(environment),
+        compile_sizes=sizes,
     )
+
+
+def _engine_options(environment: Mapping[str, str]) -> EngineOptions:
+    try:
+        return EngineOptions.from_environment(environment)
+    except ValidationError as exc:
+        told = "; ".join(f"{VARIABLES[str(row['loc'][0])]}: {row['msg']}" for row in exc.errors())
+        raise ConfigError(f"The environment is wrong: {told}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,9 @@ class Load:
     model_revision: str | None
     model_precision: str | None
     device: str | None = None  # "cuda", "cpu"; None: what the engine finds
+    max_batch: int = 16  # bounds `ModelFacts.images_at_once`
+    compile_cache: str | None = None  # folder for what was compiled; None: nothing is kept
+    compile_sizes: tuple[tuple[int, int], ...] | None = None  # (width, height) px; (): none, None: the model's own
 
 
 @dataclass(frozen=True)

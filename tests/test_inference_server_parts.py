@@ -363,7 +363,7 @@ def test_the_file_overrides_the_environment(tmp_path: Path) -> None:
     path.write_text(json.dumps({"model_id": "of-the-file", "lenient": True}))
     environment = {"MODEL_ID": "of-the-environment", "MODEL_REVISION": "r1"}
     config = from_command_line(["--config", str(path)], environment)
-    assert (config.model_id, config.model_revision, config.lenient) == ("of-the-file", "r1", True)
+    assert (config.load.model_id, config.load.model_revision, config.lenient) == ("of-the-file", "r1", True)
     assert from_command_line([], environment).model_name == "of-the-environment"
     assert from_command_line([], {}).model_name == "demo_model"
     assert EndpointConfig().idle_exit_s == 0

@@ -1,0 +1,81 @@
+"""The inference server's settings for its engine: read, checked, and handed to the engine process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_server.config import ConfigError, from_command_line
+from inference_server.messages import Load
+
+
+def load(tmp_path: Path, keys: dict[str, Any] | None = None, **environment: str) -> Load:
+    """What the engine process is told for these keys of endpoint.json and this environment."""
+    path = tmp_path / "endpoint.json"
+    path.write_text(json.dumps(keys or {}))
+    return from_command_line(["--config", str(path)], environment).load
+
+
+def test_without_settings_the_engine_decides(tmp_path: Path) -> None:
+    """Device and sizes are left to the engine; what is compiled is kept in the user's cache."""
+    told = load(tmp_path, XDG_CACHE_HOME="/cache")
+    assert (told.engine, told.device, told.max_batch, told.compile_sizes) == ("openvino", None, 16, None)
+    assert told.compile_cache == "/cache/inference_server/compiled"
+
+
+def test_the_environment_sets_all_four_and_the_file_wins(tmp_path: Path) -> None:
+    """Each setting is taken from the environment, and from the file where it is in both."""
+    environment = {
+        "INFERENCE_ENGINE": "diffusers",
+        "INFERENCE_DEVICE": "cpu",
+        "MAX_BATCH": "4",
+        "COMPILE_CACHE": "/kept",
+        "COMPILE_SIZES": "512x512, 768x512",
+    }
+    told = load(tmp_path, **environment)
+    assert (told.device, told.max_batch, told.compile_cache) == ("cpu", 4, "/kept")
+    assert told.compile_sizes == ((512, 512), (768, 512))
+    keys = {"device": "cuda", "max_batch": 2, "compile_cache": "/other", "compile_sizes": []}
+    told = load(tmp_path, keys, **environment)
+    assert told == Load("diffusers", None, None, None, "cuda", 2, "/other", ())
+
+
+@pytest.mark.parametrize(("text", "sizes"), [("none", ()), ("", None), ("640X448", ((640, 448),))])
+def test_nothing_may_be_compiled_or_only_what_is_listed(
+    tmp_path: Path, text: str, sizes: tuple[tuple[int, int], ...] | None
+) -> None:
+    """`none` compiles nothing, an empty variable is as good as none, sizes go width first."""
+    assert load(tmp_path, COMPILE_SIZES=text).compile_sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("INFERENCE_DEVICE", "gpu"),
+        ("MAX_BATCH", "0"),
+        ("MAX_BATCH", "17"),
+        ("MAX_BATCH", "many"),
+        ("COMPILE_SIZES", "512"),
+        ("COMPILE_SIZES", "512x"),
+        ("COMPILE_SIZES", "500x500"),
+        ("COMPILE_SIZES", "512x512,9999x64"),
+    ],
+)
+def test_a_malformed_variable_is_refused_by_name(tmp_path: Path, variable: str, value: str) -> None:
+    """The server does not start on a guess: the error names the variable."""
+    with pytest.raises(ConfigError, match=variable):
+        load(tmp_path, **{variable: value})
+
+
+@pytest.mark.parametrize("keys", [{"device": "tpu"}, {"max_batch": 1.5}, {"compile_sizes": 512}, {"compile_cache": ""}])
+def test_a_malformed_key_is_refused_by_name(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """The same for a key of endpoint.json."""
+    with pytest.raises(ConfigError, match=next(iter(keys))):
+        load(tmp_path, keys)
+
+
+def test_openvino_is_not_asked_for_cuda(tmp_path: Path) -> None:
+    """The engine that draws on the CPU alone says so at the start."""
+    with pytest.raises(ConfigError, match="diffusers"):
+        load(tmp_path, INFERENCE_DEVICE="cuda")
