@@ -14,14 +14,25 @@ from inference_server.resolve import Resolved
 PREVIEW_SIDE_PX = 128
 JPEG_QUALITY = 92
 WEBP_QUALITY = 90
-# How widespread programs that read "parameters" call the schedulers.
+# How widespread programs that read "parameters" call the schedulers, with a model's usual settings of each.
+# Source: https://huggingface.co/docs/diffusers/api/schedulers/overview; "DPM++ SDE" is DPMSolverSDE's own algorithm.
 SAMPLER_NAMES = {
     "DDIMScheduler": "DDIM",
-    "EulerDiscreteScheduler": "Euler",
+    "DDPMScheduler": "DDPM",
+    "DEISMultistepScheduler": "DEIS",
+    "DPMSolverMultistepScheduler": "DPM++ 2M",
+    "DPMSolverSDEScheduler": "DPM++ SDE",
+    "DPMSolverSinglestepScheduler": "DPM++ 2S",
     "EulerAncestralDiscreteScheduler": "Euler a",
+    "EulerDiscreteScheduler": "Euler",
+    "HeunDiscreteScheduler": "Heun",
+    "KDPM2AncestralDiscreteScheduler": "DPM2 a",
+    "KDPM2DiscreteScheduler": "DPM2",
+    "LCMScheduler": "LCM",
     "LMSDiscreteScheduler": "LMS",
     "PNDMScheduler": "PLMS",
-    "LCMScheduler": "LCM",
+    "TCDScheduler": "TCD",
+    "UniPCMultistepScheduler": "UniPC",
 }
 
 

@@ -1,9 +1,7 @@
 """The inference server's parts that need no process: reading requests, limits, model folders, previews, the book."""
 
 import asyncio
-import base64
 import dataclasses
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,8 @@ from typing import Any
 import numpy as np
 import openvino_genai
 import pytest
-from PIL import Image
 
-from inference_server import errors, pictures, request_book
+from inference_server import errors, request_book
 from inference_server import limits as limits_module
 from inference_server.config import ConfigError, EndpointConfig, from_command_line, is_loopback, read_endpoint
 from inference_server.engine_errors import short_reason
@@ -23,9 +20,9 @@ from inference_server.engines.openvino import SCHEDULERS, read_own_facts
 from inference_server.engines.previews import PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
-from inference_server.messages import ModelFacts, RawImage
+from inference_server.messages import ModelFacts
 from inference_server.request_book import RequestBook
-from inference_server.resolve import Offer, Resolved, check, resolve
+from inference_server.resolve import Offer, check, resolve
 from inference_server.tickets import Outcome, Ticket
 from inference_server.wire import PictureRequest, read_request
 
@@ -271,36 +268,6 @@ def test_two_latents_in_a_row_give_the_denoised_one(spacing: str, zero_snr: bool
             for alpha in (levels._from[step], levels._to[step])
         )
         assert np.abs(levels.denoised(step, before, after) - picture).max() < 1e-3
-
-
-@pytest.mark.parametrize(("width_px", "height_px"), [(1, 1), (64, 1), (5, 7), (256, 192)])
-def test_the_fast_png_holds_every_pixel_and_the_text(width_px: int, height_px: int) -> None:
-    """The fast encoder loses nothing: Pillow reads back the same pixels, and prompt and seed, whatever the script."""
-    pixels = np.random.default_rng(1).integers(0, 256, (height_px, width_px, 3), np.uint8)
-    drawing = dataclasses.replace(resolve(request({"seed": 7, "prompt": "a café, 猫"}), offer()).drawing)
-    raw = RawImage(width_px, height_px, pixels.tobytes())
-    file = base64.b64decode(pictures.encode(raw, Resolved(drawing, FACTS, "PNG"), 0, None))
-    with Image.open(io.BytesIO(file)) as picture:
-        assert np.array_equal(np.asarray(picture), pixels)
-        assert picture.info["prompt"] == "a café, 猫"
-        assert picture.info["seed"] == "7"
-
-
-@pytest.mark.parametrize(("image_format", "magic"), [("PNG", b"\x89PNG"), ("JPEG", b"\xff\xd8"), ("WEBP", b"RIFF")])
-def test_pictures_are_encoded_as_asked(image_format: str, magic: bytes) -> None:
-    """The bytes are of the format that was asked for."""
-    drawing = resolve(request(), offer()).drawing
-    raw = RawImage(64, 32, bytes(64 * 32 * 3))
-    file = base64.b64decode(pictures.encode(raw, Resolved(drawing, FACTS, image_format), 0, 1))
-    assert file.startswith(magic)
-    assert Image.open(io.BytesIO(file)).size == (64, 32)
-
-
-def test_a_preview_is_small() -> None:
-    """Its longer side is 128 px, its JPEG some kB."""
-    small = base64.b64decode(pictures.preview(RawImage(16, 8, bytes(range(128)) * 3)))
-    assert Image.open(io.BytesIO(small)).size == (128, 64)
-    assert len(small) < 8000
 
 
 def test_kept_results_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
