@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from inference_server import pictures
-from inference_server.drawings import Finished
+from inference_server.answering import Finished
 from inference_server.resolve import Resolved
 from inference_server.wire import PictureRequest
 
@@ -18,6 +18,8 @@ def result_json(finished: Finished) -> bytes:
         for image, raw in enumerate(finished.images)
     ]
     content: dict[str, Any] = {"image_base64": encoded[0]} if len(encoded) == 1 else {"images_base64": encoded}
+    if finished.nsfw is not None:
+        content["nsfw_content_detected"] = list(finished.nsfw)
     content["$meta"] = meta(finished.request, finished.resolved)
     content["$timings"] = {
         "init": round(finished.init_ms, 1),

@@ -5,8 +5,8 @@
         status 401   UNAUTHORIZED
         status 404   NO_SUCH_REQUEST, NO_SUCH_ROUTE;  405 METHOD_NOT_ALLOWED;  408 TOO_SLOW
         status 409   REQUEST_ID_REUSED;  410 REQUEST_CANCELLED;  413 BODY_TOO_LARGE
-        status 503   BUSY, MODEL_NOT_LOADED, ENGINE_CRASHED, SHUTTING_DOWN, PIPELINE_ERROR (the model said no),
-                     APP_INFERENCE_ERROR (a fault of the server's own)
+        status 503   BUSY, MODEL_NOT_LOADED, GPU_BUSY (its owner uses it), ENGINE_CRASHED, SHUTTING_DOWN,
+                     PIPELINE_ERROR (the model said no), APP_INFERENCE_ERROR (a fault of the server's own)
 
 The codes that docker-diffusers-api has keep its names.
 Source: https://github.com/kiri-art/docker-diffusers-api/blob/main/errors.py
@@ -14,6 +14,8 @@ Source: https://github.com/kiri-art/docker-diffusers-api/blob/main/errors.py
 
 import json
 from dataclasses import dataclass
+
+from inference_server.messages import GPU_BUSY, LoadFailed
 
 RETRY_AFTER_S = 5  # for refusals that only say "not now"
 
@@ -65,13 +67,18 @@ def failed() -> Refusal:
     return Refusal(503, "APP_INFERENCE_ERROR", "The server failed; its log says more.")
 
 
-def model_not_loaded(reason: str, retry_after_s: int) -> Refusal:
-    return Refusal(
-        503,
-        "MODEL_NOT_LOADED",
-        f"The model cannot be loaded: {reason}. The next try starts with a request after {retry_after_s} s.",
-        retry_after_s,
-    )
+def not_loaded(failure: LoadFailed, retry_after_s: int) -> Refusal:
+    """Why there is no model to draw with, in words that a visitor may be shown when it is the owner's doing."""
+    if failure.code == GPU_BUSY:
+        message = (
+            "Somebody else is using the GPU just now, so there is no room for the model. "
+            f"Try again later. ({failure.reason})"
+        )
+    else:
+        message = (
+            f"The model cannot be loaded: {failure.reason}. The next try starts with a request after {retry_after_s} s."
+        )
+    return Refusal(503, failure.code, message, retry_after_s)
 
 
 def cancelled() -> Refusal:

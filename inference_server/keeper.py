@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from inference_server.engine_child import EngineChild
-from inference_server.messages import FromEngine, LoadFailed, ModelFacts, Ready, Stage, ToEngine
+from inference_server.messages import GPU_BUSY, FromEngine, LoadFailed, ModelFacts, Ready, Stage, ToEngine
 
 log = logging.getLogger("inference_server.engine")
 
@@ -21,6 +21,8 @@ LOAD_DEADLINE_S = 1800.0  # without a word from a loading engine; a hub download
 STEP_DEADLINE_S = 180.0  # without a step from a drawing engine
 FIRST_STAGE = "starting the engine"
 MAX_PAUSE_S = 300  # between two tries to load a model that cannot be loaded
+GPU_BUSY_PAUSE_S = 15  # between two tries, each asked for, while something else holds the GPU's memory
+GPU_BUSY_RETRY_S = 60.0  # the same unasked, until the model was loaded once
 CRASH_PAUSE_S = 30.0  # an idle engine that dies twice within this stays asleep until it is needed
 
 
@@ -43,7 +45,8 @@ class Listener(Protocol):
     def on_ready(self, facts: ModelFacts) -> None:
         """Raises: ValueError when this model cannot be served."""
 
-    def on_failed(self, reason: str, pause_s: int) -> None: ...
+    def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
+        """The next try makes sense after `pause_s`."""
 
     def on_lost(self, reason: str) -> bool:
         """The process died unasked; True if it was drawing, or something waits for the next one."""
@@ -60,16 +63,23 @@ class Keeper:
         self.stage = FIRST_STAGE
         self.stage_since_s = time.monotonic()
         self.ready_s = 0.0  # when it was last ready, on the monotonic clock
-        self.reason = ""  # why the model is not loaded, while FAILED
-        self.retry_s = 0.0  # when the next try is allowed, while FAILED
+        self.failure = LoadFailed("")  # why the model is not loaded, while FAILED
+        self._retry_s = 0.0  # when the next try is allowed, on the loop's clock, while FAILED
         self._child: EngineChild | None = None
         self._load_failures = 0
         self._load_crashes = 0
         self._idle_crash_s = float("-inf")  # when it last died with nothing to draw
         self._watchdog: asyncio.TimerHandle | None = None
+        self._recovery: asyncio.TimerHandle | None = None
+
+    @property
+    def pause_s(self) -> float:
+        """How long a failed load is not tried again; 0 or less: it may be."""
+        return self._retry_s - asyncio.get_running_loop().time()
 
     def start(self, child: EngineChild | None = None) -> None:
         """Starts the engine process, or takes over one that was started before the event loop was."""
+        self._stop_recovery()
         self.stage, self.stage_since_s = FIRST_STAGE, time.monotonic()
         self._set_phase(Phase.LOADING)
         self._child = child = child or self._start_child()
@@ -88,6 +98,7 @@ class Keeper:
         self._set_phase(Phase.ASLEEP)
 
     def end(self) -> None:
+        self._stop_recovery()
         child, self._child = self._child, None
         self.expect_word(None)
         if child is not None:
@@ -111,8 +122,10 @@ class Keeper:
                 self._listener.on_stage()
             case Ready(facts):
                 self._on_ready(facts)
-            case LoadFailed(reason):
-                self._fail(reason)
+            case LoadFailed(reason, code) if code == GPU_BUSY:
+                self._fail(LoadFailed(f"gpu-busy: {reason.removeprefix('gpu-busy').lstrip(' :')}", code))
+            case LoadFailed():
+                self._fail(message)
             case _:
                 self._listener.on_drawing_message(message)
 
@@ -125,7 +138,7 @@ class Keeper:
         try:
             self._listener.on_ready(facts)
         except ValueError as exc:
-            self._fail(f"the configured limits do not fit the model: {exc}")
+            self._fail(LoadFailed(f"the configured limits do not fit the model: {exc}"))
 
     def _on_end(self, child: EngineChild, reason: str) -> None:
         """The process is gone without having been told to go: it is started again, with patience."""
@@ -138,7 +151,7 @@ class Keeper:
         if self.phase is Phase.LOADING:
             self._load_crashes += 1
             if self._load_crashes > 1:
-                self._fail(f"the engine process cannot get ready ({reason})")
+                self._fail(LoadFailed(f"the engine process cannot get ready ({reason})"))
                 return
         elif not needed:
             before_s, self._idle_crash_s = self._idle_crash_s, time.monotonic()
@@ -147,15 +160,35 @@ class Keeper:
                 return
         self.start()
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, failure: LoadFailed) -> None:
         self.end()
         self._load_crashes = 0
-        self._load_failures += 1
-        pause_s = min(MAX_PAUSE_S, 2**self._load_failures)
-        self.reason, self.retry_s = reason, time.monotonic() + pause_s
+        pause_s = GPU_BUSY_PAUSE_S
+        if failure.code != GPU_BUSY:
+            self._load_failures += 1
+            pause_s = min(MAX_PAUSE_S, 2**self._load_failures)
+        self.failure, self._retry_s = failure, asyncio.get_running_loop().time() + pause_s
         self._set_phase(Phase.FAILED)
-        log.error("the model cannot be loaded: %s; next try not before %d s", reason, pause_s)
-        self._listener.on_failed(reason, pause_s)
+        log.error("the model cannot be loaded: %s; next try not before %d s", failure.reason, pause_s)
+        self._listener.on_failed(failure, pause_s)
+        if failure.code == GPU_BUSY:
+            self._recover_from_gpu_busy()
+
+    def _recover_from_gpu_busy(self) -> None:
+        """No maintainer is needed for this: what was healthy once is so again, and loads with the next request.
+
+        What never was tries again by itself, since clients wait for it to be healthy before they ask for anything.
+        """
+        loop = asyncio.get_running_loop()
+        if self.ready_s:
+            self._recovery = loop.call_later(GPU_BUSY_PAUSE_S, self._set_phase, Phase.ASLEEP)
+        else:
+            self._recovery = loop.call_later(GPU_BUSY_RETRY_S, self.start)
+
+    def _stop_recovery(self) -> None:
+        if self._recovery is not None:
+            self._recovery.cancel()
+            self._recovery = None
 
     def _on_silence(self, deadline_s: float) -> None:
         log.error("the engine process said nothing for %d s while %s: ending it", deadline_s, self.phase)

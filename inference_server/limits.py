@@ -9,14 +9,16 @@ from inference_server.messages import ModelFacts
 ImageFormat = Literal["PNG", "WEBP_LOSSLESS", "WEBP", "JPEG"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 STATIC_MAX_SIDE_PX = 2048
+# diffusers' class names that a text-to-image model may offer; which it does is known once it is loaded.
+# Source: KarrasDiffusionSchedulers, https://github.com/huggingface/diffusers (schedulers/scheduling_utils.py)
 ALL_SCHEDULERS = (
-    "DDIMScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "LCMScheduler",
-    "FlowMatchEulerDiscreteScheduler",
+    *("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler"),
+    *("HeunDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"),
+    *("DPMSolverSinglestepScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+    *("DEISMultistepScheduler", "UniPCMultistepScheduler", "DPMSolverSDEScheduler", "EDMEulerScheduler"),
+    # further ones, which some models are made for
+    *("LCMScheduler", "TCDScheduler", "SASolverScheduler", "EDMDPMSolverMultistepScheduler"),
+    *("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"),
 )
 
 

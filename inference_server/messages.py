@@ -5,6 +5,8 @@ Nothing here imports more than the standard library, so that the engine process 
 
 from dataclasses import dataclass
 
+MODEL_NOT_LOADED, GPU_BUSY = "MODEL_NOT_LOADED", "GPU_BUSY"  # the wire's codes for a model that is not there
+
 
 @dataclass(frozen=True)
 class Load:
@@ -96,7 +98,7 @@ class LoadFailed:
     """The model cannot be loaded; the process ends after this."""
 
     reason: str
-    code: str = "MODEL_NOT_LOADED"  # the wire's; GPU_BUSY when something else holds the device's memory
+    code: str = MODEL_NOT_LOADED  # GPU_BUSY when something else holds the device's memory
 
 
 @dataclass(frozen=True)

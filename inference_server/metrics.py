@@ -5,8 +5,11 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from inference_server.messages import Batch
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+BATCH_BUCKETS = (1, 2, 4, 8, 16)
 PICTURE_BUCKETS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 
 
@@ -19,8 +22,23 @@ class Metrics:
             "inference_requests_total", "Posts answered, by outcome", ["outcome"], registry=self.registry
         )
         self.waiting = Gauge("inference_waiting_requests", "Requests in the queue", registry=self.registry)
+        self.under_way = Gauge(
+            "inference_drawing_requests", "Requests that the engine is drawing", registry=self.registry
+        )
         self.step_seconds = Histogram(
-            "inference_step_seconds", "Time of one step", buckets=STEP_BUCKETS_S, registry=self.registry
+            "inference_step_seconds",
+            "Time of one step of the model, however many images shared it",
+            buckets=STEP_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "inference_batch_size", "Images that shared one step", buckets=BATCH_BUCKETS, registry=self.registry
+        )
+        self.images = Counter("inference_images_total", "Images drawn", registry=self.registry)
+        self.gpu_memory = Gauge(
+            "inference_gpu_memory_bytes",
+            "GPU memory that the engine process held at its last step; 0 while it is asleep or has no GPU",
+            registry=self.registry,
         )
         self.picture_seconds = Histogram(
             "inference_picture_seconds",
@@ -39,6 +57,19 @@ class Metrics:
             registry=self.registry,
         )
         self._active_s = time.monotonic()
+
+    def on_phase(self, phase: str) -> None:
+        """The engine process is at something else now; unless it draws, it is gone or begins with nothing."""
+        self.engine_state.state(phase)
+        if phase != "ready":
+            self.gpu_memory.set(0)
+
+    def on_batch(self, batch: Batch) -> None:
+        """The engine did one step."""
+        self.step_seconds.observe(batch.step_s)
+        self.batch_size.observe(batch.images)
+        if batch.device_bytes is not None:
+            self.gpu_memory.set(batch.device_bytes)
 
     def touch(self) -> None:
         """Something was drawn or asked for just now."""

@@ -87,6 +87,7 @@ class _Resolver:
             guidance_scale=defaults.guidance_scale if self.guidance is None else float(self.guidance),
             scheduler=self.scheduler or defaults.scheduler,
             seeds=tuple((request.seed + image) % (MAX_SEED + 1) for image in range(int(self.images or 1))),
+            safety_checker=request.safety_checker,
         )
         return Resolved(drawing, facts, self.image_format or defaults.image_format, self._instead)
 

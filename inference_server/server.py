@@ -111,7 +111,13 @@ async def _serve(
     child: EngineChild,
 ) -> None:
     metrics, ending = Metrics(), asyncio.Event()
-    settings = EngineSettings(config.model_name, config.endpoint.limits, config.lenient, config.endpoint.idle_engine_s)
+    settings = EngineSettings(
+        model_name=config.model_name,
+        override=config.endpoint.limits,
+        lenient=config.lenient,
+        idle_engine_s=config.endpoint.idle_engine_s,
+        max_batch=config.load.max_batch,
+    )
     engine = Engine(settings, start_child, result_json, metrics)
     book = RequestBook(engine.submit, engine.cancel)
     bearer = config.endpoint.bearer.get_secret_value() if config.endpoint.bearer else None
@@ -129,9 +135,9 @@ async def _end_when_idle(idle_exit_s: float, engine: Engine, metrics: Metrics, e
     """Ends the server when nothing was drawn or asked for `idle_exit_s`; 0 = never. Healthchecks do not count."""
     while idle_exit_s:
         await asyncio.sleep(min(IDLE_CHECK_S, idle_exit_s))
-        if engine.busy or engine.phase is Phase.LOADING:
+        if engine.busy:
             metrics.touch()
-        elif metrics.idle_s >= idle_exit_s:
+        elif metrics.idle_s >= idle_exit_s and engine.phase is not Phase.LOADING:
             log.info("idle for %g s: ending", idle_exit_s)
             ending.set()
             return

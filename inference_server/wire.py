@@ -22,7 +22,7 @@ MAX_SEED = 2**32 - 1
 SILENTLY_IGNORED = frozenset(
     {
         *("PRECISION", "REVISION", "MODEL_PRECISION", "MODEL_REVISION", "MODEL_URL", "CHECKPOINT_URL", "SEND_URL"),
-        *("SIGN_KEY", "HF_AUTH_TOKEN", "safety_checker", "strength"),
+        *("SIGN_KEY", "HF_AUTH_TOKEN", "strength"),
     }
 )
 _FORMAT_SPELLINGS = {frozenset({"webp", "lossless"}): "WEBP_LOSSLESS", frozenset({"jpg"}): "JPEG"}
@@ -84,6 +84,7 @@ class CallInputs(_Inputs):
     SCHEDULER: Text | None = None
     image_format: Text | None = None
     png_compress_level: Annotated[Int, Field(ge=0, le=9)] | None = None
+    safety_checker: bool | None = None
     streamEvents: bool | None = None
     startRequestId: RequestId | None = None
 
@@ -114,6 +115,7 @@ class PictureRequest:
     scheduler: str | None
     image_format: str | None
     png_compress_level: int | None  # None: the fast encoder
+    safety_checker: bool  # where the model has one
     image_inputs: tuple[str, ...]  # inputs that only an image pipeline could use
     ignored: tuple[str, ...]
 
@@ -149,6 +151,7 @@ def _request(body: _Body, content: dict[str, Any]) -> PictureRequest:
         scheduler=call.SCHEDULER,
         image_format=_image_format(call.image_format),
         png_compress_level=call.png_compress_level,
+        safety_checker=call.safety_checker is not False,
         image_inputs=tuple(name for name in IMAGE_INPUTS if content["modelInputs"].get(name)),
         ignored=_ignored(content),
     )

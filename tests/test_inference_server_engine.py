@@ -266,7 +266,8 @@ def test_an_idle_server_ends_by_itself() -> None:
     ("arguments", "environment", "told"),
     [
         (["--host", "0.0.0.0"], {}, "--open"),
-        ([], {"INFERENCE_ENGINE": "diffusers"}, "openvino"),
+        ([], {"INFERENCE_ENGINE": "another"}, "openvino"),
+        ([], {"MAX_BATCH": "99"}, "MAX_BATCH"),
         (["--config", "/nowhere/endpoint.json"], {}, "endpoint.json"),
         (["--port", "99999"], {}, "99999"),
         (["--host", "no.such.host.invalid"], {}, "no.such.host.invalid"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from inference_server.engine_errors import short_reason
 from inference_server.engines import Desk
-from inference_server.messages import Cancelled, Draw, DrawFailed, Drawing, Drawn, RawImage, Step
+from inference_server.messages import Batch, Cancelled, Draw, DrawFailed, Drawing, Drawn, RawImage, Step
 
 # step (1 to n over all images), n, a preview or None -> True to stop
 OnStep = Callable[[int, int, RawImage | None], bool]
@@ -26,11 +26,16 @@ def work(desk: Desk, draw: DrawOne) -> None:
 
 
 def _draw(desk: Desk, draw: DrawOne, order: Draw) -> None:
+    started_s = step_begun_s = time.monotonic()
+
     def on_step(step: int, num_steps: int, preview: RawImage | None) -> bool:
+        nonlocal step_begun_s
+        now_s = time.monotonic()
         desk.tell(Step(order.number, step, num_steps, preview))
+        desk.tell(Batch(now_s - step_begun_s, images=1, device_bytes=None))
+        step_begun_s = now_s
         return desk.is_cancelled(order.number)
 
-    started_s = time.monotonic()
     try:
         images = draw(order.drawing, on_step)
     except DrawingStoppedError:

@@ -1,0 +1,140 @@
+"""A model that cannot be loaded: for good until somebody mends it, or because the GPU's owner uses the GPU."""
+
+import json
+
+import pytest
+from inference_engine import Bench, code, run
+
+from inference_server.errors import Refusal
+from inference_server.keeper import GPU_BUSY_PAUSE_S, GPU_BUSY_RETRY_S, MAX_PAUSE_S, Phase
+from inference_server.messages import LoadFailed
+from inference_server.tickets import Waking
+
+BUSY = LoadFailed("1.0 GiB of 24.0 GiB are free, and the model needs 5.0 GiB", "GPU_BUSY")
+
+
+def refusal(bench: Bench) -> Refusal:
+    """What a post is refused with now."""
+    with pytest.raises(Refusal) as refused:
+        bench.post("a")
+    return refused.value
+
+
+def test_a_busy_gpu_is_told_to_those_who_wait_and_to_those_who_come() -> None:
+    """503, GPU_BUSY, when to come back and words for a visitor; the reason begins with gpu-busy, said once."""
+
+    async def story() -> None:
+        for told in (BUSY, LoadFailed(f"gpu-busy: {BUSY.reason}", "GPU_BUSY")):
+            bench = Bench()
+            waiting = bench.post("a")
+            await bench.say(told)
+            assert code(waiting) == "GPU_BUSY"
+            refused = refusal(bench)
+            assert (refused.status, refused.code) == (503, "GPU_BUSY")
+            assert refused.retry_after_s is not None
+            assert 0 < refused.retry_after_s <= GPU_BUSY_PAUSE_S
+            assert refused.message.startswith("Somebody else is using the GPU just now")
+            assert json.loads(refused.body())["$error"]["name"] == "GpuBusyError"
+            assert bench.phase() is Phase.FAILED
+            assert bench.engine.reason == f"gpu-busy: {BUSY.reason}"
+            assert bench.child.killed
+
+    run(story())
+
+
+def test_a_post_after_the_pause_tries_again_however_often() -> None:
+    """While the GPU stays busy the pause stays short; once it is free the post is drawn."""
+
+    async def story() -> None:
+        bench = Bench()
+        await bench.say(BUSY)
+        for tries in range(2, 8):
+            await bench.after(GPU_BUSY_PAUSE_S + 1)
+            ticket = bench.post("a")
+            assert isinstance(ticket.event, Waking)
+            assert len(bench.children) == tries
+            await bench.say(BUSY)
+            assert code(ticket) == "GPU_BUSY"
+        await bench.after(GPU_BUSY_PAUSE_S + 1)
+        ticket = bench.post("a")
+        await bench.ready()
+        await bench.draw("a")
+        assert (await ticket.done()).refusal is None
+
+    run(story())
+
+
+def test_a_server_that_was_never_healthy_tries_again_by_itself() -> None:
+    """Whoever waits for it to be healthy before asking is not kept waiting for ever."""
+
+    async def story() -> None:
+        bench = Bench()
+        await bench.say(BUSY)
+        await bench.after(GPU_BUSY_RETRY_S + 1)
+        assert bench.phase() is Phase.LOADING
+        await bench.say(BUSY)
+        assert bench.phase() is Phase.FAILED
+        await bench.after(GPU_BUSY_RETRY_S + 1)
+        await bench.ready()
+        assert bench.phase() is Phase.READY
+        assert len(bench.children) == 3
+
+    run(story())
+
+
+def test_a_server_that_was_healthy_is_so_again_without_touching_the_gpu() -> None:
+    """After the pause it counts as asleep: healthy, and loaded by the next post alone."""
+
+    async def story() -> None:
+        bench = Bench()
+        await bench.ready()
+        await bench.after(101)
+        assert bench.phase() is Phase.ASLEEP
+        bench.post("a")
+        await bench.say(BUSY)
+        assert bench.phase() is Phase.FAILED
+        await bench.after(GPU_BUSY_PAUSE_S + 1)
+        assert bench.phase() is Phase.ASLEEP
+        await bench.after(10 * GPU_BUSY_RETRY_S)
+        assert len(bench.children) == 2
+        bench.post("a")
+        await bench.ready()
+        assert bench.orders == ["a"]
+
+    run(story())
+
+
+def test_the_end_of_the_server_ends_the_tries() -> None:
+    """Nothing is started after the end."""
+
+    async def story() -> None:
+        bench = Bench()
+        await bench.say(BUSY)
+        bench.engine.close()
+        await bench.after(GPU_BUSY_RETRY_S + 1)
+        assert len(bench.children) == 1
+
+    run(story())
+
+
+def test_a_model_that_cannot_be_loaded_is_tried_ever_more_rarely_and_only_when_asked() -> None:
+    """The pause doubles up to its bound; nothing is tried unasked."""
+
+    async def story() -> None:
+        bench = Bench()
+        pauses = []
+        for _ in range(10):
+            await bench.say(LoadFailed("no unet"))
+            refused = refusal(bench)
+            assert (refused.status, refused.code) == (503, "MODEL_NOT_LOADED")
+            assert "no unet" in refused.message
+            assert refused.retry_after_s is not None
+            pauses.append(refused.retry_after_s)
+            tries = len(bench.children)
+            await bench.after(MAX_PAUSE_S + 1)
+            assert len(bench.children) == tries
+            bench.post("a")
+        assert pauses[:3] == [2, 4, 8]
+        assert pauses[-1] == MAX_PAUSE_S
+
+    run(story())
