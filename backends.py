@@ -16,7 +16,15 @@ from containers import Node
 from credentials import Credentials, new_secret
 from drawing import Defaults, Drawing, DrawRequest, Limits
 from endpoint_client import EndpointClient
-from errors import EndpointError, EndpointUnreachableError, FairError, ServiceError, SettingsError, StartError
+from errors import (
+    EndpointError,
+    EndpointUnreachableError,
+    FairError,
+    GpuBusyError,
+    ServiceError,
+    SettingsError,
+    StartError,
+)
 from events import Tell
 from fair_client import DeadlineFairClient
 from fair_services import ChainSettings, chain_services
@@ -100,7 +108,7 @@ class FairChain:
             raise StartError("Chain", tried="draw", came_back="it was never made ready", next_step="Call ensure().")
         try:
             return endpoint.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
-        except ServiceError:
+        except (ServiceError, GpuBusyError):
             self._ready.clear()
             raise
 
@@ -119,7 +127,6 @@ class FairChain:
 
     def _bring_up(self, tell: TellStage) -> None:
         if self._is_up():
-            self._ready.set()
             return
         tell("Signing in to the machine that draws" if self._kind == "fair" else "Getting this machine ready to draw")
         chain = self._placed = self._placed or self._chain.with_ports()
@@ -135,22 +142,31 @@ class FairChain:
             self._endpoint = endpoint
         bring_up = BringUp(fair, services, self._endpoint, chain.deployment, tell, self._timing)
         try:
-            self._health = bring_up.run()
+            health = bring_up.run()
         except StartError as error:
             if port_is_taken(str(error)):
                 self._placed = None  # where the ports are of our choosing, the next start takes others
             raise
-        self._ready.set()
+        self._note(health)
+
+    def _note(self, health: Health) -> None:
+        """Keeps what is known now. One whose GPU is busy takes posts, but is asked again before the next one."""
+        self._health = health
+        if not health.gpu_busy:
+            self._ready.set()
 
     def _is_up(self) -> bool:
-        """Whether what was healthy before is so again: then Fair need not be asked (it may be away)."""
+        """Whether what took posts before does so again: then Fair need not be asked (it may be away)."""
         if self._endpoint is None or self._health is None:
             return False
         try:
             health = self._endpoint.health(timeout_s=self._timing.probe_s)
         except EndpointError:
             return False
-        return health.state == "healthy" and health.fingerprint == self._health.fingerprint
+        if not health.takes_posts or health.fingerprint != self._health.fingerprint:
+            return False
+        self._note(health)
+        return True
 
     def _address(self, node: Node) -> str:
         """Where the endpoint is reached from outside."""
@@ -203,7 +219,7 @@ class FixedEndpoint:
         """See `Backend`."""
         try:
             return self._endpoint.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
-        except ServiceError:
+        except (ServiceError, GpuBusyError):
             self._ready.clear()
             raise
 
@@ -222,9 +238,10 @@ class FixedEndpoint:
             came_back = "its model is still loading"
             try:
                 health = self._endpoint.health()
-                if health.state == "healthy":
+                if health.takes_posts:
                     self._health = health
-                    self._ready.set()
+                    if not health.gpu_busy:  # else it is asked again before the next drawing
+                        self._ready.set()
                     return
                 if health.state == "failed":
                     came_back = health.reason or "its model failed to load"

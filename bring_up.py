@@ -79,12 +79,12 @@ class BringUp:
         self._looked_at = 0.0
 
     def run(self) -> Health:
-        """Returns how the inference server is, once it is healthy and ours.
+        """Returns how the inference server is, once it is ours and takes posts: healthy, or told that its GPU is busy.
 
         Raises: ServiceError saying which link failed, within the deadline.
         """
         answer = self._probe()
-        if not self._is_ours(answer) or (isinstance(answer, Health) and answer.state == "failed"):
+        if not self._is_ours(answer) or (isinstance(answer, Health) and answer.broken):
             self._start_missing(answer)
         health = self._wait_until_healthy()
         return self._wait_until_healthy() if self._end_doubles() else health
@@ -117,8 +117,8 @@ class BringUp:
             log.info("replacing %s, container %s: another configuration", role, container.id)
             self._stop(role, container)
         start = list(found.start)
-        failed = isinstance(answer, Health) and answer.state == "failed"
-        if failed and Role.INFERENCE not in start:
+        broken = isinstance(answer, Health) and answer.broken
+        if broken and Role.INFERENCE not in start:
             start += self._stop_adopted(found, Role.INFERENCE)
         if not start and isinstance(answer, EndpointUntrustedError):
             raise answer
@@ -201,9 +201,9 @@ class BringUp:
             answer = self._probe()
             if isinstance(answer, Health) and self._is_ours(answer):
                 self._quiet_since, self._refused_since = time.monotonic(), None
-                if answer.state == "healthy":
+                if answer.takes_posts:
                     return answer
-                if answer.state == "failed":
+                if answer.broken:
                     raise failed_to_load(answer)
                 self._tell("Loading the model")
             elif isinstance(answer, EndpointUnreachableError):

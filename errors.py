@@ -4,6 +4,7 @@
     ├── SettingsError           a setting is missing or wrong: the maintainer mends it, nothing was tried
     ├── InvalidRequestError     this cannot be drawn as asked: the visitor changes the request
     ├── BusyError               too many are waiting: the visitor tries again after `retry_after_s`
+    ├── GpuBusyError            the GPU's owner uses it for something else: the visitor tries again later
     ├── JobCancelledError       somebody cancelled the drawing
     ├── JobTimeoutError         the caller of `result(timeout_s)` waited long enough; the job goes on
     ├── DrawingError            the inference server was reached and could not draw this (the model said no)
@@ -44,6 +45,13 @@ class BusyError(SpaceError):
     def __init__(self, reason: str, *, retry_after_s: float = 5.0) -> None:
         super().__init__(f"Busy: {reason} Please try again in {retry_after_s:.0f} s.")
         self.retry_after_s = retry_after_s
+
+
+class GpuBusyError(SpaceError):
+    """The GPU's memory is taken by something else, a game or a training, say; nobody needs to mend anything."""
+
+    def __init__(self) -> None:
+        super().__init__("The GPU is busy with something else of its owner's right now. Please try again later.")
 
 
 class JobCancelledError(SpaceError):

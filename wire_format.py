@@ -22,6 +22,7 @@ from errors import (
     EndpointAnswerError,
     EndpointUnreachableError,
     EndpointUntrustedError,
+    GpuBusyError,
     InvalidRequestError,
     JobCancelledError,
     SpaceError,
@@ -52,6 +53,21 @@ class Health(BaseModel):
     reason: str | None = None
     limits: Limits | None = None
     defaults: Defaults = Defaults()
+
+    @property
+    def gpu_busy(self) -> bool:
+        """Something else uses the GPU. Nothing needs to be started for that: each post tries again to load."""
+        return self.state == "failed" and (self.reason or "").startswith("gpu-busy")
+
+    @property
+    def broken(self) -> bool:
+        """The model cannot be loaded, and will not be by itself."""
+        return self.state == "failed" and not self.gpu_busy
+
+    @property
+    def takes_posts(self) -> bool:
+        """Whether to ask for a picture; what comes of it is told in the answer."""
+        return self.state == "healthy" or self.gpu_busy
 
 
 def read_health(link: str, text: str) -> Health:
@@ -118,10 +134,16 @@ def is_result(answer: dict[str, Any]) -> bool:
 def read_result(link: str, answer: dict[str, Any]) -> Drawing:
     """The picture of a result.
 
-    Raises: what `read_error` makes of a `$error`, EndpointAnswerError for a picture that is none.
+    Raises: what `read_error` makes of a `$error`, DrawingError for one that the safety checker made black,
+    EndpointAnswerError for a picture that is none.
     """
     if "$error" in answer:
         raise read_error(link, answer["$error"])
+    if _is_hidden(answer.get("nsfw_content_detected")):
+        raise DrawingError(
+            "The model's safety checker hid this picture. Try other words or another seed.",
+            code="NSFW_CONTENT_DETECTED",
+        )
     images = answer.get("images_base64")
     encoded = answer.get("image_base64") or (images[0] if isinstance(images, list) and images else None)
     if not isinstance(encoded, str):
@@ -155,6 +177,8 @@ def read_error(link: str, error: Any, *, status: int = 200, retry_after_s: float
         )
     if code == "BUSY" or status == 429:
         return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s)
+    if code == "GPU_BUSY":
+        return GpuBusyError()
     if code == "REQUEST_CANCELLED":
         return JobCancelledError("The drawing was cancelled.")
     if code == "SHUTTING_DOWN":  # idle, or told to: start it again
@@ -175,6 +199,11 @@ def read_error(link: str, error: Any, *, status: int = 200, retry_after_s: float
         f"The inference server could not draw this: {message or 'it gave no reason'} ({code or status}).",
         code=code or "APP_INFERENCE_ERROR",
     )
+
+
+def _is_hidden(nsfw: Any) -> bool:
+    """Whether the first picture was found unsafe; one flag for each, or one for all."""
+    return nsfw is True or (isinstance(nsfw, list) and nsfw[:1] == [True])
 
 
 def _decode(link: str, data: bytes) -> tuple[Image.Image, str]:

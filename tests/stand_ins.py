@@ -20,8 +20,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        told = {"state": state, "model": str(os.getpid()), "fingerprint": config.get("fingerprint"),
-                "deployment": config.get("deployment"), "reason": "no such file: unet"}
+        told = {"state": state.partition(":")[0], "model": str(os.getpid()), "fingerprint": config.get("fingerprint"),
+                "deployment": config.get("deployment"), "reason": state.partition(":")[2]}
         body = json.dumps(told).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -124,7 +124,13 @@ asyncio.run(server() if mode == "--server" else client())
 def images() -> dict[str, Sequence[str]]:
     """The nodes file's images: `inference` is healthy, the others are named by what is wrong with them."""
     python = [sys.executable, "-c"]
-    states = {"inference": "healthy", "inference-2": "healthy", "loading": "loading", "failed": "failed"}
+    states = {
+        "inference": "healthy",
+        "inference-2": "healthy",
+        "loading": "loading",
+        "failed": "failed:no such file: unet",
+    }
+    states["gpu-busy"] = "failed:gpu-busy: 1 of 24 GiB are free"
     made: dict[str, Sequence[str]] = {
         name: [*python, INFERENCE, "{port:8000}", state] for name, state in states.items()
     }

@@ -16,7 +16,7 @@ from containers import Node
 from credentials import Credentials
 from drawing import DrawRequest
 from endpoint_client import EndpointClient
-from errors import EndpointUnreachableError, EndpointUntrustedError, SettingsError, StartError
+from errors import EndpointUnreachableError, EndpointUntrustedError, GpuBusyError, SettingsError, StartError
 from events import Event
 from settings import Settings
 
@@ -124,6 +124,35 @@ def test_a_model_that_does_not_load(state: str, message: str) -> None:
     """A model that failed, or loads for ever, is told with what the server says."""
     with hostile_server(states(state)) as server, pytest.raises(StartError, match=message):
         FixedEndpoint(EndpointClient(server.url), timeout_s=0.5).ensure(ignore, never)
+
+
+def test_a_busy_gpu_is_told_kindly_and_asked_again() -> None:
+    """While the GPU's owner uses it each drawing says so at once; once it is free the next one is drawn."""
+    busy = [True]
+
+    def script(line: Line, request: Received) -> bool:
+        if not busy[0]:
+            return good(line, request)
+        if request.path == "/healthcheck":
+            line.answer(
+                200, json.dumps({**HEALTH, "state": "failed", "limits": {}, "reason": "gpu-busy: 1 GiB is free"})
+            )
+        else:
+            line.answer(503, json.dumps({"$error": {"code": "GPU_BUSY", "message": "Somebody else"}}))
+        return True
+
+    with hostile_server(script) as server:
+        backend = chosen(ENDPOINT_URL=server.url)
+        for _ in range(2):
+            backend.ensure(ignore, never)
+            with pytest.raises(GpuBusyError, match="busy with something else of its owner's"):
+                backend.draw(DrawRequest("x"), job_id="1", tell=ignore, cancelled=never)
+            assert not backend.status().ready
+        busy[0] = False
+        backend.ensure(ignore, never)
+        assert backend.draw(DrawRequest("x"), job_id="2", tell=ignore, cancelled=never).seed == 7
+    assert backend.status().ready
+    assert backend.status().limits.width.max == 256
 
 
 def test_nobody_there() -> None:

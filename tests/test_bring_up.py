@@ -160,6 +160,14 @@ def test_model_that_failed(bench: Bench) -> None:
         assert bench.log.starts() == {"inference": starts}
 
 
+def test_a_busy_gpu_is_nothing_to_start_again_for(bench: Bench) -> None:
+    """A server whose GPU is used by its owner is left as it is, and asked for pictures: each post tries to load."""
+    chain = chain_settings(tunnel_node=None, inference_image="gpu-busy")
+    for _ in range(2):
+        assert bench.bring_up(chain).gpu_busy
+        assert bench.log.starts() == {"inference": 1}
+
+
 def test_frozen_inference_server(bench: Bench) -> None:
     """A frozen inference server, and only that, is replaced after `silence_s`."""
     chain = chain_settings()

@@ -18,6 +18,7 @@ from errors import (
     EndpointAnswerError,
     EndpointUnreachableError,
     EndpointUntrustedError,
+    GpuBusyError,
     InvalidRequestError,
     JobCancelledError,
     SpaceError,
@@ -228,6 +229,8 @@ def test_odd_events(odd: Any) -> None:
         ("UNHEARD_OF", 200, DrawingError),
         ("BUSY", 503, BusyError),
         ("BUSY", 200, BusyError),
+        ("GPU_BUSY", 503, GpuBusyError),
+        ("GPU_BUSY", 200, GpuBusyError),
         ("", 429, BusyError),
         ("UNAUTHORIZED", 401, EndpointUntrustedError),
         ("REQUEST_CANCELLED", 410, JobCancelledError),
@@ -252,6 +255,20 @@ def test_odd_errors(odd: Any) -> None:
             wire_format.read_result(LINK, {"$error": error})
 
 
+@pytest.mark.parametrize("nsfw", [[True], [True, False], True])
+def test_a_picture_that_the_safety_checker_hid_is_an_error_in_words(nsfw: Any) -> None:
+    """Nobody is shown a black picture without a word."""
+    with pytest.raises(DrawingError, match="safety checker hid this picture") as hidden:
+        wire_format.read_result(LINK, {"image_base64": encoded(), "nsfw_content_detected": nsfw})
+    assert hidden.value.code == "NSFW_CONTENT_DETECTED"
+
+
+@pytest.mark.parametrize("nsfw", [None, [], [False], [False, True], False, "yes", {}, ["yes"]])
+def test_a_picture_that_was_not_hidden_is_shown(nsfw: Any) -> None:
+    """The first picture counts, and nothing but a plain yes hides it."""
+    wire_format.read_result(LINK, {"image_base64": encoded(), "nsfw_content_detected": nsfw})
+
+
 def test_health() -> None:
     """Upstream's healthcheck is enough; ours tells more, and null counts as not told."""
     assert wire_format.read_health(LINK, '{"state": "healthy", "gpu": true}').limits is None
@@ -259,6 +276,23 @@ def test_health() -> None:
     health = wire_format.read_health(LINK, json.dumps({**told, "fingerprint": "ab", "engine": None}))
     assert health.limits is not None
     assert (health.state, health.limits.width.max, health.fingerprint) == ("loading", 256, "ab")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "takes_posts", "broken"),
+    [
+        ("healthy", None, True, False),
+        ("loading", None, False, False),
+        ("failed", "no unet", False, True),
+        ("failed", None, False, True),
+        ("failed", "gpu-busy: 1 of 24 GiB are free", True, False),
+        ("loading", "gpu-busy", False, False),
+    ],
+)
+def test_a_busy_gpu_is_no_broken_server(state: str, reason: str | None, takes_posts: bool, broken: bool) -> None:
+    """A server whose GPU is used by its owner is posted to all the same: that is what tries again."""
+    health = wire_format.read_health(LINK, json.dumps({"state": state, "reason": reason}))
+    assert (health.takes_posts, health.broken) == (takes_posts, broken)
 
 
 @pytest.mark.parametrize(
