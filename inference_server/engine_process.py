@@ -37,6 +37,7 @@ class ServerDesk:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._orders: SimpleQueue[Draw] = SimpleQueue()
+        self._open: set[int] = set()  # numbers that came and did not end yet
         self._cancelled: set[int] = set()
         self._send_lock = threading.Lock()
 
@@ -60,6 +61,7 @@ class ServerDesk:
         except OSError:  # the server is gone; nothing here is worth finishing
             os._exit(0)
         if isinstance(message, Drawn | DrawFailed | Cancelled):
+            self._open.discard(message.number)
             self._cancelled.discard(message.number)
 
     def _read(self) -> None:
@@ -68,23 +70,30 @@ class ServerDesk:
                 message = self._connection.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            if isinstance(message, Cancel):
+            if isinstance(message, Cancel) and message.number in self._open:
                 self._cancelled.add(message.number)
             elif isinstance(message, Draw):
+                self._open.add(message.number)
                 self._orders.put(message)
 
 
-def run(connection: Connection) -> None:
-    """Loads what the server asks for, then draws until the process is ended."""
+def run(connection: Connection) -> int:
+    """Loads what the server asks for, then draws until the process is ended; the exit code once it cannot go on."""
     try:
         order = connection.recv()
     except (EOFError, OSError):  # the server could not start
-        return
+        return 0
     desk = ServerDesk(connection)
     desk.open()
     engine = _load(order, desk)
-    if engine is not None:
+    if engine is None:
+        return 0
+    try:
         engine.work(desk)
+    except Exception as exc:
+        print(f"The engine cannot go on: {type(exc).__name__}, raised in:", file=sys.stderr)
+        traceback.print_tb(exc.__traceback__)  # without the exception's own text, which may hold a prompt
+    return 1
 
 
 def _load(order: Load, desk: ServerDesk) -> engines.LoadedEngine | None:
@@ -113,8 +122,10 @@ def die_with(server_pid: int) -> None:
 def main() -> None:
     die_with(server_pid=int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
-    run(Connection(int(sys.argv[1])))
-    os._exit(0)  # without the libraries' own endings, which may wait
+    exit_code = run(Connection(int(sys.argv[1])))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # without the libraries' own endings, which may wait
 
 
 if __name__ == "__main__":

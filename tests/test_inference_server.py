@@ -254,6 +254,11 @@ def test_metrics_count_requests_and_steps(server: InferenceProcess) -> None:
     assert server.metric("inference_waiting_requests") == 0
     assert server.metric("inference_step_seconds_count") > 2
     assert server.metric('inference_engine_state{inference_engine_state="ready"}') == 1
+    assert server.metric("inference_batch_size_count") == server.metric("inference_step_seconds_count")
+    assert server.metric("inference_images_total") > 0
+    names = server.session.get(f"{server.url}/metrics", timeout=10).text
+    for name in ("inference_drawing_requests", "inference_gpu_memory_bytes", "inference_idle_seconds"):
+        assert f"{name} " in names
 
 
 def test_no_prompt_is_logged_but_every_request_id(server: InferenceProcess) -> None:

@@ -95,6 +95,26 @@ def test_before_the_model_is_known_only_static_limits_refuse() -> None:
     assert refused.value.code == "MODEL_MISMATCH"
 
 
+def test_a_scheduler_is_judged_once_the_model_is_known() -> None:
+    """What some model of diffusers' could offer passes until then; a name that no scheduler has does not."""
+    unknown = Offer("a-model", Limits(), None, None, False)
+    for name in ("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "LCMScheduler"):
+        check(request(SCHEDULER=name), unknown)
+        with pytest.raises(Refusal, match="DDIMScheduler"):
+            check(request(SCHEDULER=name), offer())
+    with pytest.raises(Refusal) as refused:
+        check(request(SCHEDULER="NoScheduler"), unknown)
+    assert refused.value.code == "INVALID_SCHEDULER"
+
+
+@pytest.mark.slow
+def test_all_of_diffusers_schedulers_for_one_kind_of_model_are_known() -> None:
+    """The static list holds whatever `pipe.scheduler.compatibles` may hold."""
+    from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+
+    assert {scheduler.name for scheduler in KarrasDiffusionSchedulers} <= set(limits_module.ALL_SCHEDULERS)
+
+
 def test_a_models_own_pipeline_and_the_general_ones_are_served() -> None:
     """Text to image goes by three names; any other is refused with them."""
     for name in ("AutoPipelineForText2Image", "StableDiffusionPipeline", "StableDiffusionXLPipeline"):
