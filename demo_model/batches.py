@@ -1,7 +1,8 @@
 """Batches for training: latents of samples and the tokens of sentences for them."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from transformers import CLIPTokenizer
 from demo_model import folder, samples
 from demo_model.captions import Captions
 from demo_model.concepts import concepts
-from demo_model.networks import MAX_TOKENS
+from demo_model.networks import GRID, MAX_TOKENS
 from demo_model.run_folder import RunFolder
 from demo_model.scenes import Scene
+from demo_model.unknown_words import unknown_words
 
 _WITHOUT_CAPTION = 0.08  # so that guidance has something to lead away from
+_NEW_PAIRS = 0.8  # of the pairs: the left half of one with the right half of another
+_HALF = GRID // 2
 
 
 class NoSamplesError(Exception):
@@ -25,7 +29,7 @@ class NoSamplesError(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents, float (n, 16, 16, 16), and token numbers, (n, 24)."""
+    """Latents, float (n, 8, 16, 16), and token numbers, (n, 24)."""
 
     latents: Tensor
     tokens: Tensor
@@ -48,13 +52,15 @@ class Batches:
         self._read: set[str] = set()
         self._latents: list[np.ndarray] = []
         self._scenes: list[Scene] = []
+        self._pairs: defaultdict[tuple[str | None, str | None], list[int]] = defaultdict(list)  # by surroundings
         self._all_latents = torch.empty(0)
         self.take_up_new_files()
         if not self._scenes:
             raise NoSamplesError(f"{run.samples} holds no samples; make some: python -m demo_model.samples.")
         self._tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder())
         self._rng = np.random.default_rng(seed)
-        self._captions = Captions(concepts(), samples.read_own_colours(run.samples), self._rng)
+        own_colours = samples.read_own_colours(run.samples)
+        self._captions = Captions(concepts(), own_colours, self._rng, unknown_words())
 
     def __len__(self) -> int:
         """Returns the number of samples to draw from."""
@@ -66,6 +72,9 @@ class Batches:
         for file in new:
             content = samples.read(file)
             self._latents.append(content.latents)
+            for number, scene in enumerate(content.scenes, start=len(self._scenes)):
+                if scene.kind == "pair":
+                    self._pairs[scene.ground, scene.place].append(number)
             self._scenes += content.scenes
             self._read.add(file.name)
         if new:
@@ -73,12 +82,33 @@ class Batches:
 
     def draw(self, number: int) -> Batch:
         """Returns a batch of so many samples, each with a new sentence or none."""
-        chosen = self._rng.integers(len(self._scenes), size=number)
-        texts = [
-            "" if self._rng.random() < _WITHOUT_CAPTION else self._captions.write(self._scenes[index])
-            for index in chosen
-        ]
-        return Batch(self._all_latents[torch.from_numpy(chosen).to(self._device)].float(), self._tokens(texts))
+        lefts = self._rng.integers(len(self._scenes), size=number)
+        rights = np.array([self._partner(left) for left in lefts])
+        left_latents, right_latents = (
+            self._all_latents[torch.from_numpy(chosen).to(self._device)].float() for chosen in (lefts, rights)
+        )
+        latents = torch.cat([left_latents[..., :_HALF], right_latents[..., _HALF:]], dim=-1)
+        texts = [self._text(left, right) for left, right in zip(lefts, rights, strict=True)]
+        return Batch(latents, self._tokens(texts))
+
+    def _partner(self, index: int) -> int:
+        """Returns whose right half goes with the left half of a sample: mostly its own.
+
+        Two things side by side do not touch, so halves of pairs in the same surroundings make new pairs: hundreds of
+        times more than there are samples.
+        """
+        scene = self._scenes[index]
+        if scene.kind != "pair" or self._rng.random() >= _NEW_PAIRS:
+            return index
+        return int(self._rng.choice(self._pairs[scene.ground, scene.place]))
+
+    def _text(self, left: int, right: int) -> str:
+        if self._rng.random() < _WITHOUT_CAPTION:
+            return ""
+        scene = self._scenes[left]
+        if right != left:
+            scene = replace(scene, things=(scene.things[0], self._scenes[right].things[1]))
+        return self._captions.write(scene)
 
     def _tokens(self, texts: Sequence[str]) -> Tensor:
         encoded = self._tokenizer(

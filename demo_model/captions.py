@@ -15,9 +15,20 @@ _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 class Captions:
     """Writes sentences; the same generator gives the same sentences."""
 
-    def __init__(self, concepts: Sequence[Concept], own_colours: Sequence[str], rng: np.random.Generator) -> None:
-        """`own_colours`: for each concept the colour that it has as drawn, "" where nobody would say one."""
+    def __init__(
+        self,
+        concepts: Sequence[Concept],
+        own_colours: Sequence[str],
+        rng: np.random.Generator,
+        unknown_words: Sequence[str] = NOUNS,
+    ) -> None:
+        """Writes about these things.
+
+        `own_colours`: for each concept the colour that it has as drawn, "" where nobody would say one.
+        `unknown_words`: words of which nothing is drawn.
+        """
         self._concepts, self._own_colours, self._rng = concepts, own_colours, rng
+        self._unknown_words = unknown_words
 
     def write(self, scene: Scene) -> str:
         """Returns a sentence for the scene."""
@@ -29,7 +40,7 @@ class Captions:
             text = f"{self._pick(STARTS)} {text}"
         if self._chance(0.10):
             text += f"{self._pick([' ', ', '])}{self._pick(ENDS)}"
-        return self._with_noise(text) if self._chance(0.12) else text
+        return self._with_noise(text) if self._chance(0.15) else text
 
     def _chance(self, share: float) -> bool:
         return bool(self._rng.random() < share)
@@ -44,12 +55,14 @@ class Captions:
         )
         return "".join(syllables)
 
+    def _meaningless(self) -> str:
+        lot = self._rng.random()
+        if lot < 0.3:
+            return self._invented()
+        return self._pick(self._unknown_words if lot < 0.7 else NOUNS if lot < 0.85 else FILLER)
+
     def _unknown(self) -> str:
-        words = [
-            self._invented() if self._chance(0.4) else self._pick(NOUNS if self._chance(0.8) else FILLER)
-            for _ in range(int(self._rng.integers(1, 5)))
-        ]
-        text = " ".join(words)
+        text = " ".join(self._meaningless() for _ in range(int(self._rng.integers(1, 5))))
         text = f"{self._pick(DETERMINERS)} {text}".strip() if self._chance(0.5) else text
         return f"{self._pick(STARTS)} {text}" if self._chance(0.25) else text
 
@@ -79,7 +92,7 @@ class Captions:
 
     def _sized(self, scene: Scene) -> str:
         sizes = (
-            ("big", "huge", "large", "giant") if scene.things[0].side > LARGE else ("small", "tiny", "small", "mini")
+            ("big", "huge", "large", "giant") if scene.things[0].side == LARGE else ("small", "tiny", "small", "mini")
         )
         name = f"{self._pick(sizes)} {self._name(scene.things[0])}"
         return self._with_article(name)
@@ -122,6 +135,6 @@ class Captions:
         """Returns the sentence with one or two words in it that mean nothing."""
         words = text.split()
         for _ in range(int(self._rng.integers(1, 3))):
-            word = self._pick(FILLER) if self._chance(0.6) else self._invented()
+            word = self._pick(FILLER) if self._chance(0.5) else self._meaningless()
             words.insert(int(self._rng.integers(len(words) + 1)), word)
         return " ".join(words)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from demo_model import networks
 
-# From pictures, uint8 (n, 256, 256, 3), to latents, float16 (n, 16, 16, 16).
+# From pictures, uint8 (n, 256, 256, 3), to latents, float16 (n, 8, 16, 16).
 Encoder = Callable[[NDArray[np.uint8]], NDArray[np.float16]]
 
 

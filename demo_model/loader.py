@@ -11,6 +11,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from demo_model.archive import CHECKSUM_NAME, PART_PATTERN, WEIGHTS, checksum
@@ -34,13 +35,12 @@ def folder(cache: Path | None = None, *, weights: Path = WEIGHTS) -> Path:
         DemoModelError: the packed files are damaged or missing, or no place for them can be written.
     """
     expected = _expected_checksum(weights)
-    places = [cache] if cache is not None else _default_places()
-    for place in places:
+    archive = b""
+    failures: list[str] = []
+    for place in [cache] if cache is not None else _default_places():
         if os.path.isdir(unpacked := place / _folder_name(expected)):  # unlike Path.is_dir, False where it may not look
             return unpacked
-    archive = _read_archive(weights, expected)
-    failures: list[str] = []
-    for place in places:
+        archive = archive or _read_archive(weights, expected)
         try:
             unpacked = _unpack(archive, place, _folder_name(expected))
         except OSError as error:
@@ -59,14 +59,15 @@ def _folder_name(expected: str) -> str:
     return f"demo-model-{expected[:16]}"
 
 
-def _default_places() -> list[Path]:
-    """Returns the folders to try in turn: the user's cache where there is one, then a private temporary folder."""
+def _default_places() -> Iterator[Path]:
+    """Yields the folders to try in turn: the user's cache where there is one, then a private temporary folder."""
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         caches = [configured if configured.is_absolute() else Path.home() / ".cache"]
     except RuntimeError:  # neither $HOME nor an entry in the password file, as in some containers
         caches = []
-    return [place / _CACHE_NAME for place in caches] + _private_temporary_places()
+    yield from (place / _CACHE_NAME for place in caches)
+    yield from _private_temporary_places()  # made only where the cache did not serve
 
 
 def _private_temporary_places() -> list[Path]:

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 MAX_TOKENS = 24  # of a prompt; the pipeline pads and cuts to it
 VOCABULARY = 3072
-LATENT_CHANNELS, GRID, PIXELS = 16, 16, 256
+LATENT_CHANNELS, GRID, PIXELS = 8, 16, 256
 CELL = PIXELS // GRID
 TEXT_WIDTH = 192
 HEAD_WIDTH = 32
@@ -94,18 +94,18 @@ class Autoencoder(AutoencoderKL):
         self.register_buffer("std", torch.ones(1, channels, 1, 1))
 
     def latents(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and log variance, each (n, 16, 16, 16), of pictures (n, 3, 256, 256) from -1 to 1."""
+        """Returns mean and log variance, each (n, 8, 16, 16), of pictures (n, 3, 256, 256) from -1 to 1."""
         mean, log_variance = self._encode(pictures).float().chunk(2, 1)
         mean = mean + self.colour_in(F.avg_pool2d(pictures, CELL)).float()
         return (mean - self.mean) / self.std, log_variance.clamp(-20, 10) - 2 * self.std.log()
 
     def normalise(self, latents: Tensor) -> None:
-        """Changes the scale of the latents so that these, (n, 16, 16, 16), would have mean 0 and variance 1."""
+        """Changes the scale of the latents so that these, (n, 8, 16, 16), would have mean 0 and variance 1."""
         self.mean += latents.mean((0, 2, 3), keepdim=True) * self.std
         self.std *= latents.std((0, 2, 3), keepdim=True)
 
     def pictures(self, latents: Tensor) -> Tensor:
-        """Returns pictures (n, 3, 256, 256), -1 to 1, of latents (n, 16, 16, 16)."""
+        """Returns pictures (n, 3, 256, 256), -1 to 1, of latents (n, 8, 16, 16)."""
         scaled = latents * self.std + self.mean
         colour = F.interpolate(self.colour_out(scaled), scale_factor=CELL, mode="bilinear")
         decoded: Tensor = self._decode(scaled, return_dict=False)[0]

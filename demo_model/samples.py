@@ -30,7 +30,7 @@ _OWN_COLOURS = "own_colours.json"
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures by their latents, float16 (n, 16, 16, 16), and what they show, in the same order."""
+    """Pictures by their latents, float16 (n, 8, 16, 16), and what they show, in the same order."""
 
     latents: NDArray[np.float16]
     scenes: list[Scene]

@@ -1,8 +1,8 @@
 """What a training picture shows, drawn by lot: one thing, two side by side, two or three of a kind, a thing that wears
 another, each on white, on a coloured ground or in a place.
 
-Everything lies on the latents' grid of 16 pixels, so that a thing has the same latents wherever it stands: the model
-learns it in a few sizes and not anew in every position.
+Everything lies on the latents' grid of 16 pixels, small things on one of 32, so that a thing has the same latents
+wherever it stands: the model learns it in a few sizes and not anew in every position.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,12 @@ from demo_model.concepts import Concept
 from demo_model.places import PLACES
 
 CELL = 16  # pixels
-# The side of a thing in pixels: alone on a ground, alone in a place, one of several, and asked for as big.
-LARGE, MIDDLE, SMALL, HUGE = 208, 160, 128, 240
+# The side of a thing in pixels: alone on a ground, wearing something, and in a place, one of several or small.
+LARGE, MIDDLE, SMALL = 216, 160, 128
 
 # How often each kind is drawn.
-KINDS = {"single": 0.60, "pair": 0.17, "count": 0.12, "wearing": 0.055, "sized": 0.035, "unknown": 0.02}
+KINDS = {"single": 0.49, "pair": 0.21, "count": 0.14, "wearing": 0.07, "sized": 0.04, "unknown": 0.05}
+_SAME_THING = 0.15  # of the pairs: a red one and a blue one
 _COMMON_WEIGHT = 3.0  # how much more often a common concept is drawn than another one
 
 # Whose head something can be put on: the icon of the head, the names asked by, and how far down its eyes lie (0 to 1).
@@ -102,8 +103,11 @@ class SceneLottery:
     def _chance(self, share: float) -> bool:
         return bool(self._rng.random() < share)
 
-    def _shift(self, cells: int = 1) -> int:
-        return CELL * int(self._rng.integers(-cells, cells + 1))
+    def _shift(self, step: int = 2 * CELL) -> int:
+        return step * int(self._rng.integers(-1, 2))
+
+    def _large(self, concept: int, colour: str | None) -> Thing:
+        return Thing(concept, colour, 128 + self._shift(CELL), 128 + self._shift(CELL), LARGE)
 
     def _any_colour(self) -> str:
         return str(self._rng.choice(list(COLOURS)))
@@ -121,25 +125,21 @@ class SceneLottery:
 
     def _draw_single(self) -> Scene:
         lot = self._rng.random()
-        if lot < 0.62:
+        if lot < 0.54:
             concept, colour = int(self._rng.choice(self._all, p=self._weights)), None
-        elif lot < 0.76:
+        elif lot < 0.72:
             pool = self._asked_in_colours if self._chance(0.5) else self._coloured
             concept, colour = int(self._rng.choice(pool)), self._any_colour()
-        elif lot < 0.88:
-            return self._on_ground()
+        elif lot < 0.82:
+            concept, colour = self._common_concept()
+            return Scene("single", (self._large(concept, colour),), ground=self._any_ground(colour))
         else:
             return self._in_place()
-        return Scene("single", (Thing(concept, colour, 128 + self._shift(), 128 + self._shift(), LARGE),))
-
-    def _on_ground(self) -> Scene:
-        concept, colour = self._common_concept()
-        thing = Thing(concept, colour, 128 + self._shift(), 128 + self._shift(), LARGE)
-        return Scene("single", (thing,), ground=self._any_ground(colour))
+        return Scene("single", (self._large(concept, colour),))
 
     def _in_place(self) -> Scene:
         concept, colour = self._common_concept()
-        thing = Thing(concept, colour, 128 + self._shift(2), 144 + self._shift(), MIDDLE)
+        thing = Thing(concept, colour, 128 + self._shift(), 160, SMALL)
         return Scene("single", (thing,), place=self._any_place())
 
     def _surroundings(self, colours: Sequence[str | None]) -> dict[str, str]:
@@ -153,6 +153,9 @@ class SceneLottery:
 
     def _draw_pair(self) -> Scene:
         (first, one), (second, other) = self._common_concept(), self._common_concept()
+        if self._chance(_SAME_THING):
+            first = second = int(self._rng.choice(self._coloured))
+            one, other = (str(colour) for colour in self._rng.choice(list(COLOURS), 2, replace=False))
         things = (
             Thing(first, one, 64, 128 + self._shift(), SMALL),
             Thing(second, other, 192, 128 + self._shift(), SMALL),
@@ -185,11 +188,11 @@ class SceneLottery:
         return Scene("wearing", things)
 
     def _draw_sized(self) -> Scene:
-        """One thing, small or huge."""
+        """One thing, small or large."""
         concept, colour = self._common_concept()
         if self._chance(0.4):
-            return Scene("sized", (Thing(concept, colour, 128, 128, HUGE),))
-        return Scene("sized", (Thing(concept, colour, 128 + self._shift(3), 128 + self._shift(3), SMALL),))
+            return Scene("sized", (Thing(concept, colour, 128, 128, LARGE),))
+        return Scene("sized", (Thing(concept, colour, 128 + self._shift(), 128 + self._shift(), SMALL),))
 
     def _draw_unknown(self) -> Scene:
         """What stands for words that the model does not know: a rainbow over a meadow."""

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs demo_model/requirements.txt")
 pytest.importorskip("cairosvg", reason="training needs demo_model/requirements.txt")
+pytest.importorskip("wordfreq", reason="training needs demo_model/requirements.txt")
 
 from demo_model import artwork, networks, samples, stopping  # noqa: E402 (only where torch is)
+from demo_model.batches import Batches  # noqa: E402
 from demo_model.concepts import concepts  # noqa: E402
 from demo_model.muon import orthogonal  # noqa: E402
 from demo_model.run_folder import RunFolder  # noqa: E402
@@ -40,7 +43,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def plan(steps: int) -> Plan:
-    return Plan(steps, 4, 1e-3, 2e-3, decay=0.5, averaging=0.9, seed=1, report_every_steps=1, save_every_s=600)
+    return Plan(steps, None, 4, 1e-3, 2e-3, decay=0.5, averaging=0.9, seed=1, report_every_steps=1, save_every_s=600)
 
 
 def test_samples_come_back_as_written(run: RunFolder) -> None:
@@ -59,8 +62,8 @@ def test_training_goes_on_where_it_stopped(run: RunFolder, capsys: pytest.Captur
     with stopping.running(run.pid) as stop:
         Training(run, plan(3), None).go(stop)
     printed = capsys.readouterr().out
-    assert "64 samples, step 0 of 2" in printed
-    assert "128 samples, step 2 of 3" in printed
+    assert "64 samples, step 0, up to step 2" in printed
+    assert "128 samples, step 2, up to step 3" in printed
     from safetensors.torch import load_file
 
     weights = load_file(run.checkpoint)
@@ -73,10 +76,29 @@ def test_training_goes_on_where_it_stopped(run: RunFolder, capsys: pytest.Captur
 def test_learning_rate_falls_to_zero() -> None:
     """The rate warms up, stays flat, and falls to zero at the last step."""
     long = plan(1000)
-    assert long.rate(0, 0) == pytest.approx(1 / 50)
-    assert long.rate(400, 400) == 1
-    assert long.rate(750, 750) == pytest.approx(0.5)
-    assert long.rate(1000, 1000) == 0
+    assert long.rate(long.left(0, 0), 0) == pytest.approx(1 / 50)
+    assert long.rate(long.left(400, 0), 400) == 1
+    assert long.rate(long.left(750, 0), 750) == pytest.approx(0.5)
+    assert long.rate(long.left(1000, 0), 1000) == 0
+
+
+def test_training_can_be_given_its_time() -> None:
+    """With hours instead of steps the rate falls to zero when they have passed, however many steps that made."""
+    timed = replace(plan(10), hours=2.0)
+    assert timed.rate(timed.left(500, 1800), 500) == 1
+    assert timed.rate(timed.left(500, 5400), 500) == pytest.approx(0.5)
+    assert timed.rate(timed.left(500, 7300), 500) == 0
+
+
+def test_halves_of_pairs_make_new_pairs(run: RunFolder) -> None:
+    """A pair is mostly shown with the right half of another pair in the same surroundings, all else as it is."""
+    batches = Batches(run, 1, "cpu")
+    scenes = batches._scenes
+    partners = [(scene, scenes[batches._partner(number)]) for number, scene in enumerate(scenes)]
+    assert all(scene == partner for scene, partner in partners if scene.kind != "pair")
+    pairs = [(scene, partner) for scene, partner in partners if scene.kind == "pair"]
+    assert any(scene != partner for scene, partner in pairs)
+    assert all((one.kind, one.ground, one.place) == ("pair", two.ground, two.place) for one, two in pairs)
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 32, 288), (1, 300, 20)])
