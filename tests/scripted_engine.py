@@ -1,0 +1,75 @@
+"""An engine for tests of the engine process itself: no model, no library; a drawing's prompt says what it does.
+
+`python scripted_engine.py FD PID` is the engine process with this engine registered as `scripted`.
+"""
+
+from collections.abc import Callable
+
+from inference_server import engine_process, engines
+from inference_server.engines import Desk, ModelLoadError
+from inference_server.messages import Batch, Cancelled, Draw, Drawn, Load, ModelFacts, RawImage, Step
+
+STEP_S = 0.01
+
+
+class BusyError(ModelLoadError):
+    """As an engine raises it when something else holds the device's memory."""
+
+    code = "GPU_BUSY"
+
+
+class ScriptedEngine:
+    """Draws up to 4 at once, a step of each in turn. `model_id` "busy" and "broken" cannot be loaded."""
+
+    def __init__(self, order: Load, report: Callable[[str], None]) -> None:
+        report("loading the model")
+        if order.model_id == "busy":
+            raise BusyError("1 GiB is free")
+        if order.model_id == "broken":
+            raise OSError("no such file: unet")
+        self.facts = ModelFacts(
+            name="scripted",
+            pipeline="StableDiffusionPipeline",
+            width_px=64,
+            height_px=64,
+            num_inference_steps=5,
+            guidance_scale=7.5,
+            scheduler="DDIMScheduler",
+            schedulers=("DDIMScheduler",),
+            max_side_px=64,
+            side_multiple_px=64,
+            images_at_once=4,
+        )
+
+    def warm_up(self) -> None:
+        """Nothing is cold here."""
+
+    def work(self, desk: Desk) -> None:
+        """A drawing whose prompt begins with `poison` ends the engine at its second step."""
+        drawing: dict[int, tuple[Draw, int]] = {}
+        while True:
+            while order := desk.take(0 if drawing else None):
+                drawing[order.number] = (order, 0)
+            desk.tell(Batch(STEP_S, len(drawing), 1_000_000))
+            for number, (order, step) in list(drawing.items()):
+                if order.drawing.prompt.startswith("poison") and step:
+                    raise RuntimeError(f"cannot draw {order.drawing.prompt}")
+                drawing[number] = (order, step + 1)
+                if self._ended(desk, order, step + 1):
+                    del drawing[number]
+
+    def _ended(self, desk: Desk, order: Draw, step: int) -> bool:
+        if desk.is_cancelled(order.number):
+            desk.tell(Cancelled(order.number))
+            return True
+        desk.tell(Step(order.number, step, order.drawing.num_inference_steps, None))
+        if step < order.drawing.num_inference_steps:
+            return False
+        images = tuple(RawImage(64, 64, bytes(64 * 64 * 3)) for _ in order.drawing.seeds)
+        desk.tell(Drawn(order.number, images, step * STEP_S))
+        return True
+
+
+if __name__ == "__main__":
+    engines.ENGINES["scripted"] = "scripted_engine:ScriptedEngine"
+    engine_process.main()
