@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference_server.engine_errors import short_reason
 from inference_server.engines import DEMO_MODEL_NAME, ModelLoadError
 from inference_server.messages import Load, ModelFacts
 
@@ -24,8 +25,15 @@ class FoundModel:
     name: str
 
 
-def find(load: Load, report: Callable[[str], None]) -> FoundModel:
-    """The folder of the configured model, fetched from the hub if the maintainer named a hub id.
+def snapshot(load: Load) -> Path:
+    """All files of a model of the hub. Raises: what huggingface_hub raises."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(load.model_id), revision=load.model_revision or None))
+
+
+def find(load: Load, report: Callable[[str], None], fetch: Callable[[Load], Path] = snapshot) -> FoundModel:
+    """The folder of the configured model, brought by `fetch` if the maintainer named a hub id.
 
     Raises: ModelLoadError.
     """
@@ -42,25 +50,35 @@ def find(load: Load, report: Callable[[str], None]) -> FoundModel:
     if folder.is_absolute() or load.model_id.startswith((".", "~")) or load.model_id.count("/") != 1:
         raise ModelLoadError(f"MODEL_ID {load.model_id!r} is no folder here and no model id of the hub (owner/name)")
     report(f"fetching {load.model_id} from the hub")
-    return FoundModel(_from_hub(load), load.model_id)
+    return FoundModel(_fetched(load, fetch), load.model_id)
 
 
-def _from_hub(load: Load) -> Path:
+def _fetched(load: Load, fetch: Callable[[Load], Path]) -> Path:
     try:
-        from huggingface_hub import snapshot_download
+        return fetch(load)
     except ImportError as exc:
         raise ModelLoadError(
-            f"MODEL_ID {load.model_id!r} is no folder here, and fetching it needs the package huggingface_hub, "
+            f"MODEL_ID {load.model_id!r} is no folder here, and fetching it needs the package {exc.name}, "
             "which is not installed"
         ) from exc
-    try:
-        return Path(snapshot_download(str(load.model_id), revision=load.model_revision or None))
     except Exception as exc:
-        raise ModelLoadError(f"Fetching {load.model_id} from the hub failed: {type(exc).__name__}: {exc}") from exc
+        raise ModelLoadError(
+            f"Fetching {load.model_id} from the hub failed: {type(exc).__name__}: {short_reason(exc)}"
+        ) from exc
 
 
-def read_facts(found: FoundModel, schedulers: Callable[[Mapping[str, Any]], tuple[str, ...]]) -> ModelFacts:
+def read_facts(
+    found: FoundModel,
+    schedulers: Callable[[Mapping[str, Any]], tuple[str, ...]],
+    max_side_px: Callable[[int], int] = lambda side_px: side_px,
+    side_multiple_px: int = 64,
+    side_px: int | None = None,
+    best: tuple[int, float] | None = None,
+) -> ModelFacts:
     """What the folder says about the model; `schedulers` picks the usable ones from the scheduler's config.
+
+    `max_side_px`: the largest side that the engine draws, from the one that the model was trained for. What an engine
+    knows better than the folder: `side_px`, the trained side; `best`, steps and guidance. `defaults.json` wins.
 
     Raises: ModelLoadError when the folder holds no readable model_index.json.
     """
@@ -70,8 +88,8 @@ def read_facts(found: FoundModel, schedulers: Callable[[Mapping[str, Any]], tupl
     defaults = _read_json(found.folder / "defaults.json")
     scheduler = _own_scheduler(found.folder, index)
     scale = _vae_scale(found.folder)
-    side = _native_side_px(found.folder, scale)
-    steps, guidance = _steps_and_guidance(found.name, scheduler)
+    side = side_px or _native_side_px(found.folder, scale)
+    steps, guidance = best or steps_and_guidance(found.name, scheduler)
     width, height = _int(defaults, "width", side), _int(defaults, "height", side)
     offered = schedulers(read_scheduler_config(found.folder))
     return ModelFacts(
@@ -83,8 +101,8 @@ def read_facts(found: FoundModel, schedulers: Callable[[Mapping[str, Any]], tupl
         guidance_scale=_float(defaults, "guidance_scale", guidance),
         scheduler=scheduler,
         schedulers=tuple(dict.fromkeys((scheduler, *offered))),
-        max_side_px=_int(defaults, "max_side_px", max(side, width, height)),
-        side_multiple_px=_int(defaults, "side_multiple_px", max(64, scale)),
+        max_side_px=_int(defaults, "max_side_px", max(max_side_px(side), width, height)),
+        side_multiple_px=_int(defaults, "side_multiple_px", max(side_multiple_px, scale)),
     )
 
 
@@ -138,7 +156,7 @@ def _native_side_px(folder: Path, scale: int) -> int:
     return 512
 
 
-def _steps_and_guidance(name: str, scheduler: str) -> tuple[int, float]:
+def steps_and_guidance(name: str, scheduler: str) -> tuple[int, float]:
     """Distilled models want few steps and no guidance; told by their scheduler or their name."""
     if scheduler == "LCMScheduler" or "lcm" in name.lower():
         return 4, 1.0

@@ -1,0 +1,73 @@
+"""The diffusers engine, put together: load, look what kind of pipeline it is, choose the loop that fits it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from diffusers import (
+    LatentConsistencyModelPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+
+from inference_server.engines import Desk
+from inference_server.engines.diffusers import facts, loading
+from inference_server.engines.diffusers.loading import LoadedPipeline
+from inference_server.engines.diffusers.preparing import Preparer
+from inference_server.engines.diffusers.shared_steps import SharedSteps
+from inference_server.engines.diffusers.step_loop import BUCKETS, Room, buckets_up_to
+from inference_server.engines.diffusers.unet import EagerUNet
+from inference_server.engines.diffusers.warm_up import WarmUpDesk, small_drawing
+from inference_server.engines.diffusers.whole_calls import IMAGES_AT_ONCE, WholeCalls
+from inference_server.messages import Load, ModelFacts
+
+SHARING = (StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline)
+
+
+class Drawer(Protocol):
+    """A way to draw what comes to a desk."""
+
+    def work(self, desk: Desk) -> None:
+        """Draws until the desk has no more to give. Raises: whatever leaves the process unfit to go on."""
+
+
+class DiffusersEngine:
+    """A pipeline of diffusers' in memory."""
+
+    def __init__(self, order: Load, report: Callable[[str], None]) -> None:
+        """Raises: ModelLoadError."""
+        loaded = loading.load(order, report)
+        shares = shares_steps(loaded.pipeline)
+        self.facts = facts.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
+        self._drawer = _sharing(loaded, self.facts) if shares else _calling(loaded, self.facts)
+
+    def warm_up(self) -> None:
+        """One small picture by the way that all pictures take: healthy means that the device drew.
+
+        Raises: ModelLoadError, or what the device raises.
+        """
+        desk = WarmUpDesk(small_drawing(self.facts))
+        self._drawer.work(desk)
+        desk.check()
+
+    def work(self, desk: Desk) -> None:
+        self._drawer.work(desk)
+
+
+def shares_steps(pipeline: Any) -> bool:
+    """Whether its UNet is called as `unet.call_unet` does it, with nothing but text."""
+    if type(pipeline) not in SHARING or not isinstance(pipeline.unet, UNet2DConditionModel):
+        return False
+    config = pipeline.unet.config
+    return config.encoder_hid_dim_type is None and config.addition_embed_type in (None, "text_time")
+
+
+def _sharing(loaded: LoadedPipeline, facts: ModelFacts) -> Drawer:
+    preparer = Preparer(loaded.pipeline, loaded.device)
+    sizes = preparer.input_sizes(small_drawing(facts))
+    room = Room(facts.images_at_once, buckets_up_to(facts.images_at_once), facts.width_px * facts.height_px)
+    return SharedSteps(loaded.pipeline, loaded.device, preparer, EagerUNet(loaded.pipeline.unet, sizes), room)
+
+
+def _calling(loaded: LoadedPipeline, facts: ModelFacts) -> Drawer:
+    return WholeCalls(loaded.pipeline, loaded.device, facts.images_at_once)

@@ -1,0 +1,83 @@
+"""Decodes finished images and previews beside the step loop, and tells them."""
+
+import threading
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers.arrivals import Arrivals, Ended
+from inference_server.engines.diffusers.device_work import Lane, give_memory_back
+from inference_server.engines.diffusers.finishing import Finisher
+from inference_server.engines.diffusers.in_hand import InHand
+from inference_server.engines.diffusers.preparing import ImageInMaking
+
+
+@dataclass(frozen=True)
+class _Latents:
+    """Latents (1, C, h, w) that are complete after `mark` of the step loop's lane."""
+
+    in_hand: InHand
+    latents: torch.Tensor
+    mark: Any
+    index: int | None  # which of the drawing's images is finished; None: a preview
+
+
+class FinishingThread:
+    """One thread: pictures are told in the order in which they are finished."""
+
+    def __init__(self, finisher: Finisher, device: torch.device, arrivals: Arrivals) -> None:
+        self._finisher, self._lane, self._arrivals = finisher, Lane(device), arrivals
+        self._queue: SimpleQueue[_Latents | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="finishing", daemon=True)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be decoded."""
+        return self._queue.empty()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self, image: ImageInMaking, mark: Any) -> None:
+        self._queue.put(_Latents(image.in_hand, image.latents, mark, image.index))
+
+    def preview(self, in_hand: InHand, denoised: torch.Tensor, mark: Any) -> None:
+        self._queue.put(_Latents(in_hand, denoised, mark, None))
+
+    def close(self) -> None:
+        """Waits until all is told."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with self._lane.entered():
+                while (one := self._queue.get()) is not None:
+                    self._do(one)
+        except Exception as exc:
+            self._arrivals.put(Ended(exc))
+
+    def _do(self, one: _Latents) -> None:
+        """Raises: what leaves the process unfit to go on; anything else ends this drawing alone."""
+        if one.in_hand.end_if_cancelled():
+            return
+        self._lane.adopt([one.latents], after=one.mark)
+        try:
+            if one.index is None:
+                self._finisher.preview(one.in_hand, one.latents)
+            else:
+                self._finisher.finish(one.in_hand, one.index, one.latents)
+        except Exception as exc:
+            if faults.is_fatal(exc):
+                raise
+            faults.log_without_text(exc)
+            short = faults.is_out_of_memory(exc)
+            drawing = one.in_hand.drawing
+            one.in_hand.fail(faults.drawing_reason(exc, drawing.width_px, drawing.height_px))
+        else:
+            return
+        if short:
+            give_memory_back()

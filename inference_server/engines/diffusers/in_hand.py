@@ -1,0 +1,66 @@
+"""A drawing that was taken from the desk: how far its images are, and the one word with which it ends."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from inference_server.engines import Desk
+from inference_server.messages import Cancelled, Draw, DrawFailed, Drawing, Drawn, FromEngine, RawImage, Step
+
+
+class InHand:
+    """Used by all threads that work on the drawing; after its end it says nothing more."""
+
+    def __init__(self, order: Draw, desk: Desk, clock: Callable[[], float] = time.monotonic) -> None:
+        self.number: int = order.number
+        self.drawing: Drawing = order.drawing
+        self._desk, self._clock = desk, clock
+        self._taken_s = clock()
+        self._lock = threading.Lock()
+        count = len(order.drawing.seeds)
+        self._steps_done = [0] * count
+        self._images: list[RawImage | None] = [None] * count
+        self._nsfw: list[bool | None] = [None] * count
+        self.ended = False
+
+    def step(self, image: int, steps_done: int) -> None:
+        """Image `image` has come to this step."""
+        with self._lock:
+            if self._steps_done[image] != steps_done:
+                self._steps_done[image] = steps_done
+                self._tell_step(None)
+
+    def preview(self, preview: RawImage) -> None:
+        with self._lock:
+            self._tell_step(preview)
+
+    def finish(self, image: int, picture: RawImage, nsfw: bool | None) -> None:
+        """The drawing ends when all its images have come."""
+        with self._lock:
+            self._images[image], self._nsfw[image] = picture, nsfw
+            images = tuple(done for done in self._images if done is not None)
+            if len(images) == len(self._images):
+                flags = tuple(flag for flag in self._nsfw if flag is not None)
+                looked = flags if len(flags) == len(images) else None
+                self._end(Drawn(self.number, images, self._clock() - self._taken_s, looked))
+
+    def fail(self, reason: str) -> None:
+        with self._lock:
+            self._end(DrawFailed(self.number, reason))
+
+    def end_if_cancelled(self) -> bool:
+        """True when nobody waits for it any more, or it has ended otherwise."""
+        if not self.ended and self._desk.is_cancelled(self.number):
+            with self._lock:
+                self._end(Cancelled(self.number))
+        return self.ended
+
+    def _tell_step(self, preview: RawImage | None) -> None:
+        if not self.ended:
+            steps = self.drawing.num_inference_steps * len(self._images)
+            self._desk.tell(Step(self.number, sum(self._steps_done), steps, preview))
+
+    def _end(self, message: FromEngine) -> None:
+        if not self.ended:
+            self.ended = True
+            self._desk.tell(message)

@@ -1,0 +1,114 @@
+"""The schedulers: which ones a model accepts, and one of them with its history, for one image.
+
+A scheduler of diffusers keeps the history of the picture it works on, so every image has an instance of its own. Its
+timesteps stay on the CPU and it is told where it begins: looked up on a GPU, each step of each image would wait for it.
+Source: https://huggingface.co/docs/diffusers/api/schedulers/overview
+"""
+
+import inspect
+import logging
+from typing import Any
+
+import diffusers
+import torch
+
+from inference_server.engine_errors import short_reason
+
+log = logging.getLogger(__name__)
+
+PNDM_START_STEPS = 4  # it starts with so many Runge-Kutta steps, unless told to skip them
+
+
+def offered(own: Any) -> tuple[str, ...]:
+    """Class names of the schedulers that draw with a model whose own scheduler is `own`; that one first."""
+    name = type(own).__name__
+    if "FlowMatch" in name or getattr(own.config, "use_flow_sigmas", False):
+        return (name,)
+    others = sorted(kind.__name__ for kind in own.compatibles if kind.__name__ != name)
+    return (name, *(other for other in others if _works(own, other)))
+
+
+class StepsError(Exception):
+    """The scheduler cannot draw in this number of steps."""
+
+
+def new(own: Any, name: str, **options: Any) -> Any:
+    """A scheduler of this class with the model's own settings, and `options` instead of some of them."""
+    return getattr(diffusers, name).from_config(own.config, **options)
+
+
+def make(own: Any, name: str, num_steps: int) -> Any:
+    """As `new`, with its timesteps set. Raises: StepsError."""
+    few = name == "PNDMScheduler" and num_steps < PNDM_START_STEPS
+    scheduler = new(own, name, skip_prk_steps=True) if few else new(own, name)
+    try:
+        scheduler.set_timesteps(num_steps, device="cpu")
+    except Exception as exc:
+        reason = short_reason(exc)
+        raise StepsError(f"{name} cannot draw in {num_steps} steps with this model: {reason}") from exc
+    return scheduler
+
+
+def _works(own: Any, name: str) -> bool:
+    """Whether it can be made here and takes a step: some want packages, or predictions of one kind."""
+    try:
+        schedule = Schedule(make(own, name, 4), num_steps=4, generator=torch.Generator().manual_seed(0), seed=0)
+        latents = torch.zeros(1, 4, 8, 8)
+        schedule.advance(schedule.scaled(latents), latents)
+    except Exception as exc:
+        log.info("%s does not work with this model: %s", name, exc)
+        return False
+    return True
+
+
+class Schedule:
+    """The way of one image from noise to picture, one call of the UNet after the other."""
+
+    def __init__(self, scheduler: Any, num_steps: int, generator: torch.Generator, seed: int) -> None:
+        """`scheduler`: new, set for `num_steps`. `generator` is to make the first noise and then what is added."""
+        if hasattr(scheduler, "noise_sampler_seed"):
+            scheduler.noise_sampler_seed = seed  # DPMSolverSDEScheduler takes no generator
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+        self._scheduler, self._num_steps = scheduler, num_steps
+        self._timesteps: list[torch.Tensor] = list(scheduler.timesteps)
+        self._levels = [float(timestep) for timestep in self._timesteps]
+        self._options = _step_options(scheduler, generator)
+        self.calls_done = 0
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        """The latents before the first step."""
+        return noise * self._scheduler.init_noise_sigma
+
+    @property
+    def timestep(self) -> float:
+        """Of the next call."""
+        return self._levels[self.calls_done]
+
+    @property
+    def done(self) -> bool:
+        return self.calls_done >= len(self._timesteps)
+
+    @property
+    def steps_done(self) -> int:
+        """Of the steps that were asked for; a scheduler may call the UNet twice for one."""
+        return self.calls_done * self._num_steps // len(self._timesteps)
+
+    def scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """The latents as the UNet wants to see them."""
+        scaled: torch.Tensor = self._scheduler.scale_model_input(latents, self._timesteps[self.calls_done])
+        return scaled
+
+    def advance(self, prediction: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The latents after one call of the UNet, both (1, C, h, w)."""
+        timestep = self._timesteps[self.calls_done]
+        after: torch.Tensor = self._scheduler.step(prediction, timestep, latents, **self._options, return_dict=False)[0]
+        self.calls_done += 1
+        return after
+
+
+def _step_options(scheduler: Any, generator: torch.Generator) -> dict[str, Any]:
+    """As the pipelines' own `prepare_extra_step_kwargs`."""
+    taken = inspect.signature(scheduler.step).parameters
+    options = {"eta": 0.0, "generator": generator}
+    return {name: value for name, value in options.items() if name in taken}

@@ -1,0 +1,41 @@
+"""Draws with a UNet pipeline whose steps all drawings share; puts the parts together for a desk."""
+
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from inference_server.engines import Desk
+from inference_server.engines.diffusers.arrivals import Arrivals
+from inference_server.engines.diffusers.finishing import Finisher
+from inference_server.engines.diffusers.finishing_thread import FinishingThread
+from inference_server.engines.diffusers.predicted import PredictedOriginal
+from inference_server.engines.diffusers.preparing import Preparer
+from inference_server.engines.diffusers.preparing_thread import PreparingThread
+from inference_server.engines.diffusers.step_loop import Room, StepLoop
+from inference_server.engines.diffusers.unet import UNetRunner
+from inference_server.engines.previews import PreviewMap
+
+
+class SharedSteps:
+    """One model in memory; it may work for several desks, one after the other."""
+
+    def __init__(self, pipeline: Any, device: torch.device, preparer: Preparer, runner: UNetRunner, room: Room) -> None:
+        self._device, self._runner, self._room = device, runner, room
+        self._preparer = preparer
+        self._finisher = Finisher(pipeline, device, PreviewMap())
+        self._predicted = PredictedOriginal(pipeline.scheduler)
+
+    def work(self, desk: Desk) -> None:
+        """Draws until the desk has no more to give and all is told.
+
+        Raises: whatever leaves the process unfit to go on.
+        """
+        arrivals: Arrivals = SimpleQueue()
+        finishing = FinishingThread(self._finisher, self._device, arrivals)
+        loop = StepLoop(desk, arrivals, finishing, self._runner, self._predicted, self._device, self._room)
+        PreparingThread(self._preparer, self._device, arrivals).start(desk)
+        finishing.start()
+        loop.run()
+        finishing.close()
+        loop.raise_late_error()

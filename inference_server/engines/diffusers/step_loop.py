@@ -1,0 +1,232 @@
+"""The core: drawings join and leave the running batch at any step, sizes take turns.
+
+Three threads, each with its own CUDA stream. The preparing thread takes drawings from the desk and encodes prompts
+while steps run; this one, the caller's, runs the UNet and the schedulers and nothing else; the finishing thread decodes
+and tells. While there is work nothing is waited for but the device; without work the loop sleeps until a drawing is
+prepared, and then begins at once.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import Empty
+
+import torch
+
+from inference_server.engines import Desk
+from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers.arrivals import Arrivals, Ended, Prepared
+from inference_server.engines.diffusers.batch import Advanced, Batch, BatchKey, key_of
+from inference_server.engines.diffusers.device_work import Lane, Pace, StepTime, give_memory_back
+from inference_server.engines.diffusers.finishing_thread import FinishingThread
+from inference_server.engines.diffusers.predicted import PredictedOriginal
+from inference_server.engines.diffusers.preparing import ImageInMaking
+from inference_server.engines.diffusers.unet import UNetRunner
+from inference_server.messages import Batch as BatchTold
+from inference_server.messages import Capacity
+
+log = logging.getLogger(__name__)
+
+BUCKETS = (1, 2, 4, 8, 16)  # images side by side
+PREVIEW_EVERY_S = 0.3
+
+
+def buckets_up_to(capacity: int) -> tuple[int, ...]:
+    """The buckets of an engine that draws at most `capacity` images side by side."""
+    return (*(bucket for bucket in BUCKETS if bucket < capacity), capacity)
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many images may be drawn side by side."""
+
+    capacity: int  # all sizes together
+    buckets: tuple[int, ...]  # of one size, rising
+    default_area_px: int  # of the model's default picture
+
+
+class StepLoop:
+    """Draws what arrives, until it is told that no more will come."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        arrivals: Arrivals,
+        finishing: FinishingThread,
+        runner: UNetRunner,
+        predicted: PredictedOriginal,
+        device: torch.device,
+        room: Room,
+    ) -> None:
+        self._desk, self._arrivals, self._finishing = desk, arrivals, finishing
+        self._runner, self._predicted, self._room = runner, predicted, room
+        self._lane, self._pace = Lane(device, urgent=True), Pace(device)
+        self._max_area_px: int | None = None  # of all images of one step; None until memory was short
+        self._waiting: deque[ImageInMaking] = deque()  # prepared, without a place yet
+        self._batches: deque[Batch] = deque()  # in the order of their turns
+        self._open = True  # whether more may arrive
+
+    def run(self) -> None:
+        """Raises: whatever leaves the process unfit to go on."""
+        with self._lane.entered():
+            while self._take_in():
+                batch = self._batches[0]
+                self._batches.rotate(-1)
+                self._step(batch)
+            self._tell_times(self._pace.drain())
+
+    def raise_late_error(self) -> None:
+        """Of what came after the last step. Raises: as `run`."""
+        self._receive()
+
+    def _take_in(self) -> bool:
+        """Lets leave whom nobody waits for, and join what was prepared; False when all is done."""
+        self._drop_ended()
+        self._receive()
+        while not self._batches and not self._waiting and self._open:
+            self._tell_times(self._pace.drain())
+            self._on_arrival(self._arrivals.get())  # the one place where the loop sleeps
+            self._receive()
+        self._seat()
+        return bool(self._batches)
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                self._on_arrival(self._arrivals.get_nowait())
+            except Empty:
+                return
+
+    def _on_arrival(self, arrival: Prepared | Ended) -> None:
+        if isinstance(arrival, Ended):
+            self._open = False
+            if arrival.error is not None:
+                raise arrival.error
+            return
+        for image in arrival.images:
+            self._lane.adopt(image.tensors())
+            self._waiting.append(image)
+
+    def _drop_ended(self) -> None:
+        for batch in tuple(self._batches):
+            for image in batch.images:
+                if image.in_hand.end_if_cancelled():
+                    self._remove(batch, image)
+        for image in tuple(self._waiting):
+            if image.in_hand.end_if_cancelled():
+                self._waiting.remove(image)
+
+    def _seat(self) -> None:
+        """Oldest first; a batch of a new size has its turn after all others had theirs."""
+        seated = sum(len(batch.images) for batch in self._batches)
+        while self._waiting and seated < self._room.capacity:
+            image = self._waiting.popleft()
+            if image.in_hand.end_if_cancelled():
+                continue
+            self._batch_for(key_of(image)).join(image)
+            image.preview_at_s = time.monotonic() + PREVIEW_EVERY_S
+            seated += 1
+
+    def _batch_for(self, key: BatchKey) -> Batch:
+        for batch in self._batches:
+            if batch.key == key and batch.has_room:
+                return batch
+        self._batches.append(Batch(key, self._buckets_of(key)))
+        return self._batches[-1]
+
+    def _buckets_of(self, key: BatchKey) -> tuple[int, ...]:
+        """Those that memory has not been too short for."""
+        buckets = self._room.buckets
+        if self._max_area_px is None:
+            return buckets
+        most = self._max_area_px // key.area_px
+        return tuple(bucket for bucket in buckets if bucket <= most) or buckets[:1]
+
+    def _step(self, batch: Batch) -> None:
+        """One step of one size. Errors of the UNet end drawings, never silently."""
+        if any(other is not batch and other.key == batch.key for other in self._batches):
+            batch.forget_inputs()  # both may be given the same tensors
+        self._pace.begin()
+        try:
+            advanced = batch.step(self._runner)
+        except Exception as exc:
+            if faults.is_fatal(exc):
+                raise
+            faults.log_without_text(exc)
+            short, reason = faults.is_out_of_memory(exc), _reason(exc, batch)
+        else:
+            for one in advanced:
+                self._on_advanced(batch, one)
+            self._tell_times(self._pace.end(len(advanced)))
+            return
+        # Outside of the handler, so that the exception no longer holds the memory that is to be given back.
+        if short:
+            self._on_out_of_memory(batch, reason)
+        else:
+            for image in batch.images:
+                image.in_hand.fail(reason)
+
+    def _on_advanced(self, batch: Batch, one: Advanced) -> None:
+        image = one.image
+        if image.in_hand.ended:  # by another image's error; it leaves before the next step
+            return
+        if one.error is not None:
+            if faults.is_fatal(one.error):
+                raise one.error
+            faults.log_without_text(one.error)
+            image.in_hand.fail(_reason(one.error, batch))
+            return
+        image.in_hand.step(image.index, image.schedule.steps_done)
+        if image.schedule.done:
+            self._remove(batch, image)
+            self._finishing.finish(image, self._lane.mark())
+        else:
+            self._preview(one)
+
+    def _preview(self, one: Advanced) -> None:
+        """Of a drawing's first image alone; left out while finished pictures wait."""
+        image, now_s = one.image, time.monotonic()
+        if image.index > 0 or now_s < image.preview_at_s or not self._finishing.idle:
+            return
+        image.preview_at_s = now_s + PREVIEW_EVERY_S
+        denoised = self._predicted.latents(one.timestep, one.seen, one.prediction)
+        if denoised is not None:
+            self._finishing.preview(image.in_hand, denoised, self._lane.mark())
+
+    def _on_out_of_memory(self, batch: Batch, reason: str) -> None:
+        """The newest drawing of the batch ends, the others go on in smaller batches; so do all to come."""
+        bucket, key = batch.bucket, batch.key
+        newest = max(batch.images, key=lambda image: image.in_hand.number)
+        newest.in_hand.fail(reason)
+        log.warning("out of memory with %d images of %dx%d px", bucket, key.width_px, key.height_px)
+        if bucket > 1:
+            area_px = bucket // 2 * key.area_px
+            self._max_area_px = min(area_px, self._max_area_px or area_px)
+            images = self._max_area_px // self._room.default_area_px
+            self._desk.tell(Capacity(max(1, min(self._room.capacity, images))))
+        self._drop_ended()
+        self._regroup()
+        self._runner.forget()
+        give_memory_back()
+
+    def _regroup(self) -> None:
+        """Everyone sits down anew, the oldest first, within the batches that are now allowed."""
+        images = [image for batch in self._batches for image in batch.images]
+        self._batches.clear()
+        for image in sorted(images, key=lambda image: (image.in_hand.number, image.index)):
+            self._batch_for(key_of(image)).join(image)
+
+    def _remove(self, batch: Batch, image: ImageInMaking) -> None:
+        batch.leave(image)
+        if not batch.images:
+            self._batches.remove(batch)
+
+    def _tell_times(self, times: Sequence[StepTime]) -> None:
+        for time_ in times:
+            self._desk.tell(BatchTold(time_.step_s, time_.images, self._pace.device_bytes()))
+
+
+def _reason(exc: BaseException, batch: Batch) -> str:
+    return faults.drawing_reason(exc, batch.key.width_px, batch.key.height_px)

@@ -1,0 +1,168 @@
+"""Draws with a pipeline's own call: what has no UNet to share steps with (Flux, Stable Diffusion 3, ...).
+
+Drawings that wait together and want the same but for prompt and seed share a call; whoever comes later waits for its
+end. What the pipeline does not take (a negative prompt, guidance) is left out.
+"""
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from inference_server.engine_errors import short_reason
+from inference_server.engines import Desk
+from inference_server.engines.diffusers import faults, schedulers
+from inference_server.engines.diffusers.device_work import Pace, give_memory_back
+from inference_server.engines.diffusers.in_hand import InHand
+from inference_server.messages import Batch, Capacity, Drawing, RawImage
+
+IMAGES_AT_ONCE = 4  # such models are large: more at once is hardly faster, and nobody leaves before the end
+
+
+class WholeCalls:
+    """One model in memory."""
+
+    def __init__(self, pipeline: Any, device: torch.device, capacity: int) -> None:
+        self._pipeline, self._capacity = pipeline, capacity
+        self._own_scheduler = pipeline.scheduler
+        self._parameters = frozenset(inspect.signature(pipeline.__call__).parameters)
+        self._pace = Pace(device)
+        self._waiting: deque[InHand] = deque()
+
+    def work(self, desk: Desk) -> None:
+        """Draws until the desk has no more to give.
+
+        Raises: whatever leaves the process unfit to go on.
+        """
+        while self._take_in(desk):
+            group = self._next_group()
+            if group:
+                self._draw(desk, group)
+
+    def _take_in(self, desk: Desk) -> bool:
+        """All that waits; sleeps when nothing does. False when no more will come."""
+        while order := desk.take(timeout_s=None if not self._waiting else 0):
+            self._waiting.append(InHand(order, desk))
+        return bool(self._waiting)
+
+    def _next_group(self) -> list[InHand]:
+        """The oldest, and those that can share its call."""
+        self._waiting = deque(one for one in self._waiting if not one.end_if_cancelled())
+        group: list[InHand] = []
+        for one in tuple(self._waiting):
+            images = sum(len(other.drawing.seeds) for other in (*group, one))
+            if not group or (images <= self._capacity and _same(one.drawing, group[0].drawing)):
+                group.append(one)
+                self._waiting.remove(one)
+        return group
+
+    def _draw(self, desk: Desk, group: Sequence[InHand]) -> None:
+        """Tells the pictures of the group; errors end its drawings, or, if memory was short, its newest."""
+        try:
+            pictures = self._call(desk, group)
+        except Exception as exc:
+            if faults.is_fatal(exc):
+                raise
+            faults.log_without_text(exc)
+            short, reason = faults.is_out_of_memory(exc), _reason(exc, group[0].drawing)
+        else:
+            _tell(group, pictures)
+            return
+        if short:
+            self._on_out_of_memory(desk, group, reason)
+        else:
+            for one in group:
+                one.fail(reason)
+
+    def _call(self, desk: Desk, group: Sequence[InHand]) -> Any:
+        """(images, H, W, 3), 0 to 1, in the order of the group's seeds; None when everybody has left."""
+        drawing = group[0].drawing
+        pipeline = self._pipeline
+        pipeline.scheduler = schedulers.new(self._own_scheduler, drawing.scheduler)
+        wanted: dict[str, Any] = {
+            "prompt": [one.drawing.prompt for one in group for _ in one.drawing.seeds],
+            "negative_prompt": [one.drawing.negative_prompt for one in group for _ in one.drawing.seeds],
+            "width": drawing.width_px,
+            "height": drawing.height_px,
+            "num_inference_steps": drawing.num_inference_steps,
+            "guidance_scale": drawing.guidance_scale,
+            "generator": [torch.Generator("cpu").manual_seed(seed) for one in group for seed in one.drawing.seeds],
+            "callback_on_step_end": self._on_step(desk, group),
+            "output_type": "np",
+        }
+        if not any(wanted["negative_prompt"]):
+            del wanted["negative_prompt"]
+        self._pace.begin()
+        try:
+            with torch.inference_mode():
+                result = pipeline(**{name: value for name, value in wanted.items() if name in self._parameters})
+        finally:
+            pipeline.scheduler = self._own_scheduler
+            self._pace.drain()
+        return None if all(one.ended for one in group) else result.images
+
+    def _on_step(self, desk: Desk, group: Sequence[InHand]) -> Callable[..., dict[str, Any]]:
+        """The pipeline's callback after each step: tells it, and interrupts when nobody waits any more."""
+        images = sum(len(one.drawing.seeds) for one in group)
+
+        def on_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            for one in group:
+                if not one.end_if_cancelled():
+                    for image in range(len(one.drawing.seeds)):
+                        one.step(image, min(step + 1, one.drawing.num_inference_steps))
+            pipeline._interrupt = all(one.ended for one in group)
+            for time_ in self._pace.end(images):
+                desk.tell(Batch(time_.step_s, time_.images, self._pace.device_bytes()))
+            self._pace.begin()
+            return tensors
+
+        return on_step
+
+    def _on_out_of_memory(self, desk: Desk, group: Sequence[InHand], reason: str) -> None:
+        """The newest drawing ends, the others are tried again, fewer at once."""
+        images = sum(len(one.drawing.seeds) for one in group)
+        newest = max(group, key=lambda one: one.number)
+        newest.fail(reason)
+        self._waiting.extendleft(reversed([one for one in group if one is not newest]))
+        if images > 1:
+            self._capacity = max(1, min(self._capacity, images // 2))
+            desk.tell(Capacity(self._capacity))
+        give_memory_back()
+
+
+def _same(one: Drawing, other: Drawing) -> bool:
+    """Whether they may share a call."""
+    return _settings(one) == _settings(other)
+
+
+def _settings(drawing: Drawing) -> tuple[Any, ...]:
+    size = (drawing.width_px, drawing.height_px)
+    return (*size, drawing.num_inference_steps, drawing.guidance_scale, drawing.scheduler, drawing.safety_checker)
+
+
+def _reason(exc: Exception, drawing: Drawing) -> str:
+    """Pipelines check their inputs by quoting them, the prompt among them: those texts stay here."""
+    if faults.is_out_of_memory(exc):
+        return faults.drawing_reason(exc, drawing.width_px, drawing.height_px)
+    text = short_reason(exc)
+    return type(exc).__name__ if drawing.prompt in text else text
+
+
+def _tell(group: Sequence[InHand], pictures: Any) -> None:
+    if pictures is None:
+        return
+    place = 0
+    for one in group:
+        for image in range(len(one.drawing.seeds)):
+            if not one.end_if_cancelled():
+                one.finish(image, _raw_image(pictures[place]), None)
+            place += 1
+
+
+def _raw_image(picture: Any) -> RawImage:
+    """(H, W, 3) float 0 to 1, rounded as diffusers does."""
+    pixels = (picture * 255).round().astype(np.uint8)
+    return RawImage(pixels.shape[1], pixels.shape[0], pixels.tobytes())
