@@ -63,7 +63,10 @@ class EngineOptions(BaseModel):
         return cls.model_validate({key: value for key, value in given.items() if value})
 
 
-def default_compile_cache(environment: Mapping[str, str]) -> str:
-    """A folder in the user's cache. Source: https://specifications.freedesktop.org/basedir-spec (XDG_CACHE_HOME)"""
-    base = environment.get("XDG_CACHE_HOME") or os.fspath(Path("~/.cache").expanduser())
-    return os.fspath(Path(base) / "inference_server" / "compiled")
+def default_compile_cache(environment: Mapping[str, str]) -> str | None:
+    """A folder in the user's cache; None for a user without a home.
+
+    Source: https://specifications.freedesktop.org/basedir-spec (XDG_CACHE_HOME)
+    """
+    base = environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # pathlib's raises where there is none
+    return os.fspath(Path(base) / "inference_server" / "compiled") if Path(base).is_absolute() else None

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue, SimpleQueue
 
 from inference_server import engines
 from inference_server.engine_errors import short_reason
@@ -29,21 +29,34 @@ from inference_server.messages import (
 )
 
 PR_SET_PDEATHSIG = 1  # man 2 prctl
+UNSENT_MAX = 1000  # messages; beyond that the engine waits for the server
+SEND_DEADLINE_S = 5.0  # for what is unsent when the process ends
 
 
 class ServerDesk:
-    """The desk whose other side is the server: a reader thread takes its orders from the pipe."""
+    """The desk whose other side is the server.
+
+    A thread takes its orders from the pipe; another sends what is told, since a picture of some MB, which the server
+    reads when it comes to it, must not hold up the steps of the others.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._unsent: Queue[FromEngine | None] = Queue(UNSENT_MAX)
+        self._sender = threading.Thread(target=self._send, name="answers", daemon=True)
         self._orders: SimpleQueue[Draw] = SimpleQueue()
         self._open: set[int] = set()  # numbers that came and did not end yet
         self._cancelled: set[int] = set()
-        self._send_lock = threading.Lock()
 
     def open(self) -> None:
-        """From now on orders are taken."""
+        """From now on orders are taken and answers sent."""
+        self._sender.start()
         threading.Thread(target=self._read, name="orders", daemon=True).start()
+
+    def close(self) -> None:
+        """Waits until all is sent that was told."""
+        self._unsent.put(None)
+        self._sender.join(SEND_DEADLINE_S)
 
     def take(self, timeout_s: float | None = None) -> Draw | None:
         try:
@@ -55,14 +68,17 @@ class ServerDesk:
         return number in self._cancelled
 
     def tell(self, message: FromEngine) -> None:
-        try:
-            with self._send_lock:
-                self._connection.send(message)
-        except OSError:  # the server is gone; nothing here is worth finishing
-            os._exit(0)
         if isinstance(message, Drawn | DrawFailed | Cancelled):
             self._open.discard(message.number)
             self._cancelled.discard(message.number)
+        self._unsent.put(message)
+
+    def _send(self) -> None:
+        while (message := self._unsent.get()) is not None:
+            try:
+                self._connection.send(message)
+            except OSError:  # the server is gone; nothing here is worth finishing
+                os._exit(0)
 
     def _read(self) -> None:
         while True:
@@ -86,14 +102,19 @@ def run(connection: Connection) -> int:
     desk = ServerDesk(connection)
     desk.open()
     engine = _load(order, desk)
-    if engine is None:
-        return 0
+    if engine is not None:
+        _work(engine, desk)
+    desk.close()
+    return 0 if engine is None else 1
+
+
+def _work(engine: engines.LoadedEngine, desk: ServerDesk) -> None:
+    """Draws for as long as the engine can."""
     try:
         engine.work(desk)
     except Exception as exc:
         print(f"The engine cannot go on: {type(exc).__name__}, raised in:", file=sys.stderr)
         traceback.print_tb(exc.__traceback__)  # without the exception's own text, which may hold a prompt
-    return 1
 
 
 def _load(order: Load, desk: ServerDesk) -> engines.LoadedEngine | None:

@@ -3,6 +3,7 @@
 `python scripted_engine.py FD PID` is the engine process with this engine registered as `scripted`.
 """
 
+import time
 from collections.abc import Callable
 
 from inference_server import engine_process, engines
@@ -50,6 +51,7 @@ class ScriptedEngine:
         while True:
             while order := desk.take(0 if drawing else None):
                 drawing[order.number] = (order, 0)
+            time.sleep(STEP_S)  # the step itself
             desk.tell(Batch(STEP_S, len(drawing), 1_000_000))
             for number, (order, step) in list(drawing.items()):
                 if order.drawing.prompt.startswith("poison") and step:

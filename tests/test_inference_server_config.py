@@ -22,6 +22,7 @@ def test_without_settings_the_engine_decides(tmp_path: Path) -> None:
     told = load(tmp_path, XDG_CACHE_HOME="/cache")
     assert (told.engine, told.device, told.max_batch, told.compile_sizes) == ("openvino", None, 16, None)
     assert told.compile_cache == "/cache/inference_server/compiled"
+    assert load(tmp_path, XDG_CACHE_HOME="no/absolute/path").compile_cache is None
 
 
 def test_the_environment_sets_all_four_and_the_file_wins(tmp_path: Path) -> None:
