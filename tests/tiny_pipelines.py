@@ -4,7 +4,9 @@ Their pictures mean nothing, but every wire is there: text encoders, guidance, U
 safety checker. The tokenizer's vocabulary is the letters, made on the spot.
 """
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,10 @@ from transformers import (
     CLIPVisionConfig,
 )
 
+_FOLDERS = tempfile.TemporaryDirectory(prefix="tiny_pipelines_")
 TOKENS = 16
 TEXT_WIDTH = 32
-SIDE_PX = 64  # what the models are "trained" for: 32 latents of 2 px
+SIDE_PX = 64  # what the models are "trained" for: 8 latents of 8 px
 
 # Source: the scheduler_config.json of Stable Diffusion 1.5
 _BETAS = {
@@ -45,6 +48,20 @@ _BETAS = {
     "clip_sample": False,
     "set_alpha_to_one": False,
 }
+
+
+@functools.cache
+def folder(kind: str) -> Path:
+    """Saved once per test run: sd, sd_strict, sd_mild (with a safety checker), sdxl, lcm, sd3."""
+    save = {
+        "sd": save_sd,
+        "sd_strict": functools.partial(save_sd, safety_checker="strict"),
+        "sd_mild": functools.partial(save_sd, safety_checker="mild"),
+        "sdxl": save_sdxl,
+        "lcm": save_lcm,
+        "sd3": save_sd3,
+    }[kind]
+    return save(Path(_FOLDERS.name) / kind)
 
 
 def save_sd(folder: Path, safety_checker: str | None = None, **unet: Any) -> Path:
@@ -105,7 +122,7 @@ def save_sd3(folder: Path) -> Path:
     """A transformer in place of the UNet: what goes through the pipeline's own call."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=32,
+        sample_size=SIDE_PX // 8,
         patch_size=2,
         in_channels=4,
         num_layers=1,
@@ -143,7 +160,7 @@ def _save(pipeline: Any, folder: Path) -> Path:
 
 def _unet(**options: Any) -> Any:
     defaults = {
-        "sample_size": SIDE_PX // 2,
+        "sample_size": SIDE_PX // 8,
         "in_channels": 4,
         "out_channels": 4,
         "block_out_channels": (32, 64),
@@ -159,11 +176,11 @@ def _unet(**options: Any) -> Any:
 
 def _vae(**options: Any) -> Any:
     return AutoencoderKL(
-        block_out_channels=(16, 32),
+        block_out_channels=(8, 8, 16, 16),
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
         norm_num_groups=8,
         **options,

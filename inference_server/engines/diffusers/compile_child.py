@@ -24,6 +24,7 @@ from inference_server.engines.diffusers.unet_package import (
 )
 
 EXAMPLE_ROWS = 4  # the compiler tunes its kernels for so many
+NICENESS = 10  # the engine process goes first
 ALIGN_BYTES = 64  # between the beginnings of two weights: none may look like another
 COMPILER_SETTINGS: dict[str, Any] = {
     "always_keep_tensor_constants": True,
@@ -75,7 +76,7 @@ def _example(one: TensorLayout, rows: int, device: str) -> torch.Tensor:
 
 def main() -> None:
     die_with(int(sys.argv[1]))
-    os.nice(19)
+    os.nice(NICENESS)
     order = PackageOrder.model_validate_json(sys.stdin.read())
     torch.set_float32_matmul_precision(order.matmul_precision)
     compile_package(order, sys.argv[2])

@@ -1,5 +1,6 @@
 """What an exception means for the others: nothing, that memory is short, or that this process is done for."""
 
+import sys
 import traceback
 
 import torch
@@ -28,7 +29,7 @@ def is_fatal(exc: BaseException) -> bool:
 
 def log_without_text(exc: BaseException) -> None:
     """Where it happened, for the log; the exception's own text may hold the prompt."""
-    print(f"{type(exc).__name__}, raised in:")
+    print(f"{type(exc).__name__}, raised in:", file=sys.stderr)
     traceback.print_tb(exc.__traceback__)
 
 

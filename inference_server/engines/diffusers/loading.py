@@ -1,6 +1,7 @@
 """Loads a pipeline: which device, which precision, which files, and what a GPU wants done to it."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def _why_no_cuda() -> str:
 
 def _be_silent() -> None:
     """The libraries warn with words of the prompt (those that were cut off), and draw progress bars."""
+    warnings.filterwarnings("ignore", module="torchsde")  # at every first step, of a rounding
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()

@@ -12,7 +12,7 @@ from inference_server.engines.diffusers.finishing_thread import FinishingThread
 from inference_server.engines.diffusers.predicted import PredictedOriginal
 from inference_server.engines.diffusers.preparing import Preparer
 from inference_server.engines.diffusers.preparing_thread import PreparingThread
-from inference_server.engines.diffusers.step_loop import Room, StepLoop
+from inference_server.engines.diffusers.step_loop import PREVIEW_EVERY_S, Room, StepLoop
 from inference_server.engines.diffusers.unet import UNetRunner
 from inference_server.engines.previews import PreviewMap
 
@@ -20,9 +20,17 @@ from inference_server.engines.previews import PreviewMap
 class SharedSteps:
     """One model in memory; it may work for several desks, one after the other."""
 
-    def __init__(self, pipeline: Any, device: torch.device, preparer: Preparer, runner: UNetRunner, room: Room) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        device: torch.device,
+        preparer: Preparer,
+        runner: UNetRunner,
+        room: Room,
+        preview_every_s: float = PREVIEW_EVERY_S,
+    ) -> None:
         self._device, self._runner, self._room = device, runner, room
-        self._preparer = preparer
+        self._preparer, self._preview_every_s = preparer, preview_every_s
         self._finisher = Finisher(pipeline, device, PreviewMap())
         self._predicted = PredictedOriginal(pipeline.scheduler)
 
@@ -33,7 +41,9 @@ class SharedSteps:
         """
         arrivals: Arrivals = SimpleQueue()
         finishing = FinishingThread(self._finisher, self._device, arrivals)
-        loop = StepLoop(desk, arrivals, finishing, self._runner, self._predicted, self._device, self._room)
+        loop = StepLoop(
+            desk, arrivals, finishing, self._runner, self._predicted, self._device, self._room, self._preview_every_s
+        )
         PreparingThread(self._preparer, self._device, arrivals).start(desk)
         finishing.start()
         loop.run()

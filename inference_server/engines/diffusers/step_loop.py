@@ -59,9 +59,11 @@ class StepLoop:
         predicted: PredictedOriginal,
         device: torch.device,
         room: Room,
+        preview_every_s: float = PREVIEW_EVERY_S,
     ) -> None:
         self._desk, self._arrivals, self._finishing = desk, arrivals, finishing
         self._runner, self._predicted, self._room = runner, predicted, room
+        self._preview_every_s = preview_every_s
         self._lane, self._pace = Lane(device, urgent=True), Pace(device)
         self._max_area_px: int | None = None  # of all images of one step; None until memory was short
         self._waiting: deque[ImageInMaking] = deque()  # prepared, without a place yet
@@ -126,7 +128,7 @@ class StepLoop:
             if image.in_hand.end_if_cancelled():
                 continue
             self._batch_for(key_of(image)).join(image)
-            image.preview_at_s = time.monotonic() + PREVIEW_EVERY_S
+            image.preview_at_s = time.monotonic() + self._preview_every_s
             seated += 1
 
     def _batch_for(self, key: BatchKey) -> Batch:
@@ -190,7 +192,7 @@ class StepLoop:
         image, now_s = one.image, time.monotonic()
         if image.index > 0 or now_s < image.preview_at_s or not self._finishing.idle:
             return
-        image.preview_at_s = now_s + PREVIEW_EVERY_S
+        image.preview_at_s = now_s + self._preview_every_s
         denoised = self._predicted.latents(one.timestep, one.seen, one.prediction)
         if denoised is not None:
             self._finishing.preview(image.in_hand, denoised, self._lane.mark())
