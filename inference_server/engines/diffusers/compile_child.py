@@ -67,7 +67,7 @@ def _stand_in(order: PackageOrder) -> UNetOverTensors:
 def _bytes(weight: TensorLayout) -> int:
     """From its first to its last element."""
     reach = sum((size - 1) * step for size, step in zip(weight.shape, weight.stride, strict=True))
-    return (reach + 1) * torch_dtype(weight).itemsize
+    return int(torch_dtype(weight).itemsize) * (reach + 1)
 
 
 def _example(one: TensorLayout, rows: int, device: str) -> torch.Tensor:

@@ -1,0 +1,147 @@
+"""Compiles the UNet while it draws: a process of its own does the work, this one loads what it made and switches.
+
+Nothing here is in a step's way. The thread mostly waits; loading a package and comparing it with the UNet take as long
+as some steps, once a size, on a CUDA stream of their own. The weights are the UNet's: a package holds none.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference_server.engine_errors import short_reason
+from inference_server.engines.diffusers.gpu_memory import is_free
+from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
+from inference_server.engines.diffusers.networks import Networks, Size
+from inference_server.engines.diffusers.package_cache import PackageCache
+from inference_server.engines.diffusers.unet import InputSizes
+from inference_server.engines.diffusers.unet_package import PackageOrder, order_for
+
+CHILD = "inference_server.engines.diffusers.compile_child"
+COMPILE_TIMEOUT_S = 1800
+CHILD_DEVICE_BYTES = 2_000_000_000  # CUDA's context, and kernels that are tried out
+
+
+class CompileError(Exception):
+    """No package came of it; the text says why."""
+
+
+@dataclass(frozen=True)
+class CompilePlan:
+    """What to compile, and where to keep it."""
+
+    sizes: tuple[Size, ...]
+    max_rows: int
+    folder: Path | None  # None: for this process alone
+
+
+Compile = Callable[[PackageOrder, Path, Path], None]  # order, file to write, folder for whatever comes up meanwhile
+
+
+class CompilingThread:
+    """Has each size of the plan drawn by a compiled UNet, sooner or later; the log says which and why not."""
+
+    def __init__(
+        self, unet: Any, sizes: InputSizes, plan: CompilePlan, networks: Networks, compile_: Compile | None = None
+    ) -> None:
+        self._unet, self._sizes, self._plan, self._networks = unet, sizes, plan, networks
+        self._compile = compile_ or compile_in_child
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """At once; does nothing the second time."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="compiling", daemon=True)
+            self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Waits until all sizes are done with; False after the time."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return self._thread is not None and not self._thread.is_alive()
+
+    def _run(self) -> None:
+        if not self._plan.sizes:
+            return
+        try:
+            if self._plan.folder is not None:
+                self._serve_all(PackageCache(self._plan.folder))
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    self._serve_all(PackageCache(Path(folder)))
+        except Exception as exc:
+            _say(f"nothing is compiled: {short_reason(exc)}")
+
+    def _serve_all(self, cache: PackageCache) -> None:
+        with cache.scratch() as scratch:  # one for all, the compiler finds in it what sizes have in common
+            for size in self._plan.sizes:
+                try:
+                    self._serve(size, cache, Path(scratch))
+                except Exception as exc:
+                    _say(f"{size[0]}x{size[1]} px are drawn without a compiled UNet: {short_reason(exc)}")
+
+    def _serve(self, size: Size, cache: PackageCache, scratch: Path) -> None:
+        """Raises: CompileError, PackageRefusedError, OSError."""
+        order = order_for(self._unet, self._sizes, *size, self._plan.max_rows)
+        if cache.find(order.digest) is not None:
+            try:
+                return self._adopt(size, order, cache)
+            except PackageRefusedError as exc:
+                _say(f"a package of the compile cache is of no use, it is made anew: {exc}")
+        device = self._sizes.device
+        if device.type == "cuda" and not is_free(device, CHILD_DEVICE_BYTES):
+            raise CompileError(f"compiling takes {CHILD_DEVICE_BYTES / 1e9:.0f} GB of the GPU, and less is free")
+        started_s, made = time.monotonic(), scratch / f"{order.digest}.pt2"
+        self._compile(order, made, scratch)
+        cache.put(order.digest, made)
+        _say(f"compiled {size[0]}x{size[1]} px in {time.monotonic() - started_s:.0f} s")
+        self._adopt(size, order, cache)
+
+    def _adopt(self, size: Size, order: PackageOrder, cache: PackageCache) -> None:
+        """Raises: PackageRefusedError; the package is then gone from the cache."""
+        network = load_package(order, cache, self._unet, self._networks.eager)
+        self._networks.adopt(size, network)
+        _say(f"{size[0]}x{size[1]} px are drawn by the compiled UNet from here on")
+
+
+def compile_in_child(order: PackageOrder, file: Path, scratch: Path) -> None:
+    """Raises: CompileError."""
+    folders = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"), "TRITON_CACHE_DIR": str(scratch / "triton")}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", CHILD, str(os.getpid()), str(file)],
+            input=order.model_dump_json(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, **_cuda_headers(), **folders},
+            timeout=COMPILE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CompileError(f"the compiler was not done after {COMPILE_TIMEOUT_S} s") from None
+    if done.returncode != 0 or not file.is_file():
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise CompileError(f"the compiler ended with {done.returncode}: {lines[-1][:300] if lines else 'no word'}")
+
+
+def _cuda_headers() -> dict[str, str]:
+    """Where pip put CUDA's headers, for a machine without a toolkit."""
+    if "CUDA_HOME" in os.environ or Path("/usr/local/cuda").exists():
+        return {}
+    for folder in sys.path:
+        home = Path(folder) / "nvidia" / "cu13"
+        if (home / "include" / "cuda.h").is_file():
+            return {"CUDA_HOME": str(home)}
+    return {}
+
+
+def _say(text: str) -> None:
+    print(f"compiling: {text}", flush=True)

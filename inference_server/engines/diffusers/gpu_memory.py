@@ -1,0 +1,121 @@
+"""Looks, before a model is loaded, whether the GPU's memory is there to be had or somebody else is using it."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from inference_server.engines import ModelLoadError
+
+# Beside the weights: CUDA's context and libraries (some 0.5 GB), and a picture's activations.
+WORKING_ROOM_BYTES = 1_500_000_000
+
+
+class GpuBusyError(ModelLoadError):
+    """Other programs hold the GPU's memory; it may well be free later."""
+
+    code = "GPU_BUSY"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that has memory on the GPU."""
+
+    pid: int
+    used_bytes: int | None  # None: the driver does not tell
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """What the driver says at one moment."""
+
+    total_bytes: int
+    free_bytes: int
+    holders: tuple[Holder, ...] = ()  # without this process; empty also where the driver does not tell
+
+
+Probe = Callable[[torch.device], GpuMemory]
+
+
+def read_gpu_memory(device: torch.device) -> GpuMemory:
+    """From the driver (NVML), or from CUDA where that fails; CUDA knows no holders."""
+    try:
+        return _from_nvml(device)
+    except Exception:  # not installed, another driver's version, a container without it
+        free, total = torch.cuda.mem_get_info(device)
+        return GpuMemory(total, free)
+
+
+def require_free(device: torch.device, weights_bytes: int, probe: Probe = read_gpu_memory) -> None:
+    """Passes when a model of this size can be loaded and can draw now.
+
+    Raises: GpuBusyError when others hold the memory; ModelLoadError when the GPU has not as much at all.
+    """
+    needed = weights_bytes + WORKING_ROOM_BYTES
+    memory = probe(device)
+    if memory.total_bytes < needed:
+        raise ModelLoadError(
+            f"the model needs about {_gb(needed)} and the whole GPU has {_gb(memory.total_bytes)}. Take a smaller "
+            "model, or a lower MODEL_PRECISION (fp16)"
+        )
+    if memory.free_bytes < needed:
+        raise GpuBusyError(
+            f"gpu-busy: {_gb(memory.free_bytes)} of the GPU's {_gb(memory.total_bytes)} are free, the model needs "
+            f"about {_gb(needed)}. {_told(memory.holders)} Close what uses the GPU, or ask again later"
+        )
+
+
+def is_free(device: torch.device, needed_bytes: int, probe: Probe = read_gpu_memory) -> bool:
+    """Whether that much is free now."""
+    return probe(device).free_bytes >= needed_bytes
+
+
+def _told(holders: tuple[Holder, ...]) -> str:
+    """By process id alone: command lines may hold what is nobody's business."""
+    if not holders:
+        return "The driver does not say which processes hold the rest."
+    sizes = ("an unknown part" if one.used_bytes is None else _gb(one.used_bytes) for one in holders)
+    return "; ".join(f"Process {one.pid} holds {size}" for one, size in zip(holders, sizes, strict=True)) + "."
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def _from_nvml(device: torch.device) -> GpuMemory:
+    """Asks without a CUDA context. Raises: whatever pynvml raises.
+
+    Source: https://docs.nvidia.com/deploy/nvml-api (device queries)
+    """
+    import pynvml
+
+    with _nvml(pynvml):
+        handle = _handle(pynvml, device)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        running = [
+            *pynvml.nvmlDeviceGetComputeRunningProcesses(handle),
+            *pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
+        ]
+    used = {process.pid: process.usedGpuMemory for process in running if process.pid != os.getpid()}
+    return GpuMemory(memory.total, memory.free, tuple(Holder(pid, size) for pid, size in used.items()))
+
+
+@contextlib.contextmanager
+def _nvml(pynvml: Any) -> Iterator[None]:
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle(pynvml: Any, device: torch.device) -> Any:
+    """By the identity that CUDA tells: CUDA_VISIBLE_DEVICES and CUDA's own order make another number of it."""
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")

@@ -1,0 +1,145 @@
+"""CUDA graphs: the UNet's hundreds of launches recorded once per batch shape, and from then on replayed as one.
+
+Recording takes tens of ms and one more step, between two steps; so it is done for shapes that are really used, and
+seldom. Whatever fails here, the network is called as before.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from inference_server.engines.diffusers.networks import Network
+from inference_server.engines.diffusers.unet import BatchShape, UNetInputs
+
+USES_BEFORE = 4  # steps of a shape before it is recorded; they also warm up the libraries' kernels
+STEPS_BETWEEN = 8  # of any shape, between two recordings
+MAX_GRAPHS = 24
+
+
+class Graph(Protocol):
+    """One recorded call."""
+
+    def replay(self) -> torch.Tensor:
+        """Runs it on the inputs it was recorded with; the answer lies where it lay the last time."""
+
+    def close(self) -> None:
+        """Gives its memory back."""
+
+
+Record = Callable[[Network, UNetInputs], Graph]
+
+
+@dataclass
+class _Shape:
+    """What is known of one batch shape."""
+
+    network: Network
+    inputs: UNetInputs
+    uses: int = 0
+    graph: Graph | None = None
+
+
+class Graphs:
+    """Calls networks, by their recording where there is one. For the step loop's thread alone."""
+
+    def __init__(self, record: Record) -> None:
+        self._record: Record | None = record  # None: recording failed, or memory is short
+        self._shapes: dict[BatchShape, _Shape] = {}  # the longest unused first
+        self._steps_since = STEPS_BETWEEN
+
+    def run(self, shape: BatchShape, inputs: UNetInputs, network: Network) -> torch.Tensor:
+        """What `network` answers; good until the next call. Raises: what the network raises."""
+        one = self._known(shape, inputs, network)
+        one.uses += 1
+        self._steps_since += 1
+        if one.graph is None and one.uses > USES_BEFORE and self._steps_since > STEPS_BETWEEN:
+            self._try_to_record(one)
+        return one.graph.replay() if one.graph is not None else network(inputs)
+
+    def forget(self) -> None:
+        """All recordings go and none is made any more: they hold memory, and it was not enough."""
+        for one in self._shapes.values():
+            _close(one)
+        self._shapes.clear()
+        self._record = None
+
+    def _known(self, shape: BatchShape, inputs: UNetInputs, network: Network) -> _Shape:
+        """A recording of another network, or over other tensors, is none of this call's."""
+        one = self._shapes.pop(shape, None)
+        if one is None or one.network is not network or one.inputs is not inputs:
+            if one is not None:
+                _close(one)
+            one = _Shape(network, inputs)
+        self._shapes[shape] = one
+        return one
+
+    def _try_to_record(self, one: _Shape) -> None:
+        if self._record is None:
+            return
+        self._make_room()
+        self._steps_since = 0
+        try:
+            one.graph = self._record(one.network, one.inputs)
+        except Exception as exc:
+            print(f"CUDA graphs are off, drawing goes on without them: {type(exc).__name__}, raised in:", flush=True)
+            traceback.print_tb(exc.__traceback__)
+            self._record = None
+
+    def _make_room(self) -> None:
+        recorded = [shape for shape, one in self._shapes.items() if one.graph is not None]
+        if len(recorded) >= MAX_GRAPHS:
+            _close(self._shapes.pop(recorded[0]))
+
+
+def _close(one: _Shape) -> None:
+    if one.graph is not None:
+        one.graph.close()
+        one.graph = None
+
+
+class CudaRecorder:
+    """Records on a stream of its own; all graphs share one pool of memory, since only one of them runs at a time.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._open = 0
+
+    def __call__(self, network: Network, inputs: UNetInputs) -> Graph:
+        """Raises: torch.OutOfMemoryError, RuntimeError."""
+        if not self._open:
+            self._pool = torch.cuda.graph_pool_handle()  # the old one ended with its last graph
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            network(inputs)  # what libraries do once a stream cannot be recorded
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: the threads that prepare and finish pictures may go on allocating meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            output = network(inputs)
+        self._open += 1
+        return _CudaGraph(graph, output, self._closed)
+
+    def _closed(self) -> None:
+        self._open -= 1
+
+
+class _CudaGraph:
+    def __init__(self, graph: torch.cuda.CUDAGraph, output: torch.Tensor, closed: Callable[[], None]) -> None:
+        self._graph, self._output, self._closed = graph, output, closed
+
+    def replay(self) -> torch.Tensor:
+        self._graph.replay()
+        return self._output
+
+    def close(self) -> None:
+        torch.cuda.synchronize()  # its last replay may still be running
+        self._graph.reset()
+        self._closed()
