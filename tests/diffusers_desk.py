@@ -12,13 +12,13 @@ import tiny_pipelines
 import torch
 
 from inference_server.engines import Desk
-from inference_server.engines.diffusers.engine import small_drawing
 from inference_server.engines.diffusers.facts import of_pipeline
 from inference_server.engines.diffusers.loading import LoadedPipeline, load
 from inference_server.engines.diffusers.preparing import Preparer
 from inference_server.engines.diffusers.shared_steps import SharedSteps
 from inference_server.engines.diffusers.step_loop import Room, buckets_up_to
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, UNetInputs
+from inference_server.engines.diffusers.warm_up import small_drawing
 from inference_server.messages import (
     Batch,
     Cancelled,

@@ -7,6 +7,7 @@ safety checker. The tokenizer's vocabulary is the letters, made on the spot.
 import functools
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,15 @@ _BETAS = {
 @functools.cache
 def folder(kind: str) -> Path:
     """Saved once per test run: sd, sd_strict, sd_mild (with a safety checker), sdxl, lcm, sd3."""
-    save = {
+    save: dict[str, Callable[[Path], Path]] = {
         "sd": save_sd,
         "sd_strict": functools.partial(save_sd, safety_checker="strict"),
         "sd_mild": functools.partial(save_sd, safety_checker="mild"),
         "sdxl": save_sdxl,
         "lcm": save_lcm,
         "sd3": save_sd3,
-    }[kind]
-    return save(Path(_FOLDERS.name) / kind)
+    }
+    return save[kind](Path(_FOLDERS.name) / kind)
 
 
 def save_sd(folder: Path, safety_checker: str | None = None, **unet: Any) -> Path:

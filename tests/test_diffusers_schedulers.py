@@ -1,0 +1,69 @@
+"""All schedulers that a model offers draw what diffusers' own call draws with them."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers_desk import Rig, difference, order, own_picture
+
+from inference_server.engines.diffusers import schedulers
+from inference_server.engines.diffusers.predicted import PredictedOriginal
+
+ALL = tuple(KarrasDiffusionSchedulers.__members__)
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    return Rig()
+
+
+def test_a_model_offers_all_schedulers_that_are_compatible_with_its_own() -> None:
+    """All of diffusers' for Stable Diffusion are there, the model's own first."""
+    offered = schedulers.offered(DDIMScheduler())
+    assert offered[0] == "DDIMScheduler"
+    assert set(offered) == set(ALL)
+
+
+def test_a_flow_matching_model_offers_its_own_alone() -> None:
+    """The others would draw noise."""
+    assert schedulers.offered(FlowMatchEulerDiscreteScheduler()) == ("FlowMatchEulerDiscreteScheduler",)
+
+
+@pytest.mark.parametrize("scheduler", ALL)
+def test_a_scheduler_draws_what_diffusers_draws_with_it(rig: Rig, scheduler: str) -> None:
+    """Noise on the way included: it comes from the image's own generator."""
+    one = order(scheduler=scheduler, num_inference_steps=5)
+    assert difference(rig.draw(one).picture_of(1), own_picture("sd", one.drawing)) == 0
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 250])
+def test_a_scheduler_takes_any_number_of_steps(num_steps: int) -> None:
+    """Also PNDM in fewer steps than its start has; the steps that are told end with the number asked for."""
+    own = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+    for name in ("PNDMScheduler", "DEISMultistepScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler"):
+        generator = torch.Generator().manual_seed(0)
+        schedule = schedulers.Schedule(schedulers.make(own, name, num_steps), num_steps, generator, seed=0)
+        latents = schedule.start(torch.randn(1, 4, 4, 4, generator=generator))
+        while not schedule.done:
+            latents = schedule.advance(schedule.scaled(latents), latents)
+        assert schedule.steps_done == num_steps
+        assert torch.isfinite(latents).all()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_original_is_found_in_a_mix_of_picture_and_noise(kind: str) -> None:
+    """A perfect prediction of any kind gives back the picture, for previews."""
+    scheduler = DDIMScheduler(prediction_type=kind)
+    alpha = float(scheduler.alphas_cumprod[400])
+    picture, noise = torch.randn(2, 1, 4, 8, 8).unbind()
+    seen = alpha**0.5 * picture + (1 - alpha) ** 0.5 * noise
+    velocity = alpha**0.5 * noise - (1 - alpha) ** 0.5 * picture
+    prediction = {"epsilon": noise, "v_prediction": velocity, "sample": picture}[kind]
+    found = PredictedOriginal(scheduler).latents(400.0, seen, prediction)
+    assert found is not None
+    assert torch.allclose(found, picture, atol=1e-4)
+
+
+def test_there_is_no_original_where_there_is_no_level() -> None:
+    """A timestep beyond the trained ones, as EDM schedulers have, gives no preview."""
+    assert PredictedOriginal(DDIMScheduler()).latents(-0.4, torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)) is None

@@ -1,0 +1,202 @@
+"""What goes wrong in one drawing ends that drawing; what the device will not get over ends the process."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers_desk import Rig, ScriptedDesk, difference, order, own_picture
+
+from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers.in_hand import InHand
+from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
+from inference_server.messages import Capacity, DrawFailed, Drawn
+
+SECRET = "a secret wish"
+
+
+def _failed(desk: ScriptedDesk, number: int) -> str:
+    """The reason that was told."""
+    end = desk.end_of(number)
+    assert isinstance(end, DrawFailed), end
+    return end.reason
+
+
+def _too_many(most: int, rig: Rig, desk: ScriptedDesk) -> Any:
+    """Memory for `most` images side by side; the first step is one image's, then all are there."""
+
+    def before_call(call: int) -> None:
+        if call == 1:
+            desk.wait_all_prepared()
+        if rig.unet.shapes[-1].bucket > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    return before_call
+
+
+class PreparesBadly(Preparer):
+    """Drawing 2 comes with a scheduler that raises at its second step, drawing 3 with numbers that are none."""
+
+    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+        images = super().prepare(in_hand)
+        if in_hand.number == 2:
+            images[0].schedule = _Raises(images[0].schedule)  # type: ignore[assignment]
+        if in_hand.number == 3:
+            images[0].latents = torch.full_like(images[0].latents, float("nan"))
+        return images
+
+
+class _Raises:
+    """A schedule whose second step fails."""
+
+    def __init__(self, schedule: Any) -> None:
+        self._schedule = schedule
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._schedule, name)
+
+    def advance(self, prediction: Any, latents: Any) -> Any:
+        if self._schedule.calls_done == 1:
+            raise ValueError("this step cannot be taken")
+        return self._schedule.advance(prediction, latents)
+
+
+def test_a_failing_scheduler_and_a_ruined_picture_harm_nobody_else() -> None:
+    """The two drawings fail with a reason each, the others in the same batch get their pictures."""
+    desk = Rig(preparer=PreparesBadly).draw(*(order(number, prompt=SECRET) for number in (1, 2, 3, 4)))
+    assert "cannot be taken" in _failed(desk, 2)
+    assert "out of range" in _failed(desk, 3)
+    for number in (1, 4):
+        assert difference(desk.picture_of(number), own_picture("sd", order(number, prompt=SECRET).drawing)) <= 2
+
+
+def test_a_number_of_steps_that_the_scheduler_cannot_do_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> None:
+    """The reason names scheduler and steps; the prompt is neither there nor in the log."""
+    desk = Rig("lcm").draw(order(1, scheduler="LCMScheduler", num_inference_steps=200, prompt=SECRET), order(2))
+    reason = _failed(desk, 1)
+    assert "LCMScheduler cannot draw in 200 steps" in reason
+    assert SECRET not in reason + "".join(capfd.readouterr())
+
+
+def test_a_prompt_that_is_too_long_is_cut_off_without_a_word_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """The libraries would log the part that was cut off."""
+    desk = Rig().draw(order(1, prompt=SECRET * 50))
+    assert isinstance(desk.end_of(1), Drawn)
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_short_memory_ends_the_newest_drawing_and_lowers_the_limit() -> None:
+    """Four images do not fit, two do: the newest fails, the others are drawn two at a time, and so are later ones."""
+    rig = Rig()
+    desk = ScriptedDesk(*(order(number, num_inference_steps=9) for number in (1, 2, 3, 4)))
+    rig.unet.before_call = _too_many(2, rig, desk)
+    rig.work(desk)
+    reason = _failed(desk, 4)
+    assert "memory" in reason
+    assert "64x64" in reason
+    assert [message.images for message in desk.told if isinstance(message, Capacity)] == [2]
+    for number in (1, 2, 3):
+        own = own_picture("sd", order(number, num_inference_steps=9).drawing)
+        assert difference(desk.picture_of(number), own) <= 2
+
+
+def test_short_memory_for_a_single_picture_lowers_nothing() -> None:
+    """One picture that is too large fails alone; small ones are drawn as many at once as before."""
+    rig = Rig()
+
+    def before_call(call: int) -> None:
+        if rig.unet.shapes[-1].width_px > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    rig.unet.before_call = before_call
+    desk = ScriptedDesk(order(1, width_px=128), order(2, num_inference_steps=9), order(3, num_inference_steps=9))
+    rig.work(desk)
+    assert "128x64" in _failed(desk, 1)
+    assert not [message for message in desk.told if isinstance(message, Capacity)]
+    assert 2 in desk.batches()
+    assert isinstance(desk.end_of(2), Drawn)
+    assert isinstance(desk.end_of(3), Drawn)
+
+
+def test_short_memory_of_large_pictures_leaves_small_ones_their_company() -> None:
+    """The limit is one of pixels: two pictures of sixteen times the size do not fit, eight small ones still do."""
+    rig = Rig()
+
+    def before_call(call: int) -> None:
+        shape = rig.unet.shapes[-1]
+        if shape.bucket * shape.width_px * shape.height_px > 256 * 256:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    rig.unet.before_call = before_call
+    desk = ScriptedDesk(order(1, width_px=256, height_px=256, seeds=(1, 2)))
+    desk.give(order(2, seeds=tuple(range(8))))
+    rig.work(desk)
+    assert "memory" in _failed(desk, 1)
+    assert isinstance(desk.end_of(2), Drawn)
+    assert max(desk.batches()) == 8
+
+
+def test_an_error_of_the_unet_ends_those_who_were_in_it() -> None:
+    """They are told, and the next drawing is drawn."""
+    rig = Rig()
+
+    def fails(call: int) -> None:
+        if call == 2:
+            raise RuntimeError("these shapes do not fit")
+
+    rig.unet.before_call = fails
+    desk = ScriptedDesk(order(1))
+    rig.work(desk)
+    assert "do not fit" in _failed(desk, 1)
+    assert isinstance(rig.draw(order(2)).end_of(2), Drawn)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    ],
+)
+def test_an_error_that_sticks_to_the_device_ends_the_work(error: Exception) -> None:
+    """Every later call would fail too: the process is to end, and nothing is told of the drawing, to be drawn again."""
+    rig = Rig()
+
+    def fails(call: int) -> None:
+        raise error
+
+    rig.unet.before_call = fails
+    desk = ScriptedDesk(order(1))
+    with pytest.raises(type(error)):
+        rig.work(desk)
+    assert not [message for message in desk.told if isinstance(message, DrawFailed)]
+
+
+class LosesItsDevice(Preparer):
+    """The text encoder meets the error."""
+
+    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+def test_an_error_that_sticks_ends_the_work_also_when_another_thread_meets_it() -> None:
+    """The preparing thread hands it to the loop, which was asleep."""
+    with pytest.raises(RuntimeError, match="launch failure"):
+        Rig(preparer=LosesItsDevice).work(ScriptedDesk(order(1)))
+
+
+@pytest.mark.parametrize(
+    ("error", "short", "fatal"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True, False),
+        (RuntimeError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False, True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (ValueError("CUDA error"), False, False),
+    ],
+)
+def test_errors_are_told_apart(error: Exception, short: bool, fatal: bool) -> None:
+    """Short memory is survived, a broken device is not, anything else is the drawing's own."""
+    assert faults.is_out_of_memory(error) is short
+    assert faults.is_fatal(error) is fatal
