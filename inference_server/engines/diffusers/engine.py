@@ -14,9 +14,9 @@ from inference_server.engines import Desk
 from inference_server.engines.diffusers import facts, loading
 from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.preparing import Preparer
+from inference_server.engines.diffusers.runner import make_runner
 from inference_server.engines.diffusers.shared_steps import SharedSteps
 from inference_server.engines.diffusers.step_loop import BUCKETS, Room, buckets_up_to
-from inference_server.engines.diffusers.unet import EagerUNet
 from inference_server.engines.diffusers.warm_up import WarmUpDesk, small_drawing
 from inference_server.engines.diffusers.whole_calls import IMAGES_AT_ONCE, WholeCalls
 from inference_server.messages import Load, ModelFacts
@@ -39,7 +39,7 @@ class DiffusersEngine:
         loaded = loading.load(order, report)
         shares = shares_steps(loaded.pipeline)
         self.facts = facts.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
-        self._drawer = _sharing(loaded, self.facts) if shares else _calling(loaded, self.facts)
+        self._drawer = _sharing(loaded, order, self.facts) if shares else _calling(loaded, self.facts)
 
     def warm_up(self) -> None:
         """One small picture by the way that all pictures take: healthy means that the device drew.
@@ -62,11 +62,12 @@ def shares_steps(pipeline: Any) -> bool:
     return config.encoder_hid_dim_type is None and config.addition_embed_type in (None, "text_time")
 
 
-def _sharing(loaded: LoadedPipeline, facts: ModelFacts) -> Drawer:
+def _sharing(loaded: LoadedPipeline, order: Load, facts: ModelFacts) -> Drawer:
     preparer = Preparer(loaded.pipeline, loaded.device)
     sizes = preparer.input_sizes(small_drawing(facts))
+    runner = make_runner(loaded.pipeline.unet, sizes, order, facts)
     room = Room(facts.images_at_once, buckets_up_to(facts.images_at_once), facts.width_px * facts.height_px)
-    return SharedSteps(loaded.pipeline, loaded.device, preparer, EagerUNet(loaded.pipeline.unet, sizes), room)
+    return SharedSteps(loaded.pipeline, loaded.device, preparer, runner, room)
 
 
 def _calling(loaded: LoadedPipeline, facts: ModelFacts) -> Drawer:
