@@ -1,0 +1,95 @@
+"""What a benchmark runs on, and where its table goes: with a GPU also into `benchmarks/results/`, to be kept."""
+
+import datetime
+import importlib
+import os
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU of the machine, through NVIDIA's management library: asking takes none of the GPU's memory."""
+
+    name: str
+    driver: str
+    library: Any
+    handle: Any
+
+    @property
+    def used_bytes(self) -> int:
+        return int(self.library.nvmlDeviceGetMemoryInfo(self.handle).used)
+
+    def pids(self) -> set[int]:
+        """The processes that have a context on it, as numbered where the driver runs."""
+        return {int(one.pid) for one in self.library.nvmlDeviceGetComputeRunningProcesses(self.handle)}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`gpu` is None where PyTorch finds no CUDA."""
+
+    gpu: Gpu | None
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.gpu is None else "cuda"
+
+    def heading(self) -> str:
+        """Date, hardware, versions."""
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        hardware = f"{os.cpu_count()} cores of {platform.machine()}"
+        if self.gpu is not None:
+            hardware = f"{self.gpu.name}, driver {self.gpu.driver}; {hardware}"
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers"))
+        return f"{today}; {hardware}; Python {platform.python_version()}, {versions}"
+
+
+def look() -> Machine:
+    """Raises: SystemExit, when there is a GPU but no library that tells of it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Machine(None)
+    try:
+        library = importlib.import_module("pynvml")
+    except ModuleNotFoundError:
+        raise SystemExit("On a GPU this needs the package nvidia-ml-py: pip install nvidia-ml-py") from None
+    library.nvmlInit()
+    handle = library.nvmlDeviceGetHandleByIndex(0)
+    return Machine(Gpu(library.nvmlDeviceGetName(handle), library.nvmlSystemGetDriverVersion(), library, handle))
+
+
+class Table:
+    """Lines that are printed as they come, and kept."""
+
+    def __init__(self, benchmark: str, machine: Machine) -> None:
+        self._benchmark, self._machine = benchmark, machine
+        self._lines: list[str] = []
+
+    @property
+    def line(self) -> Callable[[str], None]:
+        return self._add
+
+    def _add(self, text: str) -> None:
+        print(text, flush=True)
+        self._lines.append(text.rstrip())
+
+    def keep(self) -> None:
+        """On a GPU writes the table to `benchmarks/results/BENCHMARK-GPU-DATE.txt`; on a CPU it was only printed."""
+        gpu = self._machine.gpu
+        if gpu is None:
+            return
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{self._benchmark}-{name}-{today}.txt"
+        path.write_text("\n".join(self._lines) + "\n", encoding="utf-8")
+        print(f"kept in {path}")
