@@ -115,6 +115,8 @@ def _work(engine: engines.LoadedEngine, desk: ServerDesk) -> None:
     except Exception as exc:
         print(f"The engine cannot go on: {type(exc).__name__}, raised in:", file=sys.stderr)
         traceback.print_tb(exc.__traceback__)  # without the exception's own text, which may hold a prompt
+    else:
+        print("The engine stopped taking drawings, which it should never do.", file=sys.stderr)
 
 
 def _load(order: Load, desk: ServerDesk) -> engines.LoadedEngine | None:

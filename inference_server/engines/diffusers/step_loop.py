@@ -74,6 +74,8 @@ class StepLoop:
         """Raises: whatever leaves the process unfit to go on."""
         with self._lane.entered():
             while self._take_in():
+                if not self._batches:  # all that arrived had been cancelled meanwhile
+                    continue
                 batch = self._batches[0]
                 self._batches.rotate(-1)
                 self._step(batch)
@@ -92,7 +94,7 @@ class StepLoop:
             self._on_arrival(self._arrivals.get())  # the one place where the loop sleeps
             self._receive()
         self._seat()
-        return bool(self._batches)
+        return bool(self._batches) or self._open
 
     def _receive(self) -> None:
         while True:
@@ -128,6 +130,7 @@ class StepLoop:
             if image.in_hand.end_if_cancelled():
                 continue
             self._batch_for(key_of(image)).join(image)
+            image.in_hand.begin()
             image.preview_at_s = time.monotonic() + self._preview_every_s
             seated += 1
 
