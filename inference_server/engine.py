@@ -102,8 +102,9 @@ class Engine:
         """
         if self._closed:
             raise errors.shutting_down()
-        if self._must_wait(request) and len(self._queue) >= self._limits.waiting_requests.max:
-            raise errors.busy(len(self._queue))
+        waiting = len(self._queue) + len(self._under_way.ahead_of_time())
+        if self._must_wait(request) and waiting >= self._limits.waiting_requests.max:
+            raise errors.busy(waiting)
         if self.phase is Phase.FAILED and (pause_s := self._keeper.pause_s) > 0:
             raise errors.not_loaded(self._keeper.failure, max(1, round(pause_s)))
         ticket = Ticket(request)
@@ -117,8 +118,7 @@ class Engine:
         return ticket
 
     def _must_wait(self, request: PictureRequest) -> bool:
-        has_room = self._under_way.has_room(request.num_images, alone=False)
-        return self.phase is not Phase.READY or bool(self._queue) or not has_room
+        return self.phase is not Phase.READY or bool(self._queue) or not self._under_way.has_place(request.num_images)
 
     def cancel(self, ticket: Ticket) -> None:
         """Ends a request: at once while it waits, at the next step while it is drawn."""
@@ -154,7 +154,7 @@ class Engine:
         self._metrics.touch()
         self._limits = self._settings.override.over(of_model(facts))
         self._facts, self._defaults = facts, defaults_of_model(facts, self._limits)
-        self._under_way.allow(min(facts.images_at_once, self._settings.max_batch))
+        self._under_way.allow(min(facts.images_at_once, self._settings.max_batch), facts.images_ahead)
         self._next()
 
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
@@ -227,9 +227,10 @@ class Engine:
         return True
 
     def _tell_waiting(self) -> None:
-        self._metrics.waiting.set(len(self._queue))
-        self._metrics.under_way.set(len(self._under_way))
-        for place, ticket in enumerate(self._queue, 1):
+        waiting = [*(drawing.ticket for drawing in self._under_way.ahead_of_time()), *self._queue]
+        self._metrics.waiting.set(len(waiting))
+        self._metrics.under_way.set(len(self._under_way) + len(self._queue) - len(waiting))
+        for place, ticket in enumerate(waiting, 1):
             if self.phase is Phase.READY:
                 ticket.tell(Queued(place))
             else:

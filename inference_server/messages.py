@@ -68,6 +68,7 @@ class ModelFacts:
     side_multiple_px: int
     gpu: bool = False
     images_at_once: int = 1  # how many images it draws side by side; a drawing with more is taken when it is alone
+    images_ahead: int = 0  # as many more it takes early, to have them prepared when a place becomes free
 
 
 @dataclass(frozen=True)

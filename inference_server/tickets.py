@@ -55,7 +55,6 @@ class Ticket:
     def __init__(self, request: PictureRequest) -> None:
         self.request = request
         self.submitted_s = time.monotonic()
-        self.started_s = 0.0
         self.attempts = 0  # how often the engine began to draw it
         self.event: Event | None = None
         self.outcome: Outcome | None = None

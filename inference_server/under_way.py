@@ -22,6 +22,7 @@ class DrawingUnderWay:
     resolved: Resolved
     number: int
     alone: bool
+    has_begun: bool = False  # it has made a step
     preview: RawImage | None = None
     preview_number: int = 0
 
@@ -31,6 +32,7 @@ class DrawingUnderWay:
 
     def on_step(self, message: Step) -> None:
         """Tells the ticket; the newest preview is told again until there is a newer one."""
+        self.has_begun = True
         if message.preview is not None:
             self.preview, self.preview_number = message.preview, self.preview_number + 1
         self.ticket.tell(Progress(message.step, message.num_steps, self.preview, self.preview_number))
@@ -38,7 +40,7 @@ class DrawingUnderWay:
     def finished(self, message: Drawn, ready_s: float) -> Finished:
         """What is answered. `ready_s`: when the engine was last ready, on the monotonic clock."""
         ticket = self.ticket
-        waited_s = ticket.started_s - ticket.submitted_s
+        waited_s = max(0.0, time.monotonic() - ticket.submitted_s - message.inference_s)
         init_s = min(max(0.0, ready_s - ticket.submitted_s), waited_s)
         return Finished(
             request=ticket.request,
@@ -52,11 +54,15 @@ class DrawingUnderWay:
 
 
 class UnderWay:
-    """In the order of their beginning. `images_at_once`: the engine draws so many images side by side."""
+    """In the order of their beginning. `images_at_once`: the engine draws so many images side by side.
+
+    `images_ahead`: it is given so many more ahead of time: prepared already, they step into the places of those that
+    have ended, and no place stays empty.
+    """
 
     def __init__(self) -> None:
         self._drawings: dict[int, DrawingUnderWay] = {}
-        self._images_at_once = 1
+        self._images_at_once, self._images_ahead = 1, 0
         self._number = 0
 
     def __len__(self) -> int:
@@ -65,29 +71,43 @@ class UnderWay:
     def __iter__(self) -> Iterator[DrawingUnderWay]:
         return iter(self._drawings.values())
 
-    def allow(self, images_at_once: int) -> None:
-        """Sets the bound, at least 1; what is under way already goes on."""
-        self._images_at_once = max(1, images_at_once)
+    def allow(self, images_at_once: int, images_ahead: int) -> None:
+        """Sets the bounds, the first at least 1; what is under way already goes on."""
+        self._images_at_once, self._images_ahead = max(1, images_at_once), images_ahead
 
     def lower(self, images_at_once: int) -> None:
-        """The same, but never raises it."""
-        self.allow(min(self._images_at_once, images_at_once))
+        """The first bound alone, and never raises it."""
+        self.allow(min(self._images_at_once, images_at_once), self._images_ahead)
+
+    def has_place(self, images: int) -> bool:
+        """Whether a drawing of so many images would be drawn at once."""
+        return not self._drawings or sum(drawing.images for drawing in self) + images <= self._images_at_once
 
     def has_room(self, images: int, *, alone: bool) -> bool:
-        """Whether a drawing of so many images may begin now; one beyond the bound may when nothing else is here."""
+        """Whether the engine may be given a drawing of so many images; any, when nothing else is here."""
         if not self._drawings:
             return True
         if alone or any(drawing.alone for drawing in self):
             return False
-        return sum(drawing.images for drawing in self) + images <= self._images_at_once
+        bound = self._images_at_once + self._images_ahead
+        return sum(drawing.images for drawing in self) + images <= bound
+
+    def ahead_of_time(self) -> list[DrawingUnderWay]:
+        """Those that wait in the engine for a place, the oldest first."""
+        ahead, images = [], 0
+        for drawing in self:
+            images += drawing.images
+            if images > self._images_at_once and images > drawing.images and not drawing.has_begun:
+                ahead.append(drawing)
+        return ahead
 
     def begin(self, ticket: Ticket, resolved: Resolved, *, alone: bool) -> Draw:
         """The order for the engine process, under a number that no drawing had before."""
         self._number += 1
         ticket.attempts += 1
-        ticket.started_s = time.monotonic()
         self._drawings[self._number] = drawing = DrawingUnderWay(ticket, resolved, self._number, alone)
-        ticket.tell(Progress(0, resolved.drawing.num_inference_steps * drawing.images, None, 0))
+        if drawing not in self.ahead_of_time():
+            ticket.tell(Progress(0, resolved.drawing.num_inference_steps * drawing.images, None, 0))
         return Draw(self._number, resolved.drawing)
 
     def get(self, number: int) -> DrawingUnderWay | None:

@@ -105,6 +105,29 @@ def test_a_lowered_capacity_holds_until_the_process_is_another() -> None:
     run(story())
 
 
+def test_some_are_handed_over_ahead_of_time() -> None:
+    """An engine that asks for it has the next ones prepared; to visitors and to the bound they wait like all others."""
+
+    async def story() -> None:
+        facts = dataclasses.replace(FACTS, images_at_once=2, images_ahead=2)
+        bench = Bench(facts, waiting_requests={"max": 3})
+        await bench.ready()
+        tickets = [bench.post(prompt) for prompt in "abcde"]
+        assert bench.orders == ["a", "b", "c", "d"]
+        assert [type(ticket.event) for ticket in tickets[:2]] == [Progress, Progress]
+        assert [ticket.event for ticket in tickets[2:]] == [Queued(1), Queued(2), Queued(3)]
+        assert (metric(bench, "inference_drawing_requests"), metric(bench, "inference_waiting_requests")) == (2, 3)
+        with pytest.raises(Refusal, match="3 requests wait"):
+            bench.post("f")
+        await bench.draw("a")
+        assert bench.orders[-1] == "e"
+        assert [ticket.event for ticket in tickets[3:]] == [Queued(1), Queued(2)]
+        await bench.say(Step(3, 1, 5, None))
+        assert tickets[2].event == Progress(1, 5, None, 0)
+
+    run(story())
+
+
 def test_after_a_crash_each_is_drawn_once_more_and_alone() -> None:
     """What was under way comes first again, in its order, one by one; those that only waited share as ever."""
 

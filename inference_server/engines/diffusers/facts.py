@@ -34,6 +34,7 @@ def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelFacts:
         pipeline=type(pipeline).__name__,
         gpu=loaded.device.type == "cuda",
         images_at_once=images_at_once,
+        images_ahead=images_at_once if images_at_once > 1 else 0,
     )
 
 

@@ -16,12 +16,23 @@ class InHand:
         self.drawing: Drawing = order.drawing
         self._desk, self._clock = desk, clock
         self._taken_s = clock()
+        self._prepared_s: float | None = None  # while it waits for a place
+        self._waited_s = 0.0
         self._lock = threading.Lock()
         count = len(order.drawing.seeds)
         self._steps_done = [0] * count
         self._images: list[RawImage | None] = [None] * count
         self._nsfw: list[bool | None] = [None] * count
         self.ended = False
+
+    def wait(self) -> None:
+        """It is prepared, and waits for a place: that is not drawing."""
+        self._prepared_s = self._clock()
+
+    def begin(self) -> None:
+        """Its first image has a place; later calls do nothing."""
+        if self._prepared_s is not None:
+            self._waited_s, self._prepared_s = self._clock() - self._prepared_s, None
 
     def step(self, image: int, steps_done: int) -> None:
         """Image `image` has come to this step."""
@@ -42,7 +53,7 @@ class InHand:
             if len(images) == len(self._images):
                 flags = tuple(flag for flag in self._nsfw if flag is not None)
                 looked = flags if len(flags) == len(images) else None
-                self._end(Drawn(self.number, images, self._clock() - self._taken_s, looked))
+                self._end(Drawn(self.number, images, self._clock() - self._taken_s - self._waited_s, looked))
 
     def fail(self, reason: str) -> None:
         with self._lock:

@@ -49,6 +49,7 @@ class PreparingThread:
                 faults.drawing_reason(exc, drawing.width_px, drawing.height_px) if short else short_reason(exc)
             )
         else:
+            in_hand.wait()
             self._arrivals.put(Prepared(tuple(images)))
             return
         if short:
