@@ -23,6 +23,9 @@ class _Told(Desk):
     def tell(self, message: FromEngine) -> None:
         self.messages.append(message)
 
+    def take(self, timeout_s: float | None = None) -> Draw | None:
+        return None
+
     def is_cancelled(self, number: int) -> bool:
         return False
 
