@@ -35,18 +35,22 @@ COMPILER_SETTINGS: dict[str, Any] = {
 
 def compile_package(order: PackageOrder, file: str) -> None:
     """Writes the package to `file` (must end in .pt2). Raises: whatever the compiler raises."""
-    network = _stand_in(order)
+    settings = COMPILER_SETTINGS | {"aot_inductor.metadata": {"digest": order.digest}}
+    torch._inductor.aoti_compile_and_package(
+        export(stand_in(order), order), package_path=file, inductor_configs=settings
+    )
+
+
+def export(network: UNetOverTensors, order: PackageOrder) -> torch.export.ExportedProgram:
+    """The network's operations, for any number of rows from 1 to `max_rows`."""
     examples = tuple(_example(one, min(EXAMPLE_ROWS, order.max_rows), order.device) for one in order.inputs)
     rows = torch.export.Dim("rows", min=1, max=order.max_rows)
+    dynamic_shapes = (tuple({0: rows} for _ in examples),)
     with torch.no_grad():
-        program = torch.export.export(
-            network, examples, dynamic_shapes=(tuple({0: rows} for _ in examples),), strict=False
-        )
-        settings = COMPILER_SETTINGS | {"aot_inductor.metadata": {"digest": order.digest}}
-        torch._inductor.aoti_compile_and_package(program, package_path=file, inductor_configs=settings)
+        return torch.export.export(network, examples, dynamic_shapes=dynamic_shapes, strict=False)
 
 
-def _stand_in(order: PackageOrder) -> UNetOverTensors:
+def stand_in(order: PackageOrder) -> UNetOverTensors:
     """The network with the order's weights by shape and stride, all of them in the same memory."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(order.unet_config)

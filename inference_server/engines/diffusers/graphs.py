@@ -16,7 +16,7 @@ from inference_server.engines.diffusers.unet import BatchShape, UNetInputs
 
 USES_BEFORE = 4  # steps of a shape before it is recorded; they also warm up the libraries' kernels
 STEPS_BETWEEN = 8  # of any shape, between two recordings
-MAX_GRAPHS = 24
+MAX_SHAPES = 24  # that are known, recorded or not; each holds its inputs
 
 
 class Graph(Protocol):
@@ -74,12 +74,13 @@ class Graphs:
                 _close(one)
             one = _Shape(network, inputs)
         self._shapes[shape] = one
+        if len(self._shapes) > MAX_SHAPES:
+            _close(self._shapes.pop(next(iter(self._shapes))))
         return one
 
     def _try_to_record(self, one: _Shape) -> None:
         if self._record is None:
             return
-        self._make_room()
         self._steps_since = 0
         try:
             one.graph = self._record(one.network, one.inputs)
@@ -87,11 +88,6 @@ class Graphs:
             print(f"CUDA graphs are off, drawing goes on without them: {type(exc).__name__}, raised in:", flush=True)
             traceback.print_tb(exc.__traceback__)
             self._record = None
-
-    def _make_room(self) -> None:
-        recorded = [shape for shape, one in self._shapes.items() if one.graph is not None]
-        if len(recorded) >= MAX_GRAPHS:
-            _close(self._shapes.pop(recorded[0]))
 
 
 def _close(one: _Shape) -> None:

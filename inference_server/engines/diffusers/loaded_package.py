@@ -61,14 +61,9 @@ def _call(folder: Path, order: PackageOrder, unet: Any) -> Network:
     wanted = package.get_constant_fqns()
     if unknown := set(wanted) - set(weights):
         raise PackageRefusedError(f"it wants weights that the UNet has not, such as {min(unknown)}")
-    kept = {name: weights[name] for name in wanted}  # the package holds their addresses alone
-    package.load_constants(kept, check_full_update=True, user_managed=True)
-
-    def network(inputs: UNetInputs, _weights: dict[str, torch.Tensor] = kept) -> torch.Tensor:
-        answer: torch.Tensor = package(*(tensor for _, tensor in inputs.tensors()))
-        return answer
-
-    return network
+    # Not copied: the package reads the UNet's own.
+    package.load_constants({name: weights[name] for name in wanted}, check_full_update=True, user_managed=True)
+    return lambda inputs: package(*(tensor for _, tensor in inputs.tensors()))
 
 
 def _check_answers(network: Network, eager: Network, order: PackageOrder) -> None:

@@ -1,0 +1,144 @@
+"""When a batch shape is recorded and when its recording is used. What records is a stand-in: there is no GPU here."""
+
+from collections.abc import Callable
+
+import torch
+
+from inference_server.engines.diffusers import graphs
+from inference_server.engines.diffusers.graphs import STEPS_BETWEEN, USES_BEFORE, Graphs
+from inference_server.engines.diffusers.networks import Network, Networks
+from inference_server.engines.diffusers.unet import BatchShape, InputSizes, UNetInputs
+
+SIZES = InputSizes(torch.device("cpu"), torch.float32, channels=4, px_per_latent=8, tokens=2, text_width=4)
+ONE, TWO = (BatchShape(bucket, guided=False, height_px=64, width_px=64) for bucket in (1, 2))
+
+
+def add_one(inputs: UNetInputs) -> torch.Tensor:
+    return inputs.sample + 1
+
+
+def add_two(inputs: UNetInputs) -> torch.Tensor:
+    return inputs.sample + 2
+
+
+class StandIn:
+    """Records by remembering the call."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replays = self.closed = 0
+
+    def __call__(self, network: Network, inputs: UNetInputs) -> "StandInGraph":
+        self.recorded += 1
+        return StandInGraph(self, lambda: network(inputs))
+
+
+class StandInGraph:
+    def __init__(self, owner: StandIn, call: Callable[[], torch.Tensor]) -> None:
+        self._owner, self._call = owner, call
+
+    def replay(self) -> torch.Tensor:
+        self._owner.replays += 1
+        return self._call()
+
+    def close(self) -> None:
+        self._owner.closed += 1
+
+
+def run(runner: Graphs, shape: BatchShape, inputs: UNetInputs, times: int, network: Network = add_one) -> None:
+    for _ in range(times):
+        assert torch.equal(runner.run(shape, inputs, network), network(inputs))
+
+
+def test_a_shape_is_recorded_once_it_was_used_and_replayed_from_then_on() -> None:
+    """The first uses run the network itself; then it is recorded once, and each use replays that."""
+    record, inputs = StandIn(), SIZES.allocate(ONE)
+    runner = Graphs(record)
+    run(runner, ONE, inputs, USES_BEFORE)
+    assert record.recorded == 0
+    run(runner, ONE, inputs, 10)
+    assert (record.recorded, record.replays) == (1, 10)
+
+
+def test_a_replay_sees_what_was_written_into_the_inputs() -> None:
+    """The answer is that of the inputs as they are now, not as they were when it was recorded."""
+    inputs, runner = SIZES.allocate(ONE), Graphs(StandIn())
+    run(runner, ONE, inputs, USES_BEFORE + 1)
+    inputs.sample.fill_(5)
+    assert float(runner.run(ONE, inputs, add_one).max()) == 6
+
+
+def test_recordings_are_spread_over_the_steps() -> None:
+    """Two shapes that become ready together are not recorded one right after the other."""
+    record, one, two = StandIn(), SIZES.allocate(ONE), SIZES.allocate(TWO)
+    runner = Graphs(record)
+    for _ in range(USES_BEFORE):
+        run(runner, ONE, one, 1)
+        run(runner, TWO, two, 1)
+    run(runner, ONE, one, 1)
+    run(runner, TWO, two, 1)
+    assert record.recorded == 1
+    run(runner, TWO, two, STEPS_BETWEEN)
+    assert record.recorded == 2
+
+
+def test_another_network_is_recorded_anew() -> None:
+    """Once the compiled UNet has taken over, the recording of the old one is closed and never replayed again."""
+    record, inputs = StandIn(), SIZES.allocate(ONE)
+    runner = Graphs(record)
+    run(runner, ONE, inputs, USES_BEFORE + 1)
+    run(runner, ONE, inputs, 3 * STEPS_BETWEEN, network=add_two)
+    assert (record.recorded, record.closed) == (2, 1)
+
+
+def test_other_inputs_are_recorded_anew() -> None:
+    """A recording reads its own tensors; for others it would answer wrongly."""
+    record = StandIn()
+    runner = Graphs(record)
+    run(runner, ONE, SIZES.allocate(ONE), USES_BEFORE + 1)
+    other = SIZES.allocate(ONE)
+    other.sample.fill_(7)
+    run(runner, ONE, other, 1)
+    assert (record.recorded, record.closed) == (1, 1)
+
+
+def test_where_recording_fails_the_network_goes_on_and_it_is_not_tried_again() -> None:
+    """One failure turns recording off; every step is drawn all the same."""
+    tried = []
+
+    def fail(network: Network, inputs: UNetInputs) -> StandInGraph:
+        tried.append(1)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    run(Graphs(fail), ONE, SIZES.allocate(ONE), 5 * STEPS_BETWEEN)
+    assert len(tried) == 1
+
+
+def test_memory_that_is_asked_back_is_given_and_not_taken_again() -> None:
+    """After `forget` all recordings are closed and none is made; drawing goes on."""
+    record, inputs = StandIn(), SIZES.allocate(ONE)
+    runner = Graphs(record)
+    run(runner, ONE, inputs, USES_BEFORE + 1)
+    runner.forget()
+    run(runner, ONE, inputs, 5 * STEPS_BETWEEN)
+    assert (record.recorded, record.closed) == (1, 1)
+
+
+def test_recordings_are_bounded() -> None:
+    """With ever new sizes the one that was not used for the longest time is closed."""
+    record = StandIn()
+    runner = Graphs(record)
+    for side in range(graphs.MAX_SHAPES + 1):
+        shape = BatchShape(1, guided=False, height_px=64, width_px=64 + 8 * side)
+        run(runner, shape, SIZES.allocate(shape), USES_BEFORE + STEPS_BETWEEN)
+    assert (record.recorded, record.closed) == (graphs.MAX_SHAPES + 1, 1)
+
+
+def test_a_size_that_nothing_was_compiled_for_keeps_its_network() -> None:
+    """The network of a shape is the same object at every step, and changes only for the size that was adopted."""
+    networks = Networks(unet=None)
+    before = networks.of(ONE)
+    assert networks.of(TWO) is before
+    networks.adopt((128, 64), add_one)
+    assert networks.of(ONE) is before
+    networks.adopt((64, 64), add_one)
+    assert networks.of(ONE) is networks.of(TWO) is add_one
