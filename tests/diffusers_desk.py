@@ -64,9 +64,12 @@ class ScriptedDesk(Desk):
             self._asked += 1
             self._changed.notify_all()
         try:
-            return self._orders.get(block=timeout_s != 0, timeout=timeout_s)
+            order = self._orders.get(block=timeout_s != 0, timeout=timeout_s)
         except Empty:
             return None
+        if order is None:
+            self.close()  # and stays closed
+        return order
 
     def is_cancelled(self, number: int) -> bool:
         return number in self._cancelled

@@ -14,6 +14,7 @@ import transformers
 from inference_server.engine_errors import short_reason
 from inference_server.engines import ModelLoadError, model_folder
 from inference_server.engines.diffusers import weights
+from inference_server.engines.diffusers.gpu_memory import require_free
 from inference_server.engines.model_folder import FoundModel
 from inference_server.messages import Load
 
@@ -47,8 +48,6 @@ def load(order: Load, report: Callable[[str], None]) -> LoadedPipeline:
     found = model_folder.find(order, report, fetch=lambda load: _from_hub(load, dtype))
     variant = weights.variant(found.folder, dtype)
     if device.type == "cuda":
-        from inference_server.engines.diffusers.gpu_memory import require_free
-
         require_free(device, weights.count_bytes(found.folder, dtype, variant))
     report("loading the model")
     pipeline = _pipeline(found.folder, dtype, variant)
