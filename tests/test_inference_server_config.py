@@ -1,6 +1,7 @@
 """The inference server's settings for its engine: read, checked, and handed to the engine process."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from inference_server.config import ConfigError, from_command_line
 from inference_server.messages import Load
 
 
-def load(tmp_path: Path, keys: dict[str, Any] | None = None, **environment: str) -> Load:
-    """What the engine process is told for these keys of endpoint.json and this environment."""
+def load(tmp_path: Path, environment: Mapping[str, str], keys: Mapping[str, Any] | None = None) -> Load:
+    """What the engine process is told for this environment and these keys of endpoint.json."""
     path = tmp_path / "endpoint.json"
     path.write_text(json.dumps(keys or {}))
     return from_command_line(["--config", str(path)], environment).load
@@ -19,10 +20,10 @@ def load(tmp_path: Path, keys: dict[str, Any] | None = None, **environment: str)
 
 def test_without_settings_the_engine_decides(tmp_path: Path) -> None:
     """Device and sizes are left to the engine; what is compiled is kept in the user's cache."""
-    told = load(tmp_path, XDG_CACHE_HOME="/cache")
+    told = load(tmp_path, {"XDG_CACHE_HOME": "/cache"})
     assert (told.engine, told.device, told.max_batch, told.compile_sizes) == ("openvino", None, 16, None)
     assert told.compile_cache == "/cache/inference_server/compiled"
-    assert load(tmp_path, XDG_CACHE_HOME="no/absolute/path").compile_cache is None
+    assert load(tmp_path, {"XDG_CACHE_HOME": "no/absolute/path"}).compile_cache is None
 
 
 def test_the_environment_sets_all_four_and_the_file_wins(tmp_path: Path) -> None:
@@ -34,11 +35,11 @@ def test_the_environment_sets_all_four_and_the_file_wins(tmp_path: Path) -> None
         "COMPILE_CACHE": "/kept",
         "COMPILE_SIZES": "512x512, 768x512",
     }
-    told = load(tmp_path, **environment)
+    told = load(tmp_path, environment)
     assert (told.device, told.max_batch, told.compile_cache) == ("cpu", 4, "/kept")
     assert told.compile_sizes == ((512, 512), (768, 512))
     keys = {"device": "cuda", "max_batch": 2, "compile_cache": "/other", "compile_sizes": []}
-    told = load(tmp_path, keys, **environment)
+    told = load(tmp_path, environment, keys)
     assert told == Load("diffusers", None, None, None, "cuda", 2, "/other", ())
 
 
@@ -47,7 +48,7 @@ def test_nothing_may_be_compiled_or_only_what_is_listed(
     tmp_path: Path, text: str, sizes: tuple[tuple[int, int], ...] | None
 ) -> None:
     """`none` compiles nothing, an empty variable is as good as none, sizes go width first."""
-    assert load(tmp_path, COMPILE_SIZES=text).compile_sizes == sizes
+    assert load(tmp_path, {"COMPILE_SIZES": text}).compile_sizes == sizes
 
 
 @pytest.mark.parametrize(
@@ -66,17 +67,17 @@ def test_nothing_may_be_compiled_or_only_what_is_listed(
 def test_a_malformed_variable_is_refused_by_name(tmp_path: Path, variable: str, value: str) -> None:
     """The server does not start on a guess: the error names the variable."""
     with pytest.raises(ConfigError, match=variable):
-        load(tmp_path, **{variable: value})
+        load(tmp_path, {variable: value})
 
 
 @pytest.mark.parametrize("keys", [{"device": "tpu"}, {"max_batch": 1.5}, {"compile_sizes": 512}, {"compile_cache": ""}])
 def test_a_malformed_key_is_refused_by_name(tmp_path: Path, keys: dict[str, Any]) -> None:
     """The same for a key of endpoint.json."""
     with pytest.raises(ConfigError, match=next(iter(keys))):
-        load(tmp_path, keys)
+        load(tmp_path, {}, keys)
 
 
 def test_openvino_is_not_asked_for_cuda(tmp_path: Path) -> None:
     """The engine that draws on the CPU alone says so at the start."""
     with pytest.raises(ConfigError, match="diffusers"):
-        load(tmp_path, INFERENCE_DEVICE="cuda")
+        load(tmp_path, {"INFERENCE_DEVICE": "cuda"})

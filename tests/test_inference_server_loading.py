@@ -2,12 +2,17 @@
 
 import json
 
+import httpx
 import pytest
 from inference_engine import Bench, code, run
 
+from inference_server.config import from_command_line
 from inference_server.errors import Refusal
 from inference_server.keeper import GPU_BUSY_PAUSE_S, GPU_BUSY_RETRY_S, MAX_PAUSE_S, Phase
 from inference_server.messages import LoadFailed
+from inference_server.request_book import RequestBook
+from inference_server.routes import Services, create_app
+from inference_server.security import BearerMiddleware
 from inference_server.tickets import Waking
 
 BUSY = LoadFailed("1.0 GiB of 24.0 GiB are free, and the model needs 5.0 GiB", "GPU_BUSY")
@@ -38,6 +43,34 @@ def test_a_busy_gpu_is_told_to_those_who_wait_and_to_those_who_come() -> None:
             assert bench.phase() is Phase.FAILED
             assert bench.engine.reason == f"gpu-busy: {BUSY.reason}"
             assert bench.child.killed
+
+    run(story())
+
+
+def test_a_busy_gpu_by_http() -> None:
+    """The healthcheck says failed and why, a post when to come back; the server that was healthy is so again."""
+
+    async def story() -> None:
+        bench = Bench()
+        book = RequestBook(bench.engine.submit, bench.engine.cancel)
+        services = Services(from_command_line([], {}), bench.engine, book, bench.metrics, shut_down=lambda: None)
+        app = BearerMiddleware(create_app(services), None)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            await bench.ready()
+            await bench.after(101)
+            assert (await client.get("/healthcheck")).json()["engine"] == "asleep"
+            bench.post("a")
+            await bench.say(BUSY)
+            health = (await client.get("/healthcheck")).json()
+            assert (health["state"], health["engine"]) == ("failed", "asleep")
+            assert health["reason"] == f"gpu-busy: {BUSY.reason}"
+            refused = await client.post("/", json={"modelInputs": {"prompt": "a cat"}})
+            assert (refused.status_code, refused.json()["$error"]["code"]) == (503, "GPU_BUSY")
+            assert 0 < int(refused.headers["Retry-After"]) <= GPU_BUSY_PAUSE_S
+            await bench.after(GPU_BUSY_PAUSE_S + 1)
+            health = (await client.get("/healthcheck")).json()
+            assert (health["state"], health["engine"]) == ("healthy", "asleep")
+            assert "reason" not in health
 
     run(story())
 
