@@ -1,0 +1,90 @@
+"""How far a seed's picture in company is from the same seed's picture alone: differences of all pixels, of 255.
+
+In company a picture shares its steps with others, in a larger bucket, where other kernels may add up in another order.
+In fp32 a picture in the same slot and bucket is equal bit for bit (tests/test_diffusers_steps.py); here the buckets
+differ. Goal: at most 2 in fp32 for schedulers that add no noise. Needs inference_server/requirements.txt.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _models
+from benchmarks._machine import Table, look
+from inference_server.engines import Desk
+from inference_server.engines.diffusers.engine import DiffusersEngine
+from inference_server.messages import Draw, Drawing, Drawn, FromEngine, Load
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+SEEDS = 6
+COMPANY = ("DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler")
+ADDS_NOISE = ("DDPM", "Ancestral", "SDE", "EDM")
+
+
+class _Desk(Desk):
+    """Gives all orders at once and keeps the pictures."""
+
+    def __init__(self, orders: Sequence[Draw]) -> None:
+        self._orders = list(orders)
+        self.pictures: dict[int, Any] = {}
+
+    def take(self, timeout_s: float | None = None) -> Draw | None:
+        return self._orders.pop(0) if self._orders else None
+
+    def is_cancelled(self, number: int) -> bool:
+        return False
+
+    def tell(self, message: FromEngine) -> None:
+        if isinstance(message, Drawn):
+            self.pictures[message.number] = np.frombuffer(message.images[0].rgb, np.uint8).astype(int)
+
+
+def main() -> None:
+    """Prints the table."""
+    machine = look()
+    table = Table("equality", machine)
+    table.line(f"python -m benchmarks.equality; {machine.heading()}")
+    table.line(f"{_models.SMALL.name}, {_models.SMALL.side_px} px, {_models.SMALL.steps} steps, {SEEDS} seeds\n")
+    table.line(f"{'scheduler':<34}{'precision':>10}{'adds noise':>12}{'p50':>8}{'p99':>8}{'max':>8}")
+    with tempfile.TemporaryDirectory() as folder:
+        _models.save(_models.SMALL, Path(folder))
+        for precision in PRECISIONS:
+            engine = DiffusersEngine(Load("diffusers", folder, None, precision, compile_sizes=()), lambda stage: None)
+            for scheduler in sorted(engine.facts.schedulers):
+                _row(table, scheduler, precision, _differences(engine, scheduler))
+    table.keep()
+
+
+def _differences(engine: DiffusersEngine, scheduler: str) -> Any:
+    """Of every pixel and colour of every seed, (n,) int."""
+    mine = [_order(seed, scheduler, steps=_models.SMALL.steps) for seed in range(SEEDS)]
+    others = [_order(100 + index, name, steps=20) for index, name in enumerate(COMPANY)]
+    together = _draw(engine, [*others, *mine])
+    return np.concatenate([np.abs(together[one.number] - _draw(engine, [one])[one.number]) for one in mine])
+
+
+def _draw(engine: DiffusersEngine, orders: Sequence[Draw]) -> dict[int, Any]:
+    desk = _Desk(orders)
+    engine.work(desk)
+    return desk.pictures
+
+
+def _order(number: int, scheduler: str, steps: int) -> Draw:
+    side_px = _models.SMALL.side_px
+    drawing = Drawing(
+        f"picture {number}", "", side_px, side_px, steps, _models.SMALL.guidance_scale, scheduler, (number,)
+    )
+    return Draw(number, drawing)
+
+
+def _row(table: Table, scheduler: str, precision: str, differences: Any) -> None:
+    noise = "yes" if any(word in scheduler for word in ADDS_NOISE) else "no"
+    p50, p99 = np.percentile(differences, (50, 99))
+    table.line(f"{scheduler:<34}{precision:>10}{noise:>12}{p50:>8.0f}{p99:>8.0f}{differences.max():>8}")
+
+
+if __name__ == "__main__":
+    main()
