@@ -1,7 +1,8 @@
 """The compiling process: `python -m inference_server.engines.diffusers.compile_child PID FILE`, order on stdin.
 
 The engine process starts it, never a hand. A process of its own, because compiling takes minutes of Python: in the
-engine process it would hold up every step. It writes the package to FILE and ends.
+engine process it would hold up every step. It writes the package to FILE and ends; after a failure the last line on
+stderr says why.
 
 It needs no weights. The compiler reads shapes and strides alone (`always_keep_tensor_constants`: otherwise it would
 write small weights into the code), so views of one small buffer stand in for them: some tens of MB instead of GB.
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from inference_server.engine_errors import short_reason
 from inference_server.engine_process import die_with
 from inference_server.engines.diffusers.unet_package import (
     PackageOrder,
@@ -83,7 +85,10 @@ def main() -> None:
     os.nice(NICENESS)
     order = PackageOrder.model_validate_json(sys.stdin.read())
     torch.set_float32_matmul_precision(order.matmul_precision)
-    compile_package(order, sys.argv[2])
+    try:
+        compile_package(order, sys.argv[2])
+    except Exception as exc:
+        sys.exit(short_reason(exc))  # the last line that is printed; the compiler's own ends with hints for others
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference_server.engine_child import PACKAGE_PARENT
 from inference_server.engine_errors import short_reason
+from inference_server.engines.diffusers.device_work import give_memory_back
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
 from inference_server.engines.diffusers.networks import Networks, Size
@@ -25,7 +27,8 @@ from inference_server.engines.diffusers.unet_package import PackageOrder, order_
 
 CHILD = "inference_server.engines.diffusers.compile_child"
 COMPILE_TIMEOUT_S = 1800
-CHILD_DEVICE_BYTES = 2_000_000_000  # CUDA's context, and kernels that are tried out
+# The compiling process's CUDA context and the kernels that it tries out; later the comparison of what it made.
+NEEDED_DEVICE_BYTES = 2_000_000_000
 
 
 class CompileError(Exception):
@@ -88,15 +91,15 @@ class CompilingThread:
 
     def _serve(self, size: Size, cache: PackageCache, scratch: Path) -> None:
         """Raises: CompileError, PackageRefusedError, OSError."""
+        device = self._sizes.device
+        if device.type == "cuda" and not is_free(device, NEEDED_DEVICE_BYTES):
+            raise CompileError(f"that takes {NEEDED_DEVICE_BYTES / 1e9:.0f} GB of the GPU for a while, less is free")
         order = order_for(self._unet, self._sizes, *size, self._plan.max_rows)
         if cache.find(order.digest) is not None:
             try:
                 return self._adopt(size, order, cache)
             except PackageRefusedError as exc:
                 _say(f"a package of the compile cache is of no use, it is made anew: {exc}")
-        device = self._sizes.device
-        if device.type == "cuda" and not is_free(device, CHILD_DEVICE_BYTES):
-            raise CompileError(f"compiling takes {CHILD_DEVICE_BYTES / 1e9:.0f} GB of the GPU, and less is free")
         started_s, made = time.monotonic(), scratch / f"{order.digest}.pt2"
         self._compile(order, made, scratch)
         cache.put(order.digest, made)
@@ -104,43 +107,48 @@ class CompilingThread:
         self._adopt(size, order, cache)
 
     def _adopt(self, size: Size, order: PackageOrder, cache: PackageCache) -> None:
-        """Raises: PackageRefusedError; the package is then gone from the cache."""
+        """Raises: PackageRefusedError; the package is then gone from the cache. What the device raises."""
         network = load_package(order, cache, self._unet, self._networks.eager)
+        give_memory_back()  # what the comparison took
         self._networks.adopt(size, network)
         _say(f"{size[0]}x{size[1]} px are drawn by the compiled UNet from here on")
 
 
 def compile_in_child(order: PackageOrder, file: Path, scratch: Path) -> None:
     """Raises: CompileError."""
-    folders = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"), "TRITON_CACHE_DIR": str(scratch / "triton")}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", CHILD, str(os.getpid()), str(file)],
+            [sys.executable, "-P", "-m", CHILD, str(os.getpid()), str(file)],
             input=order.model_dump_json(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, **_cuda_headers(), **folders},
+            env={**os.environ, **_child_environment(scratch)},
             timeout=COMPILE_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise CompileError(f"the compiler was not done after {COMPILE_TIMEOUT_S} s") from None
     if done.returncode != 0 or not file.is_file():
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise CompileError(f"the compiler ended with {done.returncode}: {lines[-1][:300] if lines else 'no word'}")
+        lines = done.stderr.strip().splitlines()
+        raise CompileError(f"the compiler ended with {done.returncode}: {lines[-1][:500] if lines else 'no word'}")
+
+
+def _child_environment(scratch: Path) -> dict[str, str]:
+    """It finds this package, and all that the compilers leave behind goes to `scratch`."""
+    python_path = os.pathsep.join(filter(None, (str(PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
+    folders = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"), "TRITON_CACHE_DIR": str(scratch / "triton")}
+    return {"PYTHONPATH": python_path, **folders, **_cuda_headers()}
 
 
 def _cuda_headers() -> dict[str, str]:
     """Where pip put CUDA's headers, for a machine without a toolkit."""
     if "CUDA_HOME" in os.environ or Path("/usr/local/cuda").exists():
         return {}
-    for folder in sys.path:
-        home = Path(folder) / "nvidia" / "cu13"
-        if (home / "include" / "cuda.h").is_file():
-            return {"CUDA_HOME": str(home)}
-    return {}
+    headers = (file for folder in sys.path for file in Path(folder).glob("nvidia/cu*/include/cuda.h"))
+    found = next(headers, None)
+    return {} if found is None else {"CUDA_HOME": str(found.parent.parent)}
 
 
 def _say(text: str) -> None:

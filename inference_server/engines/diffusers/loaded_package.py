@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from inference_server.engine_errors import short_reason
+from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.device_work import Lane
 from inference_server.engines.diffusers.networks import Network
 from inference_server.engines.diffusers.package_cache import PackageCache, unpack
@@ -25,7 +26,7 @@ class PackageRefusedError(Exception):
 def load_package(order: PackageOrder, cache: PackageCache, unet: Any, eager: Network) -> Network:
     """What the cache holds for this order, found to be good; a package that is not is thrown away.
 
-    Raises: PackageRefusedError.
+    Raises: PackageRefusedError; torch.OutOfMemoryError when there was no room to compare, the package then stays.
     """
     package = cache.find(order.digest)
     if package is None:
@@ -41,6 +42,9 @@ def load_package(order: PackageOrder, cache: PackageCache, unet: Any, eager: Net
         cache.discard(order.digest)
         raise
     except Exception as exc:
+        if faults.is_out_of_memory(exc):
+            cache.end_trial(order.digest)
+            raise
         cache.discard(order.digest)
         raise PackageRefusedError(f"it cannot be loaded or run ({short_reason(exc)})") from exc
     cache.end_trial(order.digest)
