@@ -12,6 +12,7 @@ from bring_up_bench import QUICK, SECRET, Bench, chain_settings, running_bench
 from fair_servers import EMAIL, PASSWORD
 from hostile_server import hostile_server
 
+from backends import FairChain
 from containers import ContainerSpec
 from errors import ServiceError, StartError
 from fair_client import DeadlineFairClient
@@ -165,6 +166,11 @@ def test_a_busy_gpu_is_nothing_to_start_again_for(bench: Bench) -> None:
     chain = chain_settings(tunnel_node=None, inference_image="gpu-busy")
     for _ in range(2):
         assert bench.bring_up(chain).gpu_busy
+        assert bench.log.starts() == {"inference": 1}
+    backend = FairChain(chain, bench.client, secret=SECRET, kind="fair", timing=QUICK)
+    for _ in range(2):
+        backend.ensure(lambda event: None, lambda: False)
+        assert not backend.status().ready  # it is asked again before each drawing
         assert bench.log.starts() == {"inference": 1}
 
 
