@@ -3,6 +3,7 @@
 Imported before anything heavy, so that the engine loads its model while the server imports its web framework.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 
 from inference_server.messages import FromEngine, Load, ToEngine
 
@@ -34,6 +36,8 @@ class EngineChild:
         )
         theirs.close()
         self._connection = Connection(ours.detach())
+        self._unsent: SimpleQueue[ToEngine | None] = SimpleQueue()
+        threading.Thread(target=self._write, name=f"orders-{self.pid}", daemon=True).start()
         if load is not None:
             self.send(load)
 
@@ -42,11 +46,13 @@ class EngineChild:
         return self._process.pid
 
     def send(self, message: ToEngine) -> None:
-        """Hands over an order; a process that is gone is told by `on_end`, not here."""
-        try:
-            self._connection.send(message)
-        except OSError:
-            return
+        """Hands over an order, without waiting for a process that is frozen; one that is gone is told by `on_end`."""
+        self._unsent.put(message)
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):
+            while (message := self._unsent.get()) is not None:
+                self._connection.send(message)
 
     def listen(self, on_message: Callable[[FromEngine], None], on_end: Callable[[str], None]) -> None:
         """Calls back on a thread of its own for each message, and once with the reason when the process is gone."""
@@ -65,6 +71,7 @@ class EngineChild:
     def kill(self) -> None:
         """Ends the process at once: it holds nothing that is worth saving."""
         self._process.kill()
+        self._unsent.put(None)
 
 
 def _with_package_first(python_path: str | None) -> str:

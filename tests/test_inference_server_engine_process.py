@@ -1,6 +1,7 @@
 """The engine process from inside the pipe: what it answers to orders, and how it ends."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
+from inference_server.engine_child import EngineChild
 from inference_server.messages import (
     Batch,
     Cancel,
@@ -123,6 +126,19 @@ def test_an_engine_that_cannot_go_on_ends_without_a_prompt_in_the_log() -> None:
         assert "RuntimeError" in log
         assert "scripted_engine.py" in log
         assert "private wish" not in log
+
+
+def test_a_frozen_process_holds_up_nobody() -> None:
+    """Orders to a process that reads nothing are put aside: the server goes on, and can end it."""
+    child, ended = EngineChild(), Queue[str]()
+    try:
+        os.kill(child.pid, signal.SIGSTOP)
+        child.listen(lambda message: None, ended.put)
+        for number in range(200):
+            child.send(draw(number, prompt="a cat" * 400))
+    finally:
+        child.kill()
+    assert "SIGKILL" in ended.get(timeout=10)
 
 
 def test_it_ends_with_its_server() -> None:
