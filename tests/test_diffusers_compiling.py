@@ -17,7 +17,6 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers_desk import ScriptedDesk, difference, order
 
 from inference_server.engines.diffusers import runner
-from inference_server.engines.diffusers.compile_child import export
 from inference_server.engines.diffusers.compiling import (
     Compile,
     CompileError,
@@ -31,6 +30,7 @@ from inference_server.engines.diffusers.networks import Networks
 from inference_server.engines.diffusers.package_cache import PackageCache, PackageCacheError
 from inference_server.engines.diffusers.preparing import Preparer
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes
+from inference_server.engines.diffusers.unet_compiler import export
 from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, order_for
 from inference_server.messages import Load, ModelFacts
 
