@@ -19,7 +19,7 @@ from inference_server.engines.diffusers.engine import DiffusersEngine
 from inference_server.messages import Draw, Drawing, Drawn, FromEngine, Load
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-SEEDS = 6
+SEEDS, STEPS, SIDE_PX = 4, 5, 64
 COMPANY = ("DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler")
 ADDS_NOISE = ("DDPM", "Ancestral", "SDE", "EDM")
 
@@ -47,7 +47,7 @@ def main() -> None:
     machine = look()
     table = Table("equality", machine)
     table.line(f"python -m benchmarks.equality; {machine.heading()}")
-    table.line(f"{_models.SMALL.name}, {_models.SMALL.side_px} px, {_models.SMALL.steps} steps, {SEEDS} seeds\n")
+    table.line(f"{_models.SMALL.name}, {SIDE_PX} px, {STEPS} steps, {SEEDS} seeds\n")
     table.line(f"{'scheduler':<34}{'precision':>10}{'adds noise':>12}{'p50':>8}{'p99':>8}{'max':>8}")
     with tempfile.TemporaryDirectory() as folder:
         _models.save(_models.SMALL, Path(folder))
@@ -60,8 +60,8 @@ def main() -> None:
 
 def _differences(engine: DiffusersEngine, scheduler: str) -> Any:
     """Of every pixel and colour of every seed, (n,) int."""
-    mine = [_order(seed, scheduler, steps=_models.SMALL.steps) for seed in range(SEEDS)]
-    others = [_order(100 + index, name, steps=20) for index, name in enumerate(COMPANY)]
+    mine = [_order(seed, scheduler, steps=STEPS) for seed in range(SEEDS)]
+    others = [_order(100 + index, name, steps=2 * STEPS) for index, name in enumerate(COMPANY)]
     together = _draw(engine, [*others, *mine])
     return np.concatenate([np.abs(together[one.number] - _draw(engine, [one])[one.number]) for one in mine])
 
@@ -73,9 +73,8 @@ def _draw(engine: DiffusersEngine, orders: Sequence[Draw]) -> dict[int, Any]:
 
 
 def _order(number: int, scheduler: str, steps: int) -> Draw:
-    side_px = _models.SMALL.side_px
     drawing = Drawing(
-        f"picture {number}", "", side_px, side_px, steps, _models.SMALL.guidance_scale, scheduler, (number,)
+        f"picture {number}", "", SIDE_PX, SIDE_PX, steps, _models.SMALL.guidance_scale, scheduler, (number,)
     )
     return Draw(number, drawing)
 

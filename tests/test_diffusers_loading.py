@@ -14,6 +14,8 @@ from inference_server.engines.diffusers import loading, weights
 from inference_server.engines.diffusers.engine import DiffusersEngine, shares_steps
 from inference_server.messages import Load
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -9,6 +9,8 @@ from diffusers_desk import Rig, difference, order, own_picture
 from inference_server.engines.diffusers import schedulers
 from inference_server.engines.diffusers.predicted import PredictedOriginal
 
+pytestmark = pytest.mark.slow
+
 ALL = tuple(KarrasDiffusionSchedulers.__members__)
 
 
@@ -40,9 +42,10 @@ def test_a_scheduler_draws_what_diffusers_draws_with_it(rig: Rig, scheduler: str
 def test_a_scheduler_takes_any_number_of_steps(num_steps: int) -> None:
     """Also PNDM in fewer steps than its start has; the steps that are told end with the number asked for."""
     own = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+    maker = schedulers.SchedulerMaker(own)
     for name in ("PNDMScheduler", "DEISMultistepScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler"):
         generator = torch.Generator().manual_seed(0)
-        schedule = schedulers.Schedule(schedulers.make(own, name, num_steps), num_steps, generator, seed=0)
+        schedule = schedulers.Schedule(maker.make(name, num_steps), num_steps, generator, seed=0)
         latents = schedule.start(torch.randn(1, 4, 4, 4, generator=generator))
         while not schedule.done:
             latents = schedule.advance(schedule.scaled(latents), latents)

@@ -11,6 +11,8 @@ from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
 from inference_server.messages import Capacity, DrawFailed, Drawn
 
+pytestmark = pytest.mark.slow
+
 SECRET = "a secret wish"
 
 

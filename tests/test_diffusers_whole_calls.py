@@ -1,10 +1,13 @@
 """Pipelines without a UNet draw by their own call; drawings that want the same share one."""
 
+import pytest
 import torch
 from diffusers_desk import ScriptedDesk, difference, loaded, order, own_picture
 
 from inference_server.engines.diffusers.whole_calls import WholeCalls
 from inference_server.messages import Batch, Cancelled, Capacity, Draw, DrawFailed, Drawn
+
+pytestmark = pytest.mark.slow
 
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 

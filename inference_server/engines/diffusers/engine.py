@@ -1,5 +1,6 @@
 """The diffusers engine, put together: load, look what kind of pipeline it is, choose the loop that fits it."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -21,6 +22,9 @@ from inference_server.engines.diffusers.warm_up import WarmUpDesk, small_drawing
 from inference_server.engines.diffusers.whole_calls import IMAGES_AT_ONCE, WholeCalls
 from inference_server.messages import Load, ModelFacts
 
+# How long a thread that prepares or finishes may keep Python to itself while the step loop wants it: the loop lets go
+# at each of a step's thousand calls, and at the usual 5 ms a newcomer would hold up everybody's steps.
+SWITCH_INTERVAL_S = 0.0005
 SHARING = (StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline)
 
 
@@ -36,6 +40,7 @@ class DiffusersEngine:
 
     def __init__(self, order: Load, report: Callable[[str], None]) -> None:
         """Raises: ModelLoadError."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         loaded = loading.load(order, report)
         shares = shares_steps(loaded.pipeline)
         self.facts = facts.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))

@@ -23,6 +23,7 @@ DTYPES = {
     **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
     **dict.fromkeys(("fp32", "float32", "float", "full"), torch.float32),
 }
+USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,10 @@ def _from_hub(order: Load, dtype: torch.dtype) -> Path:
 def _pipeline(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
     """From the folder alone: nothing is fetched, and no code of the model's is run."""
     options: dict[str, Any] = {} if variant is None else {"variant": variant}
+    index = _read_index(folder)
     try:
-        pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, **_absent_parts(folder), **options
+        pipeline = _class_of(index).from_pretrained(
+            folder, dtype=dtype, local_files_only=True, **_absent_parts(index), **options
         )
     except Exception as exc:
         raise ModelLoadError(f"the model in {folder} cannot be loaded: {short_reason(exc)}") from exc
@@ -121,15 +123,28 @@ def _pipeline(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
     return pipeline
 
 
-def _absent_parts(folder: Path) -> dict[str, None]:
-    """Stable Diffusion 3 is often saved without its largest text encoder; diffusers wants to be told."""
+def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ModelLoadError(f"{folder} holds no readable model_index.json: it is no diffusers model folder") from exc
+    except (OSError, ValueError):
+        index = None
+    if not isinstance(index, dict):
+        raise ModelLoadError(f"{folder} holds no readable model_index.json: it is no diffusers model folder")
+    return index
+
+
+def _class_of(index: dict[str, Any]) -> Any:
+    """What `AutoPipelineForText2Image` would find; the usual ones without it, which imports all that there are."""
+    name = index.get("_class_name")
+    return getattr(diffusers, name) if name in USUAL else diffusers.AutoPipelineForText2Image
+
+
+def _absent_parts(index: dict[str, Any]) -> dict[str, None]:
+    """Stable Diffusion 3 is often saved without its largest text encoder; diffusers wants to be told."""
     if not str(index.get("_class_name")).startswith("StableDiffusion3"):
         return {}
-    return {name: None for name in ("text_encoder_3", "tokenizer_3") if index.get(name, [None])[0] is None}
+    entries = {name: index.get(name) or [None] for name in ("text_encoder_3", "tokenizer_3")}
+    return {name: None for name, entry in entries.items() if entry[0] is None}
 
 
 def _arrange(device: torch.device, dtype: torch.dtype) -> None:

@@ -12,9 +12,9 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionXLPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
-from inference_server.engines.diffusers import faults, schedulers
+from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.in_hand import InHand
-from inference_server.engines.diffusers.schedulers import Schedule
+from inference_server.engines.diffusers.schedulers import Schedule, SchedulerMaker
 from inference_server.engines.diffusers.unet import InputSizes
 from inference_server.messages import Drawing
 
@@ -73,7 +73,7 @@ class Preparer:
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self._pipeline, self._device = pipeline, device
-        self._own_scheduler = pipeline.scheduler
+        self._schedulers = SchedulerMaker(pipeline.scheduler)
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
 
@@ -106,7 +106,7 @@ class Preparer:
         images = []
         for index, seed in enumerate(drawing.seeds):
             generator = torch.Generator("cpu").manual_seed(seed)
-            scheduler = schedulers.make(self._own_scheduler, drawing.scheduler, drawing.num_inference_steps)
+            scheduler = self._schedulers.make(drawing.scheduler, drawing.num_inference_steps)
             schedule = Schedule(scheduler, drawing.num_inference_steps, generator, seed)
             noise = self._noise(drawing, generator, conditions.encoder_hidden_states.dtype)
             images.append(ImageInMaking(in_hand, index, conditions, unconditional, schedule, schedule.start(noise)))

@@ -5,6 +5,7 @@ timesteps stay on the CPU and it is told where it begins: looked up on a GPU, ea
 Source: https://huggingface.co/docs/diffusers/api/schedulers/overview
 """
 
+import copy
 import inspect
 import logging
 from typing import Any
@@ -16,6 +17,7 @@ from inference_server.engine_errors import short_reason
 
 log = logging.getLogger(__name__)
 
+TRIAL_STEPS, TRIAL_LEVELS = 4, 20  # few levels: some schedulers take as long as there are levels
 PNDM_START_STEPS = 4  # it starts with so many Runge-Kutta steps, unless told to skip them
 
 
@@ -37,22 +39,34 @@ def new(own: Any, name: str, **options: Any) -> Any:
     return getattr(diffusers, name).from_config(own.config, **options)
 
 
-def make(own: Any, name: str, num_steps: int) -> Any:
-    """As `new`, with its timesteps set. Raises: StepsError."""
-    few = name == "PNDMScheduler" and num_steps < PNDM_START_STEPS
-    scheduler = new(own, name, skip_prk_steps=True) if few else new(own, name)
-    try:
-        scheduler.set_timesteps(num_steps, device="cpu")
-    except Exception as exc:
-        reason = short_reason(exc)
-        raise StepsError(f"{name} cannot draw in {num_steps} steps with this model: {reason}") from exc
-    return scheduler
+class SchedulerMaker:
+    """Makes schedulers of any kind for one model, each kind from scratch once: some take half a second for that."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+        self._unused: dict[str, Any] = {}
+
+    def make(self, name: str, num_steps: int) -> Any:
+        """One without a history, its timesteps set. Raises: StepsError."""
+        if name not in self._unused:
+            self._unused[name] = new(self._own, name)
+        scheduler = copy.deepcopy(self._unused[name])
+        if name == "PNDMScheduler" and num_steps < PNDM_START_STEPS:
+            scheduler.register_to_config(skip_prk_steps=True)
+        try:
+            scheduler.set_timesteps(num_steps, device="cpu")
+        except Exception as exc:
+            reason = short_reason(exc)
+            raise StepsError(f"{name} cannot draw in {num_steps} steps with this model: {reason}") from exc
+        return scheduler
 
 
 def _works(own: Any, name: str) -> bool:
     """Whether it can be made here and takes a step: some want packages, or predictions of one kind."""
     try:
-        schedule = Schedule(make(own, name, 4), num_steps=4, generator=torch.Generator().manual_seed(0), seed=0)
+        scheduler = new(own, name, num_train_timesteps=TRIAL_LEVELS)
+        scheduler.set_timesteps(TRIAL_STEPS, device="cpu")
+        schedule = Schedule(scheduler, TRIAL_STEPS, torch.Generator().manual_seed(0), seed=0)
         latents = torch.zeros(1, 4, 8, 8)
         schedule.advance(schedule.scaled(latents), latents)
     except Exception as exc:
