@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -21,6 +22,8 @@ from demo_model.unknown_words import unknown_words
 _WITHOUT_CAPTION = 0.08  # so that guidance has something to lead away from
 _NEW_PAIRS = 0.8  # of the pairs: the left half of one with the right half of another
 _HALF = GRID // 2
+_PLAIN = 0.27  # of what is shown: things as they are drawn, alone on white
+_COMMON_WEIGHT = 3.0  # how much more often a thing that is asked for often is shown so than another one
 
 
 class NoSamplesError(Exception):
@@ -78,11 +81,24 @@ class Batches:
             self._scenes += content.scenes
             self._read.add(file.name)
         if new:
+            self._shares = self._make_shares()
             self._all_latents = torch.from_numpy(np.concatenate(self._latents)).to(self._device)
+
+    def _make_shares(self) -> NDArray[np.float64]:
+        """Returns for each sample how often it is shown."""
+        plain = np.array([scene.is_plain for scene in self._scenes])
+        common = np.array([scene.is_plain and concepts()[scene.things[0].concept].common for scene in self._scenes])
+        weights = np.where(common, _COMMON_WEIGHT, 1.0)
+        shares: NDArray[np.float64] = np.where(
+            plain,
+            weights / max(1.0, weights[plain].sum()) * _PLAIN,
+            (1 - _PLAIN) / max(1, (~plain).sum()),
+        )
+        return shares / shares.sum()
 
     def draw(self, number: int) -> Batch:
         """Returns a batch of so many samples, each with a new sentence or none."""
-        lefts = self._rng.integers(len(self._scenes), size=number)
+        lefts = self._rng.choice(len(self._scenes), size=number, p=self._shares)
         rights = np.array([self._partner(left) for left in lefts])
         left_latents, right_latents = (
             self._all_latents[torch.from_numpy(chosen).to(self._device)].float() for chosen in (lefts, rights)

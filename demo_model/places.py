@@ -109,7 +109,7 @@ def _sky(draw: _Draw) -> None:
 
 def _sunset(draw: _Draw) -> None:
     _blend(draw, 0, 176, (120, 60, 140), (255, 150, 70))
-    _disc(draw, 128, 176, 60, (255, 225, 110))
+    _disc(draw, 214, 172, 42, (255, 225, 110))
     _box(draw, (0, 176, SIDE, SIDE), (110, 55, 75))
 
 

@@ -1,5 +1,7 @@
 """Makes training samples: scenes, composed and encoded, in files of 512: `python -m demo_model.samples --files 32`.
 
+The first file is the catalogue: every thing alone on white.
+
 A sample is 0.03 s of one core, as long as training on it once; so they are kept and shown several times, each time with
 another sentence. The same numbers give the same files. More can be made while training runs: it takes them up.
 """
@@ -19,7 +21,7 @@ from demo_model.composer import Composer
 from demo_model.concepts import concepts
 from demo_model.encoder import make_encoder
 from demo_model.run_folder import DEFAULT, RunFolder
-from demo_model.scenes import Scene, SceneLottery, Thing
+from demo_model.scenes import Scene, SceneLottery, Thing, catalogue
 from demo_model.stopping import Stop, running
 
 SAMPLES_PER_FILE = 512
@@ -60,10 +62,10 @@ def make(run: RunFolder, files: int, threads: int, stop: Stop) -> None:
         if file.exists():
             continue
         lottery = SceneLottery(concepts(), composer.colourable, np.random.default_rng((_SEED, number)))
-        scenes = [lottery.draw() for _ in range(SAMPLES_PER_FILE)]
+        scenes = catalogue(len(concepts())) if number == 0 else [lottery.draw() for _ in range(SAMPLES_PER_FILE)]
         latents = [
             encode(np.stack([composer.picture(scene) for scene in scenes[start : start + _BATCH]]))
-            for start in range(0, SAMPLES_PER_FILE, _BATCH)
+            for start in range(0, len(scenes), _BATCH)
         ]
         _write(file, Samples(np.concatenate(latents), scenes))
         print(file, flush=True)

@@ -1,8 +1,8 @@
 """What a training picture shows, drawn by lot: one thing, two side by side, two or three of a kind, a thing that wears
 another, each on white, on a coloured ground or in a place.
 
-Everything lies on the latents' grid of 16 pixels, small things on one of 32, so that a thing has the same latents
-wherever it stands: the model learns it in a few sizes and not anew in every position.
+A thing has one large size and place, and a small size on the latents' grid, so that it has the same latents wherever it
+stands: the model learns it twice, and not anew in every position.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from demo_model.concepts import Concept
 from demo_model.places import PLACES
 
 CELL = 16  # pixels
-# The side of a thing in pixels: alone on a ground, wearing something, and in a place, one of several or small.
-LARGE, MIDDLE, SMALL = 216, 160, 128
+# The side of a thing in pixels: alone, and one of several or asked for as small.
+LARGE, SMALL = 230, 128
 
 # How often each kind is drawn.
-KINDS = {"single": 0.49, "pair": 0.21, "count": 0.14, "wearing": 0.07, "sized": 0.04, "unknown": 0.05}
+KINDS = {"single": 0.40, "pair": 0.22, "count": 0.16, "wearing": 0.09, "sized": 0.05, "unknown": 0.08}
 _SAME_THING = 0.15  # of the pairs: a red one and a blue one
 _COMMON_WEIGHT = 3.0  # how much more often a common concept is drawn than another one
 
@@ -53,10 +53,10 @@ HEADS = {
 WORN = {
     "sunglasses": (("sunglasses", "shades"), 0.80, None),
     "glasses": (("glasses", "spectacles"), 0.80, None),
-    "top-hat": (("a top hat", "a black hat", "a hat"), 0.58, -0.10),
-    "crown": (("a crown", "a golden crown"), 0.58, -0.06),
-    "billed-cap": (("a cap", "a blue cap", "a baseball cap"), 0.62, 0.0),
-    "graduation-cap": (("a graduation cap",), 0.66, 0.0),
+    "top-hat": (("a top hat", "a black hat", "a hat"), 0.46, 0.14),
+    "crown": (("a crown", "a golden crown"), 0.46, 0.14),
+    "billed-cap": (("a cap", "a blue cap", "a baseball cap"), 0.54, 0.16),
+    "graduation-cap": (("a graduation cap",), 0.56, 0.16),
 }
 
 
@@ -79,6 +79,20 @@ class Scene:
     things: tuple[Thing, ...]
     ground: str | None = None  # of GROUNDS
     place: str | None = None  # of PLACES
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it shows one thing as it is drawn, large, alone on white."""
+        return self.kind == "single" and self.things[0].colour is None and self.ground is None and self.place is None
+
+
+def _large(concept: int, colour: str | None = None) -> Thing:
+    return Thing(concept, colour, 128, 128, LARGE)
+
+
+def catalogue(number: int) -> list[Scene]:
+    """Returns for each of so many concepts the scene that shows it as it is drawn, alone on white."""
+    return [Scene("single", (_large(concept),)) for concept in range(number)]
 
 
 class SceneLottery:
@@ -103,12 +117,6 @@ class SceneLottery:
     def _chance(self, share: float) -> bool:
         return bool(self._rng.random() < share)
 
-    def _shift(self, step: int = 2 * CELL) -> int:
-        return step * int(self._rng.integers(-1, 2))
-
-    def _large(self, concept: int, colour: str | None) -> Thing:
-        return Thing(concept, colour, 128 + self._shift(CELL), 128 + self._shift(CELL), LARGE)
-
     def _any_colour(self) -> str:
         return str(self._rng.choice(list(COLOURS)))
 
@@ -124,23 +132,23 @@ class SceneLottery:
         return concept, self._any_colour() if self._colourable[concept] and self._chance(0.25) else None
 
     def _draw_single(self) -> Scene:
+        """A thing as it is drawn is rare here: every one of them is in the catalogue."""
         lot = self._rng.random()
-        if lot < 0.54:
+        if lot < 0.05:
             concept, colour = int(self._rng.choice(self._all, p=self._weights)), None
-        elif lot < 0.72:
+        elif lot < 0.40:
             pool = self._asked_in_colours if self._chance(0.5) else self._coloured
             concept, colour = int(self._rng.choice(pool)), self._any_colour()
-        elif lot < 0.82:
+        elif lot < 0.60:
             concept, colour = self._common_concept()
-            return Scene("single", (self._large(concept, colour),), ground=self._any_ground(colour))
+            return Scene("single", (_large(concept, colour),), ground=self._any_ground(colour))
         else:
             return self._in_place()
-        return Scene("single", (self._large(concept, colour),))
+        return Scene("single", (_large(concept, colour),))
 
     def _in_place(self) -> Scene:
         concept, colour = self._common_concept()
-        thing = Thing(concept, colour, 128 + self._shift(), 160, SMALL)
-        return Scene("single", (thing,), place=self._any_place())
+        return Scene("single", (_large(concept, colour),), place=self._any_place())
 
     def _surroundings(self, colours: Sequence[str | None]) -> dict[str, str]:
         """Returns where several things stand: mostly on white."""
@@ -157,27 +165,21 @@ class SceneLottery:
             first = second = int(self._rng.choice(self._coloured))
             one, other = (str(colour) for colour in self._rng.choice(list(COLOURS), 2, replace=False))
         things = (
-            Thing(first, one, 64, 128 + self._shift(), SMALL),
-            Thing(second, other, 192, 128 + self._shift(), SMALL),
+            Thing(first, one, 64, 128, SMALL),
+            Thing(second, other, 192, 128, SMALL),
         )
         return Scene("pair", things, **self._surroundings([one]))
 
     def _draw_count(self) -> Scene:
         concept, colour = self._common_concept()
-        if self._chance(0.5):
-            shift = self._shift()
-            spots = [(64, 128 + shift), (192, 128 + shift)]
-        elif self._chance(0.5):
-            spots = [(128, 64), (64, 192), (192, 192)]
-        else:
-            spots = [(64, 64), (192, 64), (128, 192)]
+        spots = [(64, 128), (192, 128)] if self._chance(0.5) else [(128, 64), (64, 192), (192, 192)]
         things = tuple(Thing(concept, colour, x, y, SMALL) for x, y in spots)
         return Scene("count", things, **self._surroundings([colour]))
 
     def _draw_wearing(self) -> Scene:
         head = str(self._rng.choice(list(HEADS)))
         worn = str(self._rng.choice(list(WORN)))
-        side, x, y = MIDDLE, 128 + self._shift(), 160
+        side, x, y = LARGE, 128, 128
         _, width, height = WORN[worn]
         _, eyes = HEADS[head]
         down = eyes if height is None else height + (0.12 if head == "frog" else 0.0)
@@ -191,8 +193,8 @@ class SceneLottery:
         """One thing, small or large."""
         concept, colour = self._common_concept()
         if self._chance(0.4):
-            return Scene("sized", (Thing(concept, colour, 128, 128, LARGE),))
-        return Scene("sized", (Thing(concept, colour, 128 + self._shift(), 128 + self._shift(), SMALL),))
+            return Scene("sized", (_large(concept, colour),))
+        return Scene("sized", (Thing(concept, colour, 128, 128, SMALL),))
 
     def _draw_unknown(self) -> Scene:
         """What stands for words that the model does not know: a rainbow over a meadow."""
