@@ -94,7 +94,8 @@ class Batches:
             weights / max(1.0, weights[plain].sum()) * _PLAIN,
             (1 - _PLAIN) / max(1, (~plain).sum()),
         )
-        return shares / shares.sum()
+        shares /= shares.sum()
+        return shares
 
     def draw(self, number: int) -> Batch:
         """Returns a batch of so many samples, each with a new sentence or none."""
