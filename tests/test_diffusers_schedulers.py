@@ -4,9 +4,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.utils.torch_utils import randn_tensor
 from diffusers_desk import Rig, difference, order, own_picture
 
-from inference_server.engines.diffusers import schedulers
+from inference_server.engines.diffusers import noise, schedulers
 from inference_server.engines.diffusers.predicted import PredictedOriginal
 
 pytestmark = pytest.mark.slow
@@ -36,6 +37,18 @@ def test_a_scheduler_draws_what_diffusers_draws_with_it(rig: Rig, scheduler: str
     """Noise on the way included: it comes from the image's own generator."""
     one = order(scheduler=scheduler, num_inference_steps=5)
     assert difference(rig.draw(one).picture_of(1), own_picture("sd", one.drawing)) == 0
+
+
+def test_noise_that_does_not_wait_for_a_gpu_is_the_same_noise(rig: Rig) -> None:
+    """On a GPU the schedulers get their noise by another copy; the numbers are diffusers' own."""
+    shape, seed = (1, 4, 8, 8), 3
+    ours = noise.randn_tensor(shape, torch.Generator().manual_seed(seed), torch.device("cpu"), torch.float16)
+    theirs = randn_tensor(shape, torch.Generator().manual_seed(seed), torch.device("cpu"), torch.float16)
+    assert torch.equal(ours, theirs)
+    one = order(scheduler="EulerAncestralDiscreteScheduler")
+    before = own_picture("sd", one.drawing)
+    assert noise.do_not_wait() >= 5
+    assert difference(rig.draw(one).picture_of(1), before) == 0
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 250])

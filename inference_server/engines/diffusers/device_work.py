@@ -113,6 +113,12 @@ class Pace:
         return times
 
 
+def settle(device: torch.device) -> None:
+    """Waits until the device has done all: the weights are in place for every lane."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def give_memory_back() -> None:
     """Lets the device have what nothing holds any more, so that the next try finds it in one piece."""
     if torch.cuda.is_initialized():

@@ -12,7 +12,8 @@ from diffusers import (
 )
 
 from inference_server.engines import Desk
-from inference_server.engines.diffusers import facts, loading
+from inference_server.engines.diffusers import facts, loading, noise
+from inference_server.engines.diffusers.device_work import settle
 from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.preparing import Preparer
 from inference_server.engines.diffusers.runner import make_runner
@@ -44,7 +45,10 @@ class DiffusersEngine:
         loaded = loading.load(order, report)
         shares = shares_steps(loaded.pipeline)
         self.facts = facts.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
+        if shares and loaded.device.type == "cuda":
+            noise.do_not_wait()
         self._drawer = _sharing(loaded, order, self.facts) if shares else _calling(loaded, self.facts)
+        settle(loaded.device)
 
     def warm_up(self) -> None:
         """One small picture by the way that all pictures take: healthy means that the device drew.

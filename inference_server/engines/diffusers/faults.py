@@ -24,7 +24,9 @@ def is_fatal(exc: BaseException) -> bool:
         return False
     if isinstance(exc, torch.AcceleratorError):
         return True
-    return isinstance(exc, RuntimeError) and any(words in str(exc) for words in _STICKY)
+    if not isinstance(exc, RuntimeError) or "NOT_SUPPORTED" in str(exc):  # a library that cannot do this one thing
+        return False
+    return any(words in str(exc) for words in _STICKY)
 
 
 def log_without_text(exc: BaseException) -> None:

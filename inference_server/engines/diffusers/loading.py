@@ -163,4 +163,3 @@ def _lay_out(pipeline: Any, device: torch.device) -> None:
         part = getattr(pipeline, name, None)
         if part is not None:
             part.to(memory_format=torch.channels_last)
-    torch.cuda.synchronize(device)  # from here on other streams read the weights
