@@ -63,14 +63,14 @@ def _paeth(left: Bytes, up: Bytes, corner: Bytes) -> Bytes:
 
     The distances are |up - corner|, |left - corner| and |their signed sum|. The corner can be the nearest only where it
     lies between the other two, and there the third distance is the difference of the first two: nothing exceeds 8 bits.
+    (Where it equals one of them, a distance is 0, and the corner is not taken anyhow.)
     """
     of_left = np.maximum(up, corner) - np.minimum(up, corner)
     of_up = np.maximum(left, corner) - np.minimum(left, corner)
     nearer = np.minimum(of_left, of_up)
     of_corner = np.maximum(of_left, of_up) - nearer
     is_corner = of_corner < nearer
-    is_corner &= corner > np.minimum(left, up)
-    is_corner &= corner < np.maximum(left, up)
+    is_corner &= (left < corner) ^ (up < corner)
     return _select(is_corner, corner, _select(of_left <= of_up, left, up))
 
 

@@ -41,11 +41,14 @@ def encode(raw: RawImage, resolved: Resolved, image: int, png_compress_level: in
 
     `png_compress_level`: Pillow's, 0 to 9, when small matters more than fast; None: fast.
     """
-    picture = _image(raw)
-    file = BytesIO()
+    return base64.b64encode(_file(raw, resolved, image, png_compress_level)).decode("ascii")
+
+
+def _file(raw: RawImage, resolved: Resolved, image: int, png_compress_level: int | None) -> bytes:
+    if resolved.image_format == "PNG" and png_compress_level is None:
+        return encode_png(raw, png_info(resolved, image))
+    picture, file = _image(raw), BytesIO()
     match resolved.image_format:
-        case "PNG" if png_compress_level is None:
-            file.write(encode_png(raw, png_info(resolved, image)))
         case "PNG":
             picture.save(file, "PNG", compress_level=png_compress_level, pnginfo=png_info(resolved, image))
         case "WEBP_LOSSLESS":
@@ -54,7 +57,7 @@ def encode(raw: RawImage, resolved: Resolved, image: int, png_compress_level: in
             picture.save(file, "WEBP", quality=WEBP_QUALITY, method=2)
         case _:
             picture.save(file, "JPEG", quality=JPEG_QUALITY)
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    return file.getvalue()
 
 
 def preview(raw: RawImage) -> str:
