@@ -1,7 +1,12 @@
 """Compiles the UNet while it draws: a process of its own does the work, this one loads what it made and switches.
 
-Nothing here is in a step's way. The thread mostly waits; loading a package and comparing it with the UNet take as long
-as some steps, once a size, on a CUDA stream of their own. The weights are the UNet's: a package holds none.
+Steps go on meanwhile. The thread here mostly waits; loading a package takes some tens of ms, and comparing it with the
+UNet, on a CUDA stream of its own, about as long as some small steps, once a size. The weights are the UNet's: a package
+holds none.
+
+The library calls a package with Python's lock held. With CUDA that is as long as the launches take (and nothing once
+they are recorded as a graph), but on a CPU it is the whole step: threads that prepare and finish pictures wait for it.
+With 5 % less time a step (measured with 4 resolutions, 64 to 256 channels, 256x256 px) it does not pay there.
 """
 
 import os

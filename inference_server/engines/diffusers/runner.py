@@ -35,7 +35,7 @@ class SwitchingUNet:
 
 
 def make_runner(unet: Any, sizes: InputSizes, order: Load, facts: ModelFacts) -> UNetRunner:
-    """On the CPU the UNet as it is, unless sizes to compile were named."""
+    """On the CPU the UNet as it is, unless sizes to compile were named (see `compiling` on what that costs there)."""
     cuda = sizes.device.type == "cuda"
     chosen = sizes_to_compile(order, facts)
     if not cuda and not chosen:
