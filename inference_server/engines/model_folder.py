@@ -62,8 +62,11 @@ def _fetched(load: Load, fetch: Callable[[Load], Path]) -> Path:
             "which is not installed"
         ) from exc
     except Exception as exc:
+        root: BaseException = exc
+        while root.__cause__ is not None:
+            root = root.__cause__
         raise ModelLoadError(
-            f"Fetching {load.model_id} from the hub failed: {type(exc).__name__}: {short_reason(exc)}"
+            f"Fetching {load.model_id} from the hub failed: {type(root).__name__}: {short_reason(root)}"
         ) from exc
 
 

@@ -6,8 +6,10 @@ Source: https://huggingface.co/docs/diffusers/api/schedulers/overview
 """
 
 import copy
+import functools
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -45,9 +47,19 @@ class SchedulerMaker:
     def __init__(self, own: Any) -> None:
         self._own = own
         self._unused: dict[str, Any] = {}
+        self._lms_coefficients: dict[int, Callable[..., float]] = {}  # by number of steps
 
     def make(self, name: str, num_steps: int) -> Any:
         """One without a history, its timesteps set. Raises: StepsError."""
+        scheduler = self._make(name, num_steps)
+        if name == "LMSDiscreteScheduler":  # integrates numerically at each step, the same for all images
+            if num_steps not in self._lms_coefficients:
+                integrate = self._make(name, num_steps).get_lms_coefficient
+                self._lms_coefficients[num_steps] = functools.cache(integrate)
+            scheduler.get_lms_coefficient = self._lms_coefficients[num_steps]
+        return scheduler
+
+    def _make(self, name: str, num_steps: int) -> Any:
         if name not in self._unused:
             self._unused[name] = new(self._own, name)
         scheduler = copy.deepcopy(self._unused[name])
