@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from diffusers_desk import Rig, ScriptedDesk, difference, order, own_picture, pixels
 
+from inference_server.engines.diffusers.in_hand import InHand
+from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
 from inference_server.messages import Cancelled, Drawn
 
 # Orders that have nothing in common but the size.
@@ -109,6 +111,34 @@ def test_what_was_cancelled_before_its_first_step_is_not_drawn() -> None:
     rig.work(desk)
     assert isinstance(desk.end_of(1), Cancelled)
     assert not rig.unet.shapes
+
+
+class ChangesItsMind(Preparer):
+    """Drawing 1 is cancelled when it has just been prepared, before it has a place."""
+
+    desk: ScriptedDesk
+
+    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+        images = super().prepare(in_hand)
+        if in_hand.number == 1:
+            self.desk.cancel(1)
+        return images
+
+
+def test_a_cancel_before_there_is_a_place_does_not_end_the_work() -> None:
+    """The loop, which has nothing else to do then, waits for the next drawing and draws it."""
+    rig, desk = Rig(preparer=ChangesItsMind), ScriptedDesk(order(1))
+    ChangesItsMind.desk = desk
+
+    def second_comes() -> None:
+        desk.end_of(1)
+        desk.give(order(2))
+        desk.close()
+
+    threading.Thread(target=second_comes, daemon=True).start()
+    rig.steps.work(desk)
+    assert isinstance(desk.end_of(1), Cancelled)
+    assert isinstance(desk.end_of(2), Drawn)
 
 
 def test_sizes_take_turns_and_a_newcomer_waits_for_one_step_of_each() -> None:

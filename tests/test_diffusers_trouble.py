@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers_desk import Rig, ScriptedDesk, difference, order, own_picture
+from diffusers_desk import Rig, ScriptedDesk, difference, loaded, order, own_picture
 
 from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.in_hand import InHand
@@ -135,6 +135,23 @@ def test_short_memory_of_large_pictures_leaves_small_ones_their_company() -> Non
     assert "memory" in _failed(desk, 1)
     assert isinstance(desk.end_of(2), Drawn)
     assert max(desk.batches()) == 8
+
+
+def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles() -> None:
+    """The autoencoder is what takes most memory of a large picture; a smaller one is decoded as before."""
+    decoder = loaded("sd").pipeline.vae.decoder
+
+    def before_forward(module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        if arguments[0].shape[-1] > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = decoder.register_forward_pre_hook(before_forward)
+    try:
+        desk = Rig().draw(order(1, width_px=640, num_inference_steps=1), order(2))
+    finally:
+        handle.remove()
+    assert desk.picture_of(1).shape == (64, 640, 3)
+    assert difference(desk.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
 
 
 def test_an_error_of_the_unet_ends_those_who_were_in_it() -> None:

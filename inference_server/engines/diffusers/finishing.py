@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 
+from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers.device_work import give_memory_back
 from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.previews import PreviewMap
 from inference_server.messages import RawImage
+
+TILE_PX = 512  # takes about a quarter of the memory of a 1024 px picture in one piece
 
 
 class NoPictureError(Exception):
@@ -52,8 +56,23 @@ class Finisher:
             in_hand.preview(preview)
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(1, C, h, w) -> (1, 3, H, W), -1 to 1."""
+        """(1, C, h, w) -> (1, 3, H, W), -1 to 1. In one piece, or where memory is too short for that in tiles."""
         latents = self._unscaled(latents).to(self._vae.dtype)
+        try:
+            return self._decoded(latents)
+        except Exception as exc:
+            if not faults.is_out_of_memory(exc) or not hasattr(self._vae, "enable_tiling"):
+                raise
+        give_memory_back()
+        self._vae.enable_tiling()
+        self._vae.tile_sample_min_size = TILE_PX
+        self._vae.tile_latent_min_size = TILE_PX // self._pipeline.vae_scale_factor
+        try:
+            return self._decoded(latents)
+        finally:
+            self._vae.disable_tiling()
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
         decoded: torch.Tensor = self._vae.decode(latents, return_dict=False)[0]
         return decoded
 

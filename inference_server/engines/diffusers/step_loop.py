@@ -87,14 +87,16 @@ class StepLoop:
 
     def _take_in(self) -> bool:
         """Lets leave whom nobody waits for, and join what was prepared; False when all is done."""
-        self._drop_ended()
-        self._receive()
-        while not self._batches and not self._waiting and self._open:
+        while True:
+            self._drop_ended()
+            self._receive()
+            self._seat()
+            if self._batches:
+                return True
+            if not self._open:
+                return False
             self._tell_times(self._pace.drain())
             self._on_arrival(self._arrivals.get())  # the one place where the loop sleeps
-            self._receive()
-        self._seat()
-        return bool(self._batches) or self._open
 
     def _receive(self) -> None:
         while True:

@@ -90,9 +90,11 @@ class WholeCalls:
             "num_inference_steps": drawing.num_inference_steps,
             "guidance_scale": drawing.guidance_scale,
             "generator": [torch.Generator("cpu").manual_seed(seed) for one in group for seed in one.drawing.seeds],
-            "callback_on_step_end": self._on_step(desk, group),
+            "callback_on_step_end": (on_step := self._on_step(desk, group)),
             "output_type": "np",
         }
+        if "callback_on_step_end" not in self._parameters:  # an older pipeline's, which hands over no pipeline
+            wanted["callback"] = lambda step, timestep, latents: on_step(pipeline, step, timestep, {})
         if not any(wanted["negative_prompt"]):
             del wanted["negative_prompt"]
         self._pace.begin()
