@@ -5,18 +5,24 @@ Compiling takes a minute of a core; the tests that need a package share one.
 
 import contextlib
 import io
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import process_tree
 import pytest
 import tiny_pipelines
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers_desk import ScriptedDesk, difference, order
+from inference_process import is_alive, wait_until
 
 from inference_server.engines.diffusers import runner
+from inference_server.engines.diffusers.compile_child import NICENESS
 from inference_server.engines.diffusers.compiling import (
     Compile,
     CompileError,
@@ -257,6 +263,25 @@ def test_the_compilers_word_on_a_failure_is_told(tmp_path: Path) -> None:
     wrong = small_order().model_copy(update={"weights": small_order().weights[1:]})
     with pytest.raises(CompileError, match=r"the compiler ended with 1: .*Missing key"):
         compile_in_child(wrong, tmp_path / "it.pt2", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_compiling_process_ends_with_the_engine_process(tmp_path: Path) -> None:
+    """However the engine process ends, nothing of its compiling goes on: the GPU is free."""
+    script = (
+        "import sys; from pathlib import Path; from inference_server.engines.diffusers import compiling, unet_package\n"
+        "order = unet_package.PackageOrder.model_validate_json(sys.stdin.read())\n"
+        "compiling.compile_in_child(order, Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "it.pt2"), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as engine:
+        assert engine.stdin is not None
+        engine.stdin.write(small_order().model_dump_json())
+        engine.stdin.close()
+        child = wait_until(lambda: next(iter(process_tree.children(engine.pid)), None), "the compiling process", 60)
+        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, child) == NICENESS, "it to step back", 60)
+        engine.kill()
+    wait_until(lambda: not is_alive(child), "its end")
 
 
 def test_where_compiling_fails_drawing_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
