@@ -231,3 +231,14 @@ def test_previews_show_the_picture_before_it_is_done() -> None:
     told = [step.step for step in desk.steps_of(2)]
     assert told == sorted(told)
     assert np.ptp(pixels(previews[-1]).astype(int)) > 0
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_a_negative_prompt_that_was_met_before_changes_nothing(kind: str) -> None:
+    """Its embedding is kept from drawing to drawing; the picture is still the one of diffusers' own call."""
+    rig, negatives = Rig(kind), ("", "fog", *(f"other {number}" for number in range(8)), "fog", "")
+    for negative in negatives:
+        rig.draw(order(1, negative_prompt=negative, num_inference_steps=1))
+    for negative in ("fog", ""):
+        one = order(1, negative_prompt=negative)
+        assert difference(rig.draw(one).picture_of(1), own_picture(kind, one.drawing)) == 0

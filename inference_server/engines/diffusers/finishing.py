@@ -46,9 +46,9 @@ class Finisher:
                 "The model's numbers ran out of range. Try another scheduler or another number of steps; for the "
                 "maintainer: MODEL_PRECISION=bf16 or fp32 leaves more room."
             )
-        self._previews.learn(latents[0].float().cpu().numpy(), pixels)
         shown = np.zeros_like(pixels) if nsfw else pixels
         in_hand.finish(index, RawImage(width, height, shown.tobytes()), nsfw)
+        self._previews.learn(latents[0].float().cpu().numpy(), pixels)
 
     def preview(self, in_hand: InHand, denoised: torch.Tensor) -> None:
         """Tells a preview of latents (1, C, h, w), if one can be made."""

@@ -12,8 +12,8 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionXLPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
-from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.in_hand import InHand
+from inference_server.engines.diffusers.prompts import PromptEncoder
 from inference_server.engines.diffusers.schedulers import Schedule, SchedulerMaker
 from inference_server.engines.diffusers.unet import InputSizes
 from inference_server.messages import Drawing
@@ -64,15 +64,12 @@ class ImageInMaking:
         return [self.latents, *(tensor for one in sets for _, tensor in one.tensors())]
 
 
-class PromptError(Exception):
-    """The text encoders failed; without their words, which may hold the prompt."""
-
-
 class Preparer:
-    """Used by one thread: tokenizers and text encoders are not shared."""
+    """Used by one thread."""
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self._pipeline, self._device = pipeline, device
+        self._prompts = PromptEncoder(pipeline, device)
         self._schedulers = SchedulerMaker(pipeline.scheduler)
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
@@ -100,7 +97,7 @@ class Preparer:
         )
 
     def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
-        """Raises: PromptError, schedulers.StepsError, torch.OutOfMemoryError."""
+        """Raises: prompts.PromptError, schedulers.StepsError, torch.OutOfMemoryError."""
         drawing = in_hand.drawing
         conditions, unconditional = self._conditions(drawing)
         images = []
@@ -121,28 +118,13 @@ class Preparer:
     def _conditions(self, drawing: Drawing) -> tuple[Conditions, Conditions | None]:
         """With the prompt, and without it where there is guidance."""
         guided = self.is_guided(drawing)
-        encoded = self._encode(drawing, guided)
-        time_ids = self._time_ids(drawing, encoded[0].dtype) if len(encoded) == 4 else None
-        timestep_cond = self._guidance_embedding(drawing, encoded[0].dtype)
-        with_prompt, without, pooled, pooled_without = (*encoded, None, None)[:4]
-        conditions = Conditions(with_prompt, timestep_cond, pooled, time_ids)
-        return conditions, Conditions(without, None, pooled_without, time_ids) if guided else None
-
-    def _encode(self, drawing: Drawing, guided: bool) -> tuple[Any, ...]:
-        """(prompt, negative) of Stable Diffusion; (prompt, negative, pooled prompt, pooled negative) of SDXL."""
-        try:
-            encoded: tuple[Any, ...] = self._pipeline.encode_prompt(
-                prompt=drawing.prompt,
-                device=self._device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=guided,
-                negative_prompt=drawing.negative_prompt or None,  # "" is not none to SDXL
-            )
-        except Exception as exc:
-            if faults.is_out_of_memory(exc) or faults.is_fatal(exc):
-                raise
-            raise PromptError(f"the prompt could not be encoded ({type(exc).__name__})") from exc
-        return encoded
+        encoded = self._prompts.encode(drawing.prompt, drawing.negative_prompt, guided)
+        dtype = encoded.prompt.dtype
+        time_ids = self._time_ids(drawing, dtype)
+        conditions = Conditions(encoded.prompt, self._guidance_embedding(drawing, dtype), encoded.pooled, time_ids)
+        if encoded.negative is None:
+            return conditions, None
+        return conditions, Conditions(encoded.negative, None, encoded.pooled_negative, time_ids)
 
     def _guidance_embedding(self, drawing: Drawing, dtype: torch.dtype) -> torch.Tensor | None:
         """(1, P), of models that were distilled to take the guidance as an input."""
