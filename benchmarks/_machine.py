@@ -16,7 +16,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU of the machine, through NVIDIA's management library: asking takes none of the GPU's memory."""
+    """The first GPU that CUDA may use, through NVIDIA's management library: asking takes none of the GPU's memory."""
 
     name: str
     driver: str
@@ -63,7 +63,11 @@ def look() -> Machine:
     except ModuleNotFoundError:
         raise SystemExit("On a GPU this needs the package nvidia-ml-py: pip install nvidia-ml-py") from None
     library.nvmlInit()
-    handle = library.nvmlDeviceGetHandleByIndex(0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
+    if visible.startswith("GPU-"):
+        handle = library.nvmlDeviceGetHandleByUUID(visible)
+    else:
+        handle = library.nvmlDeviceGetHandleByIndex(int(visible or 0))
     return Machine(Gpu(library.nvmlDeviceGetName(handle), library.nvmlSystemGetDriverVersion(), library, handle))
 
 

@@ -69,8 +69,8 @@ SD15 = Model(
 )
 SMALL = Model(
     name="a small Stable Diffusion 1.x (randomly initialised)",
-    side_px=128,
-    steps=8,
+    side_px=64,
+    steps=12,
     guidance_scale=7.5,
     half=False,
     unet={"block_out_channels": (32, 64, 64, 64), "layers_per_block": 1, "cross_attention_dim": 64},
