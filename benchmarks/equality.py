@@ -21,7 +21,7 @@ from inference_server.messages import Draw, Drawing, Drawn, FromEngine, Load
 PRECISIONS = ("fp32", "bf16", "fp16")
 SEEDS, STEPS, SIDE_PX = 4, 5, 64
 COMPANY = ("DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler")
-ADDS_NOISE = ("DDPM", "Ancestral", "SDE", "EDM")
+ADDS_NOISE = ("DDPM", "Ancestral", "SDE")
 
 
 class _Desk(Desk):

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import pytest
 import tiny_pipelines
 import torch
@@ -106,6 +107,26 @@ def test_the_half_precision_variant_is_taken_where_it_is_wanted_or_all_there_is(
     pipeline.save_pretrained(tmp_path)
     assert weights.variant(tmp_path, torch.float32) is None
     assert weights.variant(tmp_path, torch.float16) == "fp16"
+
+
+@pytest.mark.parametrize(("has_fp16", "asked"), [(True, ["fp16"]), (False, ["fp16", None])])
+def test_a_model_of_the_hub_comes_in_half_precision_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, has_fp16: bool, asked: list[str | None]
+) -> None:
+    """The smaller files are asked for first; a model without them is fetched as it is, in the revision named."""
+    fetched: list[str | None] = []
+
+    def download(model_id: str, revision: str | None, variant: str | None = None) -> Path:
+        assert (model_id, revision) == ("owner/name", "v2")
+        fetched.append(variant)
+        if variant is not None and not has_fp16:
+            raise ValueError("You are trying to load model files of the `variant=fp16`, but no such modeling files ...")
+        return tiny_pipelines.folder("sd")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
+    engine = _load("owner/name", model_revision="v2", model_precision="fp16")
+    assert engine.facts.name == "owner/name"
+    assert fetched == asked
 
 
 def test_weights_are_counted_in_the_precision_they_are_loaded_in() -> None:

@@ -29,7 +29,10 @@ class Desk(Protocol):
     """Where an engine takes drawings from and tells what becomes of them. Any thread may use it."""
 
     def take(self, timeout_s: float | None = None) -> Draw | None:
-        """The next drawing, the oldest first; waits for one, for ever without a timeout, not at all with 0."""
+        """The next drawing, the oldest first; waits for one, for ever without a timeout, not at all with 0.
+
+        None after the timeout; without one: no more will come.
+        """
 
     def is_cancelled(self, number: int) -> bool:
         """Whether the drawing should end at its next step."""

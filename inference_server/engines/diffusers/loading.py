@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,15 @@ def _be_silent() -> None:
 
 
 def _from_hub(order: Load, dtype: torch.dtype) -> Path:
-    """The folder with the files that this pipeline needs, and no others."""
-    options: dict[str, Any] = {"variant": "fp16"} if dtype == torch.float16 else {}
-    return Path(diffusers.DiffusionPipeline.download(order.model_id, revision=order.model_revision or None, **options))
+    """The folder with the files that this pipeline needs, and no others: half as large where fp16 is wanted and had."""
+    download = partial(diffusers.DiffusionPipeline.download, str(order.model_id), revision=order.model_revision or None)
+    if dtype == torch.float16:
+        try:
+            return Path(download(variant="fp16"))
+        except ValueError as exc:
+            if "variant" not in str(exc):
+                raise
+    return Path(download())
 
 
 def _pipeline(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
