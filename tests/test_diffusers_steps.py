@@ -8,6 +8,7 @@ from diffusers_desk import Rig, ScriptedDesk, difference, order, own_picture, pi
 
 from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
+from inference_server.engines.diffusers.unet import BatchShape
 from inference_server.messages import Cancelled, Drawn
 
 # Orders that have nothing in common but the size.
@@ -242,3 +243,17 @@ def test_a_negative_prompt_that_was_met_before_changes_nothing(kind: str) -> Non
     for negative in ("fog", ""):
         one = order(1, negative_prompt=negative)
         assert difference(rig.draw(one).picture_of(1), own_picture(kind, one.drawing)) == 0
+
+
+def test_inputs_of_sizes_long_unused_are_given_up() -> None:
+    """A batch shape keeps its tensors from step to step; of many shapes only the last ones do."""
+    rig = Rig()
+    shapes = [BatchShape(1, guided=False, height_px=64, width_px=64 + 8 * number) for number in range(40)]
+    inputs = [rig.unet.inputs(shape) for shape in shapes]
+    assert rig.unet.inputs(shapes[-1]) is inputs[-1]
+    assert rig.unet.inputs(shapes[0]) is not inputs[0]
+    assert {name: tuple(tensor.shape) for name, tensor in inputs[1].tensors()} == {
+        "sample": (1, 4, 8, 9),
+        "timestep": (1,),
+        "encoder_hidden_states": (1, 16, 32),
+    }

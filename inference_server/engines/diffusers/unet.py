@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
+MAX_KEPT_INPUTS = 24  # of some MB each; visitors may ask for any size
+
 
 @dataclass(frozen=True)
 class BatchShape:
@@ -109,23 +111,20 @@ class EagerUNet:
 
     def __init__(self, unet: Any, sizes: InputSizes) -> None:
         self._unet, self._sizes = unet, sizes
-        self._inputs: dict[BatchShape, UNetInputs] = {}
+        self._inputs: dict[BatchShape, UNetInputs] = {}  # the longest unused first
 
     def inputs(self, shape: BatchShape) -> UNetInputs:
-        if shape not in self._inputs:
-            if len(self._inputs) >= MAX_KEPT_INPUTS:
-                self._inputs.clear()
-            self._inputs[shape] = self._sizes.allocate(shape)
-        return self._inputs[shape]
+        inputs = self._inputs.pop(shape, None) or self._sizes.allocate(shape)
+        self._inputs[shape] = inputs
+        if len(self._inputs) > MAX_KEPT_INPUTS:
+            del self._inputs[next(iter(self._inputs))]
+        return inputs
 
     def run(self, shape: BatchShape, inputs: UNetInputs) -> torch.Tensor:
         return call_unet(self._unet, inputs)
 
     def forget(self) -> None:
         self._inputs.clear()
-
-
-MAX_KEPT_INPUTS = 64  # of some MB each; visitors may ask for any size
 
 
 def call_unet(unet: Any, inputs: UNetInputs) -> torch.Tensor:
