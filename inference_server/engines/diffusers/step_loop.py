@@ -74,8 +74,6 @@ class StepLoop:
         """Raises: whatever leaves the process unfit to go on."""
         with self._lane.entered():
             while self._take_in():
-                if not self._batches:  # all that arrived had been cancelled meanwhile
-                    continue
                 batch = self._batches[0]
                 self._batches.rotate(-1)
                 self._step(batch)
