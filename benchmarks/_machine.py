@@ -1,7 +1,6 @@
 """What a benchmark runs on, and where its table goes: with a GPU also into `benchmarks/results/`, to be kept."""
 
 import datetime
-import importlib
 import os
 import platform
 import re
@@ -53,22 +52,20 @@ class Machine:
 
 
 def look() -> Machine:
-    """Raises: SystemExit, when there is a GPU but no library that tells of it."""
+    """Whether PyTorch finds CUDA, and what its first GPU is."""
     import torch
 
     if not torch.cuda.is_available():
         return Machine(None)
-    try:
-        library = importlib.import_module("pynvml")
-    except ModuleNotFoundError:
-        raise SystemExit("On a GPU this needs the package nvidia-ml-py: pip install nvidia-ml-py") from None
-    library.nvmlInit()
+    import pynvml
+
+    pynvml.nvmlInit()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
     if visible.startswith("GPU-"):
-        handle = library.nvmlDeviceGetHandleByUUID(visible)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(visible)
     else:
-        handle = library.nvmlDeviceGetHandleByIndex(int(visible or 0))
-    return Machine(Gpu(library.nvmlDeviceGetName(handle), library.nvmlSystemGetDriverVersion(), library, handle))
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(visible or 0))
+    return Machine(Gpu(pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion(), pynvml, handle))
 
 
 class Table:
@@ -84,7 +81,7 @@ class Table:
 
     def _add(self, text: str) -> None:
         print(text, flush=True)
-        self._lines.append(text.rstrip())
+        self._lines.append(text)
 
     def keep(self) -> None:
         """On a GPU writes the table to `benchmarks/results/BENCHMARK-GPU-DATE.txt`; on a CPU it was only printed."""

@@ -56,9 +56,10 @@ class Server:
         """The server's engine processes; on Linux."""
         return [pid for pid, command in _descendants(self.pid) if b"inference_server.engine_process" in command]
 
-    def compiles(self) -> bool:
-        """Whether the engine has something compiled at the moment; on Linux."""
-        return any(b".compile_child" in command for _, command in _descendants(self.pid))
+    def compiling_lines(self) -> list[str]:
+        """What the engine said of compiling, oldest first."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return [line for line in lines if line.startswith("compiling: ")]
 
     def log_tail(self) -> str:
         return self.log_path.read_text(errors="replace")[-3000:]
