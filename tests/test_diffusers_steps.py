@@ -11,6 +11,8 @@ from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
 from inference_server.engines.diffusers.unet import BatchShape
 from inference_server.messages import Cancelled, Drawn
 
+pytestmark = pytest.mark.slow
+
 # Orders that have nothing in common but the size.
 COMPANY = (
     order(2, scheduler="EulerAncestralDiscreteScheduler", num_inference_steps=7, guidance_scale=3.0),
