@@ -30,6 +30,7 @@ from wire_format import Health
 log = logging.getLogger(__name__)
 
 TellStage = Callable[[str], None]
+_TRIES_AT_TAKEN_PORT = 3
 _PORT_TAKEN = re.compile(r"already allocated|already in use|port.{0,40}taken|in use", re.IGNORECASE)
 
 
@@ -39,7 +40,8 @@ class Timing:
 
     `silence_s`: all runs but nothing answers for so long: frozen; `fetching_s`: the same where Fair cannot list what
     runs and the inference server is not there yet; `client_after_s`: without a list, the tunnel client is started once
-    the public port was closed for so long; `stop_s`: how long a container may take to end.
+    the public port was closed for so long, and what had found its port taken is tried again; `stop_s`: how long a
+    container may take to end.
     """
 
     timeout_s: float = 300.0
@@ -77,6 +79,8 @@ class BringUp:
         self._quiet_since = time.monotonic()
         self._refused_since: float | None = None
         self._looked_at = 0.0
+        self._taken_at: float | None = None  # when the inference server's port was taken by something
+        self._tries_left = _TRIES_AT_TAKEN_PORT
 
     def run(self) -> Health:
         """Returns how the inference server is, once it is ours and takes posts: healthy, or told that its GPU is busy.
@@ -233,6 +237,7 @@ class BringUp:
         self._look_after_programs_now_and_then(now)
         if not self._lists:
             self._start_client_if_closed(now)
+            self._start_server_if_gone(answer, now)
         if now - self._quiet_since > self._patience_s(answer):
             self._suspect(answer)
 
@@ -249,6 +254,7 @@ class BringUp:
             if role not in found.start if found else port_is_taken(end.last_words):
                 log.info("%s runs already: %s", role, end.last_words)  # by another process, started just before
                 del self._programs[role]
+                self._taken_at = time.monotonic() if role is Role.INFERENCE else self._taken_at
                 continue
             raise service_ended(self._services[role], end)
         if found:
@@ -260,6 +266,13 @@ class BringUp:
         closed = self._refused_since is not None and now - self._refused_since > self._timing.client_after_s
         if closed and Role.TUNNEL_CLIENT in self._services and Role.TUNNEL_CLIENT not in self._programs:
             self._start([Role.TUNNEL_CLIENT])
+
+    def _start_server_if_gone(self, answer: EndpointUnreachableError, now: float) -> None:
+        """Its port was taken, and yet the tunnel finds nobody there: what held the port was on its way out."""
+        long_ago = self._taken_at is not None and now - self._taken_at > self._timing.client_after_s
+        if long_ago and answer.how == "closed" and self._tries_left:
+            self._taken_at, self._tries_left = None, self._tries_left - 1
+            self._start([Role.INFERENCE])
 
     def _suspect(self, answer: EndpointUnreachableError) -> None:
         """All runs but nothing answers: starts the next suspect again, the inference server first."""

@@ -1,9 +1,12 @@
 """What runs on a Fair that cannot list containers: ports are the locks; and what is told of a node that is away."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -11,6 +14,7 @@ import requests
 from bring_up_bench import QUICK, Bench, chain_settings, running_bench
 from fair_fronts import fair_that_cannot_list
 from hostile_server import HostileServer, Line, Received, hostile_server
+from processes import wait_until
 
 from errors import FairError, StartError
 from fair_services import Role
@@ -59,6 +63,41 @@ def test_what_ended_is_started_again(bench: Bench, front: HostileServer, role: s
     os.kill(pids[role], signal.SIGKILL)
     assert bench.bring_up(chain, url=front.url).state == "healthy"
     assert {name for name, pid in pids.items() if bench.log.pid(name) != pid} == {role}
+
+
+def test_a_port_that_is_not_free_yet(bench: Bench, front: HostileServer) -> None:
+    """What still holds the inference server's port when it is to come back does not pass for it for long."""
+    chain = chain_settings()
+    bench.bring_up(chain, url=front.url)
+    bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
+    launches = len(_launches(front))
+    os.kill(bench.log.pid("inference"), signal.SIGKILL)
+    holder = wait_until("the port to be free", lambda: _listen(chain.inference_host_port))
+    assert holder is not None
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(_turn_away, holder)
+        health = pool.submit(bench.bring_up, chain, url=front.url, timing=replace(QUICK, fetching_s=20))
+        wait_until("two starts, and another of the inference server", lambda: len(_launches(front)) >= launches + 3)
+        holder.shutdown(socket.SHUT_RDWR)
+        assert health.result(60).state == "healthy"
+    bench.wait_for_starts(inference=2, tunnel_server=1, tunnel_client=1)
+
+
+def _launches(front: HostileServer) -> list[Received]:
+    return [request for request in front.requests if request.path.endswith("/programs")]
+
+
+def _listen(port: int) -> socket.socket | None:
+    with contextlib.suppress(OSError):
+        return socket.create_server(("127.0.0.1", port))
+    return None
+
+
+def _turn_away(listener: socket.socket) -> None:
+    """Closes every connection at once, until the listener is shut down."""
+    with contextlib.suppress(OSError), listener:
+        while True:
+            listener.accept()[0].close()
 
 
 def test_frozen(bench: Bench, front: HostileServer) -> None:
