@@ -63,7 +63,9 @@ def rathole() -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
     """A Chromium without a window. No longer than a module: its event loop would be in the way of `asyncio.run`."""
-    from playwright.sync_api import sync_playwright  # only for those who need it: it takes its time
+    from playwright.sync_api import expect, sync_playwright  # only for those who need it: it takes its time
+
+    expect.set_options(timeout=20_000)  # ms; the usual 5 s are short where all else runs on the same two cores
 
     found = shutil.which("chromium")
     if found is None:

@@ -32,7 +32,7 @@ class Visit:
 
     def says(self, sentence: str | re.Pattern[str]) -> None:
         """The living sentence becomes this."""
-        expect(self.page.locator("#status")).to_have_text(sentence, timeout=10_000)
+        expect(self.page.locator("#status")).to_have_text(sentence)
 
 
 @pytest.fixture(scope="module")
