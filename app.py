@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,6 +45,7 @@ class Handlers:
         self._service = service
         self._picture_folder = picture_folder
         self._asked: dict[str, Job] = {}  # the drawing of each open page, by Gradio's session
+        self._have_asked: deque[str | None] = deque(maxlen=1000)  # the newest sessions that pressed Draw
 
     async def text_to_image(
         self,
@@ -89,6 +91,7 @@ class Handlers:
         request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Draw or Enter was pressed: starts a job and shows how it goes. One at a time for each page."""
+        self._have_asked.append(request.session_hash)
         # What this page asked for (a second click may overtake the news of the first), or found when it was opened.
         running = self._asked.get(request.session_hash) or self._job(job_id)
         if running is not None and not running.finished:
@@ -113,9 +116,12 @@ class Handlers:
             if self._asked.get(request.session_hash) is job:
                 del self._asked[request.session_hash]
 
-    async def resume(self, job_id: str | None) -> AsyncIterator[tuple[Any, ...]]:
+    async def resume(self, job_id: str | None, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
         """The page was opened: shows the drawing that this browser asked for a while ago, if there is one."""
         job = self._job(job_id)
+        if job is None and request.session_hash in self._have_asked:  # a quick visitor has overtaken this
+            yield page_view.UNCHANGED
+            return
         if job is None:
             yield View(page_text.idle(self._service.status()), job_id="" if job_id else None).outputs()
             return
