@@ -2,15 +2,18 @@
 
 import asyncio
 import io
+from pathlib import Path
 
+import gradio as gr
 import pytest
 from page_service import StandInService, picture, small_preview
 from PIL import Image
 
 import page_text
+from app import Handlers
 from backends import BackendStatus
 from drawing import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
-from errors import EndpointUnreachableError, FairError, InvalidRequestError, SettingsError
+from errors import BusyError, EndpointUnreachableError, FairError, InvalidRequestError, SettingsError
 from events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
 from page_follow import follow_latest
 from page_options import Options, parse_size
@@ -167,3 +170,22 @@ def test_previews_are_small_pictures_or_nothing() -> None:
 def test_a_view_fills_every_output() -> None:
     """However little a view changes, each of the page's outputs gets a value."""
     assert len(View("x", preview="", busy=True, seed=1, job_id="j", prompt="p").outputs()) == len(UNCHANGED)
+
+
+def test_the_news_of_an_opened_page_comes_too_late_for_a_quick_visitor(tmp_path: Path) -> None:
+    """Who was refused before the page's first news came goes on reading why; on any other page the news is shown."""
+    service = StandInService()
+    service.refuse_with = BusyError("500 drawings are under way.")
+    handlers = Handlers(service, str(tmp_path))  # type: ignore[arg-type]  # a stand-in: it has what the page uses
+
+    async def scene() -> tuple[str, object, object]:
+        quick, slow = gr.Request(session_hash="quick"), gr.Request(session_hash="slow")
+        asked = [view async for view in handlers.draw("an owl", "", None, True, "", "", None, None, quick)]
+        late = [view async for view in handlers.resume(None, quick)]
+        other = [view async for view in handlers.resume(None, slow)]
+        return asked[-1][0], late, other[-1][0]
+
+    refusal, late, other = asyncio.run(scene())
+    assert "Busy: 500 drawings are under way." in refusal
+    assert late == [UNCHANGED]
+    assert other == page_text.idle(service.status())
