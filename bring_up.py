@@ -254,7 +254,8 @@ class BringUp:
             if role not in found.start if found else port_is_taken(end.last_words):
                 log.info("%s runs already: %s", role, end.last_words)  # by another process, started just before
                 del self._programs[role]
-                self._taken_at = time.monotonic() if role is Role.INFERENCE else self._taken_at
+                if role is Role.INFERENCE:
+                    self._taken_at = time.monotonic()
                 continue
             raise service_ended(self._services[role], end)
         if found:

@@ -4,7 +4,6 @@ import datetime
 import os
 import platform
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -75,11 +74,7 @@ class Table:
         self._benchmark, self._machine = benchmark, machine
         self._lines: list[str] = []
 
-    @property
-    def line(self) -> Callable[[str], None]:
-        return self._add
-
-    def _add(self, text: str) -> None:
+    def line(self, text: str) -> None:
         print(text, flush=True)
         self._lines.append(text)
 

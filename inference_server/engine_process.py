@@ -1,7 +1,7 @@
 """The engine process: `python -m inference_server.engine_process FD PID`, started by the server, never by hand.
 
-It loads a model, warms it up and draws what comes through the pipe. It ends when the pipe
-closes or the server dies, however the server died: what it holds (memory, a GPU) is free at once.
+It loads a model, warms it up and draws what comes through the pipe. It ends when the pipe closes or the server dies,
+however the server died: what it holds (memory, a GPU) is free at once.
 """
 
 import ctypes

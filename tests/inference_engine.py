@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from scripted_engine import FACTS
+
 from inference_server.answer import result_json
 from inference_server.engine import Engine, EngineSettings
 from inference_server.engine_child import EngineChild
@@ -14,20 +16,6 @@ from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelFact
 from inference_server.metrics import Metrics
 from inference_server.tickets import Ticket
 from inference_server.wire import read_request
-
-FACTS = ModelFacts(
-    name="a-model",
-    pipeline="StableDiffusionPipeline",
-    width_px=64,
-    height_px=64,
-    num_inference_steps=5,
-    guidance_scale=7.5,
-    scheduler="DDIMScheduler",
-    schedulers=("DDIMScheduler",),
-    max_side_px=64,
-    side_multiple_px=64,
-    images_at_once=4,
-)
 
 
 class MovedClockLoop(asyncio.SelectorEventLoop):

@@ -11,6 +11,19 @@ from inference_server.engines import Desk, ModelLoadError
 from inference_server.messages import Batch, Cancelled, Draw, Drawn, Load, ModelFacts, RawImage, Step
 
 STEP_S = 0.01
+FACTS = ModelFacts(
+    name="a-model",
+    pipeline="StableDiffusionPipeline",
+    width_px=64,
+    height_px=64,
+    num_inference_steps=5,
+    guidance_scale=7.5,
+    scheduler="DDIMScheduler",
+    schedulers=("DDIMScheduler",),
+    max_side_px=64,
+    side_multiple_px=64,
+    images_at_once=4,
+)
 
 
 class BusyError(ModelLoadError):
@@ -28,19 +41,7 @@ class ScriptedEngine:
             raise BusyError("1 GiB is free")
         if order.model_id == "broken":
             raise OSError("no such file: unet")
-        self.facts = ModelFacts(
-            name="scripted",
-            pipeline="StableDiffusionPipeline",
-            width_px=64,
-            height_px=64,
-            num_inference_steps=5,
-            guidance_scale=7.5,
-            scheduler="DDIMScheduler",
-            schedulers=("DDIMScheduler",),
-            max_side_px=64,
-            side_multiple_px=64,
-            images_at_once=4,
-        )
+        self.facts = FACTS
 
     def warm_up(self) -> None:
         """Nothing is cold here."""

@@ -5,7 +5,8 @@ import dataclasses
 import json
 
 import pytest
-from inference_engine import FACTS, Bench, code, metric, run
+from inference_engine import Bench, code, metric, run
+from scripted_engine import FACTS
 
 from inference_server.errors import Refusal
 from inference_server.keeper import STEP_DEADLINE_S, Phase

@@ -18,11 +18,9 @@ class DrawingStoppedError(Exception):
 
 
 def work(desk: Desk, draw: DrawOne) -> None:
-    """Draws what comes to the desk with `draw`, for ever."""
-    while True:
-        order = desk.take()
-        if order is not None:
-            _draw(desk, draw, order)
+    """Draws what comes to the desk with `draw`, until it has no more to give."""
+    while (order := desk.take()) is not None:
+        _draw(desk, draw, order)
 
 
 def _draw(desk: Desk, draw: DrawOne, order: Draw) -> None:
