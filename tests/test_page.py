@@ -11,6 +11,7 @@ import httpx
 import pytest
 from gradio_client import Client  # type: ignore[import-untyped]
 from gradio_client.exceptions import AppError  # type: ignore[import-untyped]
+from gradio_client.utils import Status  # type: ignore[import-untyped]
 from page_service import StandInService, picture, serve
 from processes import wait_until
 
@@ -153,9 +154,8 @@ def test_what_the_model_refuses_is_told_as_it_is(served: Served) -> None:
 def test_cancel_over_the_api_ends_the_drawing(served: Served) -> None:
     """A client that cancels its call ends the drawing itself, so that the GPU is free."""
     served.service.hold("drawing")
-    before = len(served.service.started)
     call = served.client.submit("a cat", api_name="/text_to_image")
-    wait_until("the drawing to begin", lambda: len(served.service.started) > before)
+    wait_until("the call to know its number", lambda: call.status().code is Status.PROCESSING)
     call.cancel()
     wait_until("it to end", lambda: served.service.started[-1].finished)
 
@@ -167,7 +167,9 @@ def test_nothing_about_the_page_is_public_beside_it(served: Served) -> None:
     assert not httpx.get(f"{served.url}config").json().get("run_history")
 
 
-async def _visitor(client: httpx.AsyncClient, url: str, draw: int, name: str) -> str:
+async def _visitor(
+    client: httpx.AsyncClient, url: str, draw: int, name: str, sees_news: asyncio.Event | None = None
+) -> str:
     """Presses Draw as the page does, and waits; the last message says how it went."""
     data = ["a red apple", "", 0, True, "", "", "", ""]
     body = {"data": data, "fn_index": draw, "session_hash": name}
@@ -175,6 +177,8 @@ async def _visitor(client: httpx.AsyncClient, url: str, draw: int, name: str) ->
     async with client.stream("GET", f"{url}gradio_api/queue/data?session_hash={name}") as answer:
         async for line in answer.aiter_lines():
             message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+            if message.get("msg") == "process_generating" and sees_news is not None:
+                sees_news.set()
             if message.get("msg") == "process_completed":
                 return "done" if message["success"] else str(message["output"])
     return "cut off"
@@ -210,12 +214,12 @@ def test_a_closed_page_does_not_end_the_drawing(served: Served) -> None:
     """A visitor who goes away while drawing is noticed, and the drawing is finished all the same."""
     service, url = served.service, served.url
     service.hold("drawing")
-    before = len(service.started)
 
     async def scene() -> None:
         async with httpx.AsyncClient(timeout=30) as client:
-            visit = asyncio.create_task(_visitor(client, url, _draw_event(url), "leaves"))
-            await asyncio.to_thread(wait_until, "the drawing to begin", lambda: len(service.started) > before)
+            sees_news = asyncio.Event()
+            visit = asyncio.create_task(_visitor(client, url, _draw_event(url), "leaves", sees_news))
+            await asyncio.wait_for(sees_news.wait(), timeout=30)  # before that the page cannot know that it is watched
             visit.cancel()
 
     asyncio.run(scene())
