@@ -22,7 +22,9 @@ from demo_model.unknown_words import unknown_words
 _WITHOUT_CAPTION = 0.08  # so that guidance has something to lead away from
 _NEW_PAIRS = 0.8  # of the pairs: the left half of one with the right half of another
 _HALF = GRID // 2
-_PLAIN = 0.27  # of what is shown: things as they are drawn, alone on white
+_PLAIN = 0.20  # of what is shown: things as they are drawn, alone on white
+# The rest of what is shown, by kind. A small thing is harder to learn than a large one, so there are many of them.
+_KINDS = {"single": 0.25, "pair": 0.38, "count": 0.21, "wearing": 0.05, "sized": 0.06, "unknown": 0.05}
 _COMMON_WEIGHT = 3.0  # how much more often a thing that is asked for often is shown so than another one
 
 
@@ -88,12 +90,12 @@ class Batches:
         """Returns for each sample how often it is shown."""
         plain = np.array([scene.is_plain for scene in self._scenes])
         common = np.array([scene.is_plain and concepts()[scene.things[0].concept].common for scene in self._scenes])
-        weights = np.where(common, _COMMON_WEIGHT, 1.0)
-        shares: NDArray[np.float64] = np.where(
-            plain,
-            weights / max(1.0, weights[plain].sum()) * _PLAIN,
-            (1 - _PLAIN) / max(1, (~plain).sum()),
-        )
+        shares = np.where(common, _COMMON_WEIGHT, 1.0)
+        kinds = np.array([scene.kind for scene in self._scenes])
+        groups = [(plain, _PLAIN)]
+        groups += [(~plain & (kinds == kind), (1 - _PLAIN) * share) for kind, share in _KINDS.items()]
+        for members, share in groups:
+            shares[members] *= share / max(1.0, shares[members].sum())
         shares /= shares.sum()
         return shares
 
