@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from addresses import host_port, is_loopback
-from bring_up import BringUp, TellStage, Timing, port_is_taken
+from bring_up import BringUp, TellStage, Timing
+from chain_at_fair import port_is_taken
 from containers import Node
 from credentials import Credentials, new_secret
 from drawing import Defaults, Drawing, DrawRequest, Limits

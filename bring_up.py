@@ -1,29 +1,15 @@
-"""Gets a Fair chain ready: adopts what runs, starts what is missing, replaces what is frozen, waits until it draws.
-
-Asks Fair, does not guess: two rathole clients of one service displace each other for ever. Where Fair cannot list
-containers (the hosted one), the host ports of the inference server and the tunnel server are the locks: "port taken"
-means that it runs already.
-"""
+"""Gets a Fair chain ready: adopts what runs, starts what is missing, replaces what is frozen, waits until it draws."""
 
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from containers import Container, ContainerSpec, Program
+from chain_at_fair import ChainAtFair, port_is_taken
 from endpoint_client import EndpointClient
-from errors import (
-    EndpointError,
-    EndpointUnreachableError,
-    EndpointUntrustedError,
-    FairError,
-    ServiceError,
-    StartError,
-)
+from errors import EndpointError, EndpointUnreachableError, EndpointUntrustedError, StartError
 from fair_client import DeadlineFairClient
-from fair_services import Plan, Role, Service, plan, strays
+from fair_services import Role, Service
 from start_errors import cannot_stop, failed_to_load, no_tunnel, service_ended, too_late
 from wire_format import Health
 
@@ -31,7 +17,6 @@ log = logging.getLogger(__name__)
 
 TellStage = Callable[[str], None]
 _TRIES_AT_TAKEN_PORT = 3
-_PORT_TAKEN = re.compile(r"already allocated|already in use|port.{0,40}taken|in use", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,15 +52,12 @@ class BringUp:
         tell: TellStage,
         timing: Timing,
     ) -> None:
-        self._fair = fair
+        self._chain = ChainAtFair(fair, services, deployment, stop_s=timing.stop_s)
         self._services = services
         self._endpoint = endpoint
-        self._deployment = deployment
         self._tell = tell
         self._timing = timing
         self._deadline = time.monotonic() + timing.timeout_s
-        self._programs: dict[Role, Program] = {}
-        self._lists = True
         self._quiet_since = time.monotonic()
         self._refused_since: float | None = None
         self._looked_at = 0.0
@@ -91,7 +73,7 @@ class BringUp:
         if not self._is_ours(answer) or (isinstance(answer, Health) and answer.broken):
             self._start_missing(answer)
         health = self._wait_until_healthy()
-        return self._wait_until_healthy() if self._end_doubles() else health
+        return self._wait_until_healthy() if self._chain.stop_doubles() else health
 
     # What answers
 
@@ -111,19 +93,17 @@ class BringUp:
 
     def _start_missing(self, answer: Health | EndpointError) -> None:
         self._tell("Looking at what is already running")
-        found = self._survey()
+        found = self._chain.survey()
         if found is None:
-            self._lists = False
             self._start([role for role in self._services if role is not Role.TUNNEL_CLIENT])
             return
-        self._end_strays()
-        for role, container in found.replace:
-            log.info("replacing %s, container %s: another configuration", role, container.id)
-            self._stop(role, container)
+        self._chain.stop_strays()
+        self._chain.stop_replaced(found)
         start = list(found.start)
         broken = isinstance(answer, Health) and answer.broken
         if broken and Role.INFERENCE not in start:
-            start += self._stop_adopted(found, Role.INFERENCE)
+            self._chain.stop_adopted(found, Role.INFERENCE)
+            start.append(Role.INFERENCE)
         if not start and isinstance(answer, EndpointUntrustedError):
             raise answer
         if not start and isinstance(answer, Health) and not self._is_ours(answer):
@@ -135,68 +115,12 @@ class BringUp:
             )
         self._start(start)
 
-    def _end_strays(self) -> None:
-        """Ends what was left behind where the settings do not want it any more, on nodes no longer ours, too."""
-        try:
-            everywhere = {node.name: self._fair.containers(node.name) or [] for node in self._fair.nodes()}
-            for node, row in strays(self._services, self._deployment, everywhere):
-                log.info("ending %s on node %s, container %s: it belongs elsewhere now", row.role, node, row.id)
-                self._fair.delete_container(node, row.id, timeout_s=self._timing.stop_s)
-        except FairError as error:
-            log.warning("what an earlier configuration left behind could not be ended: %s", error)
-
-    def _survey(self) -> Plan | None:
-        """What runs and what is missing; None if Fair cannot list containers."""
-        containers: dict[str, Sequence[Container]] = {}
-        for node in {service.node for service in self._services.values()}:
-            rows = self._fair.containers(node)
-            if rows is None:
-                return None
-            containers[node] = rows
-        return plan(self._services, self._deployment, containers)
-
     def _start(self, roles: Sequence[Role]) -> None:
-        """Starts side by side; each as one program of its own."""
         if not roles:
             return
         self._tell("Starting " + " and ".join(sorted({role.words for role in roles}, reverse=True)))
-        log.info("starting %s", ", ".join(roles))
-        with ThreadPoolExecutor(len(roles)) as pool:
-            for role, program in zip(roles, pool.map(self._launch, roles), strict=True):
-                self._programs[role] = program
+        self._chain.start(roles, within_s=min(self._timing.schedule_s, self._left_s()))
         self._quiet_since = time.monotonic()
-
-    def _launch(self, role: Role) -> Program:
-        service = self._services[role]
-        spec = service.spec if self._lists else _without_labels(service)
-        program = self._fair.launch(service.node, spec)
-        self._fair.wait_until_scheduled(program, timeout_s=min(self._timing.schedule_s, self._left_s()))
-        return program
-
-    def _stop(self, role: Role, container: Container) -> None:
-        self._fair.delete_container(self._services[role].node, container.id, timeout_s=self._timing.stop_s)
-
-    def _end_doubles(self) -> bool:
-        """Whether something was ended: two processes that look and start at the same moment start everything twice.
-
-        Both keep the container that Fair lists first. Two rathole clients of one service displace each other for ever.
-        """
-        try:
-            found = self._survey() if self._programs and self._lists else None
-            doubles = found.replace if found else ()
-            for role, container in doubles:
-                log.info("ending %s, container %s: another process started one at the same moment", role, container.id)
-                self._stop(role, container)
-        except ServiceError as error:
-            log.warning("could not look for services that were started twice: %s", error)  # it draws all the same
-            return False
-        return bool(doubles)
-
-    def _stop_adopted(self, found: Plan, role: Role) -> list[Role]:
-        for adopted, container in found.adopt:
-            if adopted is role:
-                self._stop(role, container)
-        return [role]
 
     # How it is waited for
 
@@ -224,7 +148,7 @@ class BringUp:
         """Somebody else answers in the place of ours. Where Fair cannot stop that one the maintainer has to."""
         now = time.monotonic()
         self._look_after_programs_now_and_then(now)
-        if not self._lists and now - self._quiet_since > self._timing.silence_s:
+        if not self._chain.lists and now - self._quiet_since > self._timing.silence_s:
             came_back = "one with another configuration answers" if isinstance(answer, Health) else answer.came_back
             raise cannot_stop(self._endpoint.link, self._services, came_back)
 
@@ -235,7 +159,7 @@ class BringUp:
         elif self._refused_since is None:
             self._refused_since = now
         self._look_after_programs_now_and_then(now)
-        if not self._lists:
+        if not self._chain.lists:
             self._start_client_if_closed(now)
             self._start_server_if_gone(answer, now)
         if now - self._quiet_since > self._patience_s(answer):
@@ -248,12 +172,11 @@ class BringUp:
 
     def _look_after_programs(self) -> None:
         """Raises: StartError if something that we started has ended."""
-        ended = {role: end for role, program in self._programs.items() if (end := self._fair.end_of(program))}
-        found = self._survey() if self._lists else None
+        ended, found = self._chain.ended(), self._chain.survey()
         for role, end in ended.items():
             if role not in found.start if found else port_is_taken(end.last_words):
                 log.info("%s runs already: %s", role, end.last_words)  # by another process, started just before
-                del self._programs[role]
+                self._chain.forget(role)
                 if role is Role.INFERENCE:
                     self._taken_at = time.monotonic()
                 continue
@@ -261,11 +184,12 @@ class BringUp:
         if found:
             if any(container.status == "starting" for _, container in found.adopt):
                 self._quiet_since = time.monotonic()  # another process has just started it: not frozen
-            self._start([role for role in found.start if role not in self._programs])  # adopted at first, ended since
+            ended_since_adopted = [role for role in found.start if role not in self._chain.started]
+            self._start(ended_since_adopted)
 
     def _start_client_if_closed(self, now: float) -> None:
         closed = self._refused_since is not None and now - self._refused_since > self._timing.client_after_s
-        if closed and Role.TUNNEL_CLIENT in self._services and Role.TUNNEL_CLIENT not in self._programs:
+        if closed and Role.TUNNEL_CLIENT in self._services and Role.TUNNEL_CLIENT not in self._chain.started:
             self._start([Role.TUNNEL_CLIENT])
 
     def _start_server_if_gone(self, answer: EndpointUnreachableError, now: float) -> None:
@@ -277,8 +201,8 @@ class BringUp:
 
     def _suspect(self, answer: EndpointUnreachableError) -> None:
         """All runs but nothing answers: starts the next suspect again, the inference server first."""
-        found = self._survey() if self._lists else None
-        suspects = [role for role in self._suspects(answer) if role not in self._programs]
+        found = self._chain.survey()
+        suspects = [role for role in self._suspects(answer) if role not in self._chain.started]
         self._quiet_since = time.monotonic()
         if not suspects:
             return
@@ -286,7 +210,8 @@ class BringUp:
             raise cannot_stop(self._endpoint.link, self._services, answer.came_back)
         role = suspects[0]
         self._tell(f"No answer from {role.words}: starting it again")
-        self._start(self._stop_adopted(found, role))
+        self._chain.stop_adopted(found, role)
+        self._start([role])
 
     def _suspects(self, answer: EndpointUnreachableError) -> list[Role]:
         """Whom to suspect, in order. A refused public port means that the tunnel's own ends have lost each other."""
@@ -309,19 +234,8 @@ class BringUp:
 
         Where Fair cannot list what runs, a closed connection may mean that the node still fetches the image.
         """
-        fetching = not self._lists and answer.how == "closed"
+        fetching = not self._chain.lists and answer.how == "closed"
         return self._timing.fetching_s if fetching else self._timing.silence_s
 
     def _left_s(self) -> float:
         return self._deadline - time.monotonic()
-
-
-def port_is_taken(text: str) -> bool:
-    """Whether a container says, in its words or its engine's, that another one holds its port."""
-    return _PORT_TAKEN.search(text) is not None
-
-
-def _without_labels(service: Service) -> ContainerSpec:
-    """The service's container without labels, for a Fair server that does not know them."""
-    spec = service.spec
-    return ContainerSpec(spec.image, spec.command, spec.files, spec.ports, spec.runtime, spec.network)

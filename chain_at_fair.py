@@ -1,0 +1,125 @@
+"""A chain's services at Fair: what runs of them, starting and ending them.
+
+Asks Fair, does not guess: two rathole clients of one service displace each other for ever. Where Fair cannot list
+containers (the hosted one), the host ports of the inference server and the tunnel server are the locks: "port taken"
+means that it runs already.
+"""
+
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from containers import Container, ContainerSpec, Program, ProgramEnd
+from errors import FairError, ServiceError
+from fair_client import DeadlineFairClient
+from fair_services import Plan, Role, Service, plan, strays
+
+log = logging.getLogger(__name__)
+
+_PORT_TAKEN = re.compile(r"already allocated|already in use|port.{0,40}taken|in use", re.IGNORECASE)
+
+
+class ChainAtFair:
+    """The services of one chain. `stop_s`: how long a container may take to end."""
+
+    def __init__(
+        self, fair: DeadlineFairClient, services: dict[Role, Service], deployment: str, *, stop_s: float
+    ) -> None:
+        self.services = services
+        self.lists = True  # until Fair says that it cannot list containers
+        self._fair = fair
+        self._deployment = deployment
+        self._stop_s = stop_s
+        self._programs: dict[Role, Program] = {}
+
+    @property
+    def started(self) -> Collection[Role]:
+        """What was started here and has not been forgotten."""
+        return self._programs.keys()
+
+    def survey(self) -> Plan | None:
+        """What runs and what is missing; None if Fair cannot list containers."""
+        containers: dict[str, Sequence[Container]] = {}
+        for node in {service.node for service in self.services.values()} if self.lists else ():
+            rows = self._fair.containers(node)
+            self.lists = rows is not None
+            if rows is None:
+                break
+            containers[node] = rows
+        return plan(self.services, self._deployment, containers) if self.lists else None
+
+    def start(self, roles: Sequence[Role], *, within_s: float) -> None:
+        """Starts these side by side, each as one program of its own, and waits until their nodes have taken them."""
+        log.info("starting %s", ", ".join(roles))
+        with ThreadPoolExecutor(len(roles)) as pool:
+            programs = pool.map(lambda role: self._launch(role, within_s), roles)
+            for role, program in zip(roles, programs, strict=True):
+                self._programs[role] = program
+
+    def _launch(self, role: Role, within_s: float) -> Program:
+        service = self.services[role]
+        program = self._fair.launch(service.node, service.spec if self.lists else _without_labels(service))
+        self._fair.wait_until_scheduled(program, timeout_s=within_s)
+        return program
+
+    def ended(self) -> Mapping[Role, ProgramEnd]:
+        """How those ended that were started here and run no more."""
+        return {role: end for role, program in self._programs.items() if (end := self._fair.end_of(program))}
+
+    def forget(self, role: Role) -> None:
+        """What was started here has ended, and another one, started elsewhere, is in its place."""
+        del self._programs[role]
+
+    def stop(self, role: Role, container: Container) -> None:
+        """Ends a container of a service."""
+        self._fair.delete_container(self.services[role].node, container.id, timeout_s=self._stop_s)
+
+    def stop_adopted(self, found: Plan, role: Role) -> None:
+        """Ends the service's container, if one runs."""
+        for adopted, container in found.adopt:
+            if adopted is role:
+                self.stop(role, container)
+
+    def stop_replaced(self, found: Plan) -> None:
+        """Ends what runs with another configuration."""
+        for role, container in found.replace:
+            log.info("replacing %s, container %s: another configuration", role, container.id)
+            self.stop(role, container)
+
+    def stop_strays(self) -> None:
+        """Ends what was left behind where the settings do not want it any more, on nodes no longer ours, too."""
+        try:
+            everywhere = {node.name: self._fair.containers(node.name) or [] for node in self._fair.nodes()}
+            for node, row in strays(self.services, self._deployment, everywhere):
+                log.info("ending %s on node %s, container %s: it belongs elsewhere now", row.role, node, row.id)
+                self._fair.delete_container(node, row.id, timeout_s=self._stop_s)
+        except FairError as error:
+            log.warning("what an earlier configuration left behind could not be ended: %s", error)
+
+    def stop_doubles(self) -> bool:
+        """Whether something was ended: two processes that look and start at the same moment start everything twice.
+
+        Both keep the container that Fair lists first.
+        """
+        try:
+            found = self.survey() if self._programs else None
+            doubles = found.replace if found else ()
+            for role, container in doubles:
+                log.info("ending %s, container %s: another process started one at the same moment", role, container.id)
+                self.stop(role, container)
+        except ServiceError as error:
+            log.warning("could not look for services that were started twice: %s", error)  # it draws all the same
+            return False
+        return bool(doubles)
+
+
+def port_is_taken(text: str) -> bool:
+    """Whether a container says, in its words or its engine's, that another one holds its port."""
+    return _PORT_TAKEN.search(text) is not None
+
+
+def _without_labels(service: Service) -> ContainerSpec:
+    """The service's container without labels, for a Fair server that does not know them."""
+    spec = service.spec
+    return ContainerSpec(spec.image, spec.command, spec.files, spec.ports, spec.runtime, spec.network)
