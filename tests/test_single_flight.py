@@ -1,7 +1,6 @@
 """One run at a time, however many ask; a pause after a failure."""
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -90,33 +89,43 @@ def test_all_joiners_get_the_error() -> None:
 
 def test_after_a_success_the_next_is_a_new_run_at_once() -> None:
     """Whoever comes after the end starts another run, without a pause."""
+    paused: list[float] = []
     gate = Gate()
     gate.open.set()
-    flight = SingleFlight(gate.work, name="test")
-    begin = time.monotonic()
+    flight = SingleFlight(gate.work, name="test", sleep=paused.append)
     for _ in range(3):
         flight.join(ignore, never, timeout_s=20)
     assert gate.runs == 3
-    assert time.monotonic() - begin < 0.5
+    assert paused == []
 
 
 def test_pause_after_a_failure() -> None:
-    """After a failure the next run waits about a second and says so; after a success there is no pause."""
+    """After a failure the next run waits a second and says so; after a success there is no pause."""
+    paused: list[float] = []
+    may_go_on = threading.Event()
+
+    def pause(seconds: float) -> None:
+        paused.append(seconds)
+        assert may_go_on.wait(20)
+
     gate = Gate()
     gate.open.set()
     gate.error = StartError("x", tried="y", came_back="z", next_step="w")
-    flight = SingleFlight(gate.work, name="test")
+    flight = SingleFlight(gate.work, name="test", clock=lambda: 1000.0, sleep=pause)
     with pytest.raises(StartError):
         flight.join(ignore, never, timeout_s=20)
     gate.error = None
     told: list[Event] = []
-    begin = time.monotonic()
-    flight.join(told.append, never, timeout_s=20)
-    assert 0.7 < time.monotonic() - begin < 3
+    joiner = threading.Thread(target=flight.join, args=(told.append, never), kwargs={"timeout_s": 20})
+    joiner.start()
+    wait_until("the pause to be told", lambda: told)
     assert "waiting 1 s" in str(told[0])
-    begin = time.monotonic()
+    assert gate.runs == 1
+    may_go_on.set()
+    joiner.join(20)
     flight.join(ignore, never, timeout_s=20)
-    assert time.monotonic() - begin < 0.5
+    assert gate.runs == 3
+    assert paused == [1.0]
 
 
 def test_the_pause_grows_and_is_bounded() -> None:
@@ -141,6 +150,7 @@ def test_cancel_while_waiting() -> None:
     gate = Gate()
     flight = SingleFlight(gate.work, name="test")
     cancel = threading.Event()
+    told: list[Event] = []
     ended: list[str] = []
 
     def join_cancelled() -> None:
@@ -148,13 +158,13 @@ def test_cancel_while_waiting() -> None:
             flight.join(ignore, cancel.is_set, timeout_s=20)
         ended.append("cancelled")
 
-    other = threading.Thread(target=flight.join, args=(ignore, never), kwargs={"timeout_s": 20})
+    other = threading.Thread(target=flight.join, args=(told.append, never), kwargs={"timeout_s": 20})
     cancelled = threading.Thread(target=join_cancelled)
     other.start()
     cancelled.start()
-    assert gate.began.wait(10)
+    wait_until("the other to wait", lambda: told)  # else it may come when this run is over, and begin another
     cancel.set()
-    cancelled.join(2)
+    cancelled.join(10)
     assert ended == ["cancelled"]
     assert other.is_alive()
     gate.open.set()
@@ -167,6 +177,8 @@ def test_deadline() -> None:
     """A run that takes longer than the joiner waits ends for him in an error that names the stage; it goes on."""
     gate = Gate()
     flight = SingleFlight(gate.work, name="test")
+    with pytest.raises(JobCancelledError):
+        flight.join(ignore, gate.began.is_set, timeout_s=20)  # the run is at its stage when the time begins
     with pytest.raises(StartError, match="still at: looking"):
         flight.join(ignore, never, timeout_s=0.2)
     gate.open.set()
