@@ -6,8 +6,9 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from page_service import StandInService, picture, small_preview
+from page_service import STEPS, StandInService, picture, small_preview
 from PIL import Image
+from processes import wait_until
 
 import page_text
 from app import Handlers
@@ -23,24 +24,44 @@ from page_view import UNCHANGED, View
 
 def test_following_skips_to_the_newest_and_ends_with_the_last() -> None:
     """A slow reader sees fewer events but never lags, and the last event is always the picture."""
-    service = StandInService(pause_s=0.01)
+    service = StandInService()
+    service.hold("waking")
+    service.hold("done")
+    job = service.submit("a cat")
+    wait_until("the job to begin", lambda: job.events)
 
-    async def scene() -> list[Event | None]:
-        return [event async for event in follow_latest(service.submit("a cat"), at_most_every_s=0.05)]
+    async def scene() -> list[Event]:
+        seen: list[Event] = []
+        async for event in follow_latest(job):
+            seen += [event] if event else []
+            if len(seen) == 1:  # while the reader is at the first event, all steps are told
+                service.let("waking")
+                await asyncio.to_thread(wait_until, "the last step", lambda: _is_step(job.events[-1], STEPS))
+            elif _is_step(event, STEPS):
+                service.let("done")
+        return seen
 
     seen = asyncio.run(scene())
+    assert isinstance(seen[0], Waking)
     assert isinstance(seen[-1], Picture)
-    assert 2 <= len(seen) < 15
+    assert _is_step(seen[-2], STEPS)
+    assert len(seen) <= 5
+
+
+def _is_step(event: Event | None, number: int) -> bool:
+    return isinstance(event, Step) and event.step == number
 
 
 def test_following_shows_a_sign_of_life() -> None:
     """While nothing happens, there is still a turn now and then, in which a visitor's leaving can be noticed."""
     service = StandInService()
     service.hold("waking")
+    job = service.submit("a cat")
+    wait_until("the job to begin", lambda: job.events)  # else the first turn may be a sign of life
 
     async def scene() -> list[Event | None]:
         seen: list[Event | None] = []
-        async for event in follow_latest(service.submit("a cat"), at_least_every_s=0.05):
+        async for event in follow_latest(job, at_least_every_s=0.05):
             seen.append(event)
             if seen[-2:] == [None, None]:
                 service.let("waking")
