@@ -42,6 +42,6 @@ def logs_in(script: Script) -> Script:
     return answer
 
 
-def client_of(url: str) -> DeadlineFairClient:
-    """A client with short deadlines, for servers that do not keep them."""
-    return DeadlineFairClient(url, EMAIL, PASSWORD, timeout_s=0.3)
+def client_of(url: str, timeout_s: float = 10) -> DeadlineFairClient:
+    """A client of such a server, logged in."""
+    return DeadlineFairClient(url, EMAIL, PASSWORD, timeout_s=timeout_s)

@@ -38,16 +38,17 @@ def test_never_answers(name: str) -> None:
     """Each request to a server that never answers ends at its deadline."""
     with hostile_server(logs_in(silent)) as server:
         fair = client_of(server.url)
+        fair._timeout_s = 0.3  # from now on: the login is answered, on a busy machine later than that
         begin = time.monotonic()
         with pytest.raises(FairError, match=r"nothing came back within 0\.3 s"):
             CALLS[name](fair)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 5
 
 
 def test_login_never_answered() -> None:
     """A login, too, has its deadline, and the error says which address was tried and what to check."""
     with hostile_server(silent) as server, pytest.raises(FairError, match="FAIRCOMPUTE_SERVER_ADDRESS") as caught:
-        client_of(server.url)
+        client_of(server.url, timeout_s=0.3)
     assert server.url in str(caught.value)
     assert PASSWORD not in str(caught.value)
 
