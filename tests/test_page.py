@@ -154,7 +154,9 @@ def test_what_the_model_refuses_is_told_as_it_is(served: Served) -> None:
 def test_cancel_over_the_api_ends_the_drawing(served: Served) -> None:
     """A client that cancels its call ends the drawing itself, so that the GPU is free."""
     served.service.hold("drawing")
+    before = len(served.service.started)
     call = served.client.submit("a cat", api_name="/text_to_image")
+    wait_until("the drawing to begin", lambda: len(served.service.started) > before)
     wait_until("the call to know its number", lambda: call.status().code is Status.PROCESSING)
     call.cancel()
     wait_until("it to end", lambda: served.service.started[-1].finished)
