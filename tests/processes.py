@@ -40,6 +40,12 @@ def free_port() -> int:
             return port
 
 
+def is_open(port: int) -> bool:
+    """Whether somebody listens on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def wait_until(what: str, probe: Callable[[], _T], timeout_s: float = 30) -> _T:
     """Returns the first truthy answer of `probe`; fails the test when `timeout_s` pass without one."""
     deadline = time.monotonic() + timeout_s

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 import requests
-from bring_up_bench import QUICK, Bench, chain_settings, running_bench
+from bring_up_bench import IMPATIENT, QUICK, Bench, chain_settings, running_bench
 from fair_fronts import fair_that_cannot_list
 from hostile_server import HostileServer, Line, Received, hostile_server
-from processes import wait_until
+from processes import is_open, wait_until
 
 from errors import FairError, StartError
 from fair_services import Role
@@ -59,10 +59,15 @@ def test_what_ended_is_started_again(bench: Bench, front: HostileServer, role: s
     chain = chain_settings()
     bench.bring_up(chain, url=front.url)
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
-    pids = {name: bench.log.pid(name) for name in bench.log.starts()}
-    os.kill(pids[role], signal.SIGKILL)
+    ports = {
+        "inference": chain.inference_host_port,
+        "tunnel-server": chain.tunnel_control_port,
+        "tunnel-client": chain.tunnel_public_port,  # its server closes it, as soon as it sees that the client is gone
+    }
+    os.kill(bench.log.pid(role), signal.SIGKILL)
+    wait_until("its port to be closed", lambda: not is_open(ports[role]))
     assert bench.bring_up(chain, url=front.url).state == "healthy"
-    assert {name for name, pid in pids.items() if bench.log.pid(name) != pid} == {role}
+    bench.wait_for_starts(**{name.replace("-", "_"): 1 + (name == role) for name in ports})
 
 
 def test_a_port_that_is_not_free_yet(bench: Bench, front: HostileServer) -> None:
@@ -106,7 +111,7 @@ def test_frozen(bench: Bench, front: HostileServer) -> None:
     bench.bring_up(chain, url=front.url)
     os.kill(bench.log.pid("inference"), signal.SIGSTOP)
     with pytest.raises(StartError, match=r"cannot stop containers.*fair node home list.*fair node home kill"):
-        bench.bring_up(chain, url=front.url)
+        bench.bring_up(chain, url=front.url, timing=IMPATIENT)
     os.kill(bench.log.pid("inference"), signal.SIGCONT)
 
 
@@ -115,7 +120,7 @@ def test_another_configuration(bench: Bench, front: HostileServer) -> None:
     chain = chain_settings()
     bench.bring_up(chain, url=front.url)
     with pytest.raises(StartError, match=r"another configuration.*cannot stop.*fair node home kill"):
-        bench.bring_up(replace(chain, model_id="another/model"), url=front.url)
+        bench.bring_up(replace(chain, model_id="another/model"), url=front.url, timing=IMPATIENT)
 
 
 def test_image_that_dies(bench: Bench, front: HostileServer) -> None:

@@ -1,7 +1,6 @@
 """The tunnel: who may offer a service through it, who may draw through it, and what can be read on the way."""
 
 import hashlib
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 from chain import DEPLOYMENT, GPU_NODE, INFERENCE_IMAGE, SECRET, TUNNEL_NODE, Chain, draw, running_chain, service_of
-from processes import Processes, Program, free_port, wait_until
+from processes import Processes, Program, free_port, is_open, wait_until
 from wiretap import wiretap
 
 from containers import Node
@@ -51,12 +50,6 @@ def run(processes: Processes, rathole: Path, service: Service, folder: Path) -> 
     file = folder / f"{service.fingerprint}.toml"
     file.write_text(service.spec.files[path])
     return processes.start([rathole, mode, file], {"RUST_LOG": None, "NO_COLOR": "1"})
-
-
-def is_open(port: int) -> bool:
-    """Whether somebody listens on this port of 127.0.0.1."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_wrong_token_opens_nothing(processes: Processes, tmp_path: Path, rathole: Path) -> None:
