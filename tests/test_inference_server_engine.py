@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import requests
-from inference_process import InferenceProcess, is_alive, picture, running, wait_until
+from inference_process import START_DEADLINE_S, InferenceProcess, is_alive, picture, running, wait_until
 
 pytestmark = pytest.mark.slow
 LONG = {"prompt": "a cat", "seed": 1, "num_inference_steps": 250, "num_images_per_prompt": 4}
@@ -150,7 +150,7 @@ def test_beyond_the_bound_the_answer_is_busy_at_once() -> None:
             next(stream)
         started_s = time.monotonic()
         refused = server.post({"prompt": "a cat"})
-        assert time.monotonic() - started_s < 1
+        assert time.monotonic() - started_s < 5  # three times LONG would have been waited for
         assert refused.status_code == 503
         assert refused.headers["Retry-After"].isdigit()
         assert refused.json()["$error"]["code"] == "BUSY"
@@ -161,9 +161,8 @@ def test_beyond_the_bound_the_answer_is_busy_at_once() -> None:
 def test_an_idle_engine_sleeps_and_wakes_on_demand() -> None:
     """After its idle time the engine process is gone, the server healthy; the next request wakes it and sees that."""
     with running(config={"idle_engine_s": 1}) as server:
-        server.wait_ready()
-        sleeper = server.engine_pid()
-        wait_until(lambda: server.health()["engine"] == "asleep", "the engine to sleep")
+        sleeper = server.engine_pid()  # while it loads: once it is ready, a second is soon over
+        wait_until(lambda: server.health()["engine"] == "asleep", "the engine to sleep", START_DEADLINE_S)
         wait_until(lambda: not is_alive(sleeper), "its process to end")
         assert server.health()["state"] == "healthy"
         assert server.health()["limits"]["width"]["max"] == 256
@@ -250,8 +249,7 @@ def test_shutdown_ends_the_server() -> None:
 
 def test_an_idle_server_ends_by_itself() -> None:
     """After `idle_exit_s` without a post the server ends with 0; healthchecks do not keep it up, drawings do."""
-    with running(config={"idle_exit_s": 2}) as server:
-        server.wait_ready()
+    with running(config={"idle_exit_s": 2}) as server:  # not waited for: once it is ready, 2 s are soon over
         list(server.stream({"prompt": "a cat", "num_inference_steps": 100, "num_images_per_prompt": 2}))
         done_s = time.monotonic()
         while server.process.poll() is None and time.monotonic() - done_s < 10:
