@@ -3,12 +3,15 @@
 import asyncio
 import dataclasses
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino_genai
 import pytest
+from inference_engine import Bench, MovedClockLoop, run
+from starlette.types import Message
 
 from inference_server import errors, request_book
 from inference_server import limits as limits_module
@@ -20,9 +23,10 @@ from inference_server.engines.openvino import SCHEDULERS, read_own_facts
 from inference_server.engines.previews import PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
-from inference_server.messages import ModelFacts
+from inference_server.messages import ModelFacts, Ready, Stage, Step
 from inference_server.request_book import RequestBook
 from inference_server.resolve import Offer, check, resolve
+from inference_server.responses import StreamResponse
 from inference_server.tickets import Outcome, Ticket
 from inference_server.wire import PictureRequest, read_request
 
@@ -312,6 +316,32 @@ def test_kept_results_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> 
         assert drawn == ["id-0", "id-1", "id-2", "id-3", "failed", "id-0", "failed"]
 
     asyncio.run(fill())
+
+
+def test_a_stream_has_a_line_every_second() -> None:
+    """While a model loads, and while a step takes its time, never more than a second passes without a line."""
+
+    async def story() -> None:
+        bench, loop, told_s = Bench(), asyncio.get_running_loop(), [0.0]
+        assert isinstance(loop, MovedClockLoop)
+
+        async def send(message: Message) -> None:
+            told_s.append(loop.moved_s)
+
+        async def nobody_hangs_up() -> Message:
+            return await loop.create_future()  # type: ignore[no-any-return]
+
+        stream = StreamResponse(bench.post("a"), lambda ticket, answered: None)
+        answer = asyncio.create_task(stream({}, nobody_hangs_up, send))
+        for message in (Stage("loading the model"), Ready(FACTS), Step(1, 1, 5, None)):
+            await bench.say(message)
+            for _ in range(50):
+                await bench.after(0.1)
+        answer.cancel()
+        assert told_s[-1] > 13
+        assert max(after - before for before, after in pairwise(told_s)) < 1.05
+
+    run(story())
 
 
 def test_a_librarys_error_becomes_one_short_line_without_the_prompt() -> None:
