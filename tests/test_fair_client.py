@@ -168,7 +168,7 @@ def test_a_proxy_of_the_environment(server: RunningServer, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_expired_token(processes: Processes, tmp_path: Path) -> None:
     """An expired token leads to one new login and the answer, also when many threads find out at once."""
-    server = start_server(processes, tmp_path, "--token-ttl-s", "1")
+    server = start_server(processes, tmp_path, "--token-ttl-s", "3")
     fair = DeadlineFairClient(server.url, EMAIL, PASSWORD)
     first = fair.token
 
@@ -182,7 +182,7 @@ def test_expired_token(processes: Processes, tmp_path: Path) -> None:
         finally:
             fair.token = current
 
-    wait_until("the token to expire", is_refused, 10)
+    wait_until("the token to expire", is_refused)
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.append(len(fair.nodes()))) for _ in range(8)]
     for thread in threads:
