@@ -175,7 +175,7 @@ def test_without_a_tunnel(cold: Chain) -> None:
 
 def test_idle_container_ends_and_comes_back(cold: Chain) -> None:
     """After IDLE_EXIT_S without a prompt the inference server ends by itself; the next prompt starts only it again."""
-    with cold.service(IDLE_EXIT_S="2") as service:
+    with cold.service(IDLE_EXIT_S="5") as service:
         draw(service)
         ended = wait_until(
             "the inference server to end itself", lambda: [row for row in cold.containers() if row.status == "ended"]
