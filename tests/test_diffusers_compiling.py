@@ -24,6 +24,7 @@ from inference_process import is_alive, wait_until
 from inference_server.engines.diffusers import runner
 from inference_server.engines.diffusers.compile_child import NICENESS
 from inference_server.engines.diffusers.compiling import (
+    CHILD,
     Compile,
     CompileError,
     CompilePlan,
@@ -265,6 +266,12 @@ def test_the_compilers_word_on_a_failure_is_told(tmp_path: Path) -> None:
         compile_in_child(wrong, tmp_path / "it.pt2", tmp_path)
 
 
+def compiling_process(engine_pid: int) -> int | None:
+    """The engine's child that compiles; importing torch starts others, for a moment (ldconfig)."""
+    children = process_tree.children(engine_pid)
+    return next((pid for pid in children if CHILD in process_tree.argv(pid)), None)
+
+
 @pytest.mark.slow
 def test_the_compiling_process_ends_with_the_engine_process(tmp_path: Path) -> None:
     """However the engine process ends, nothing of its compiling goes on: the GPU is free."""
@@ -278,7 +285,7 @@ def test_the_compiling_process_ends_with_the_engine_process(tmp_path: Path) -> N
         assert engine.stdin is not None
         engine.stdin.write(small_order().model_dump_json())
         engine.stdin.close()
-        child = wait_until(lambda: next(iter(process_tree.children(engine.pid)), None), "the compiling process", 60)
+        child = wait_until(lambda: compiling_process(engine.pid), "the compiling process", 60)
         wait_until(lambda: os.getpriority(os.PRIO_PROCESS, child) == NICENESS, "it to step back", 60)
         engine.kill()
     wait_until(lambda: not is_alive(child), "its end")
