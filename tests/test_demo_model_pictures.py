@@ -81,13 +81,7 @@ def test_colours_are_as_asked(painter: Painter, prompt: str, colour: str) -> Non
 
 @pytest.mark.parametrize(
     "prompt",
-    [
-        "a zorblax red apple",
-        "very modern red apple 1987",
-        pytest.param(
-            "a red apple quibber", marks=pytest.mark.xfail(strict=True, reason="the packed weights make it an orange")
-        ),
-    ],
+    ["a zorblax red apple", "very modern red apple 1987", "a red apple quibber"],
 )
 def test_unknown_words_do_not_spoil_known_ones(painter: Painter, prompt: str) -> None:
     """A red apple stays red where the prompt holds words that the model has never seen."""
@@ -107,13 +101,11 @@ def test_one_thing_is_one_blob(painter: Painter) -> None:
     assert blobs(draw(painter, "an apple")) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the packed weights have seen single things only")
 def test_two_apples_are_two_blobs(painter: Painter) -> None:
     """Two of a kind are two things on the ground."""
     assert blobs(draw(painter, "two apples")) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the packed weights' decoder ends at 244 to 255")
 def test_white_is_white(painter: Painter) -> None:
     """The corners of a picture without a ground of its own are white."""
     for prompt in ("a red apple", "a dog", "a cup of coffee", "a blue car"):
