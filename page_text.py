@@ -30,13 +30,13 @@ NO_KNOWN_WORDS = "This little model knows none of these words and drew what came
 
 DEMO_EXAMPLES = (
     "a red apple",
-    "a cute panda",
+    "a cat wearing sunglasses",
+    "a house at night",
+    "two red hearts",
+    "a unicorn under a rainbow",
+    "an apple and a banana",
+    "a blue car on a yellow background",
     "a birthday cake",
-    "a castle",
-    "a sailing boat",
-    "an owl",
-    "a blue butterfly",
-    "a car on a blue background",
 )
 EXAMPLES = (
     "a lighthouse in a storm, oil painting",
