@@ -11,6 +11,7 @@ from page_service import StandInService, picture, serve
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+import page_text
 from errors import BusyError, EndpointUnreachableError
 
 pytestmark = pytest.mark.slow
@@ -251,8 +252,9 @@ def test_cancel_after_opening_again(open_page: Callable[..., Visit]) -> None:
 def test_examples_fill_the_prompt(open_page: Callable[..., Visit]) -> None:
     """An example is one touch away from being drawn."""
     visit = open_page()
-    visit.page.get_by_role("button", name="a cute panda").click()
-    expect(visit.page.locator("#prompt textarea")).to_have_value("a cute panda")
+    example = page_text.DEMO_EXAMPLES[1]
+    visit.page.get_by_role("button", name=example).click()
+    expect(visit.page.locator("#prompt textarea")).to_have_value(example)
 
 
 def test_download_keeps_the_metadata(open_page: Callable[..., Visit], tmp_path: Path) -> None:
