@@ -26,7 +26,7 @@ class ChainAtFair:
     def __init__(
         self, fair: DeadlineFairClient, services: dict[Role, Service], deployment: str, *, stop_s: float
     ) -> None:
-        self.services = services
+        self._services = services
         self.lists = True  # until Fair says that it cannot list containers
         self._fair = fair
         self._deployment = deployment
@@ -41,13 +41,13 @@ class ChainAtFair:
     def survey(self) -> Plan | None:
         """What runs and what is missing; None if Fair cannot list containers."""
         containers: dict[str, Sequence[Container]] = {}
-        for node in {service.node for service in self.services.values()} if self.lists else ():
+        for node in {service.node for service in self._services.values()} if self.lists else ():
             rows = self._fair.containers(node)
             self.lists = rows is not None
             if rows is None:
                 break
             containers[node] = rows
-        return plan(self.services, self._deployment, containers) if self.lists else None
+        return plan(self._services, self._deployment, containers) if self.lists else None
 
     def start(self, roles: Sequence[Role], *, within_s: float) -> None:
         """Starts these side by side, each as one program of its own, and waits until their nodes have taken them."""
@@ -58,7 +58,7 @@ class ChainAtFair:
                 self._programs[role] = program
 
     def _launch(self, role: Role, within_s: float) -> Program:
-        service = self.services[role]
+        service = self._services[role]
         program = self._fair.launch(service.node, service.spec if self.lists else _without_labels(service))
         self._fair.wait_until_scheduled(program, timeout_s=within_s)
         return program
@@ -73,7 +73,7 @@ class ChainAtFair:
 
     def stop(self, role: Role, container: Container) -> None:
         """Ends a container of a service."""
-        self._fair.delete_container(self.services[role].node, container.id, timeout_s=self._stop_s)
+        self._fair.delete_container(self._services[role].node, container.id, timeout_s=self._stop_s)
 
     def stop_adopted(self, found: Plan, role: Role) -> None:
         """Ends the service's container, if one runs."""
@@ -91,7 +91,7 @@ class ChainAtFair:
         """Ends what was left behind where the settings do not want it any more, on nodes no longer ours, too."""
         try:
             everywhere = {node.name: self._fair.containers(node.name) or [] for node in self._fair.nodes()}
-            for node, row in strays(self.services, self._deployment, everywhere):
+            for node, row in strays(self._services, self._deployment, everywhere):
                 log.info("ending %s on node %s, container %s: it belongs elsewhere now", row.role, node, row.id)
                 self._fair.delete_container(node, row.id, timeout_s=self._stop_s)
         except FairError as error:
