@@ -93,7 +93,7 @@ class Batches:
         shares = np.where(common, _COMMON_WEIGHT, 1.0)
         kinds = np.array([scene.kind for scene in self._scenes])
         groups = [(plain, _PLAIN)]
-        groups += [(~plain & (kinds == kind), (1 - _PLAIN) * share) for kind, share in _KINDS.items()]
+        groups += [(~plain & (kinds == kind), (1 - _PLAIN) * _KINDS[kind]) for kind in set(kinds)]
         for members, share in groups:
             shares[members] *= share / max(1.0, shares[members].sum())
         shares /= shares.sum()
