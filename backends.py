@@ -130,8 +130,9 @@ class FairChain:
         if self._is_up():
             return
         tell("Signing in to the machine that draws" if self._kind == "fair" else "Getting this machine ready to draw")
-        chain = self._placed = self._placed or self._chain.with_ports()
         fair = self._connect()
+        # Free ports are looked for after that: a Fair server that begins to listen now may take one of them.
+        chain = self._placed = self._placed or self._chain.with_ports()
         inference_node = fair.node(chain.inference_node)
         tunnel_node = fair.node(chain.tunnel_node) if chain.tunnel_node else None
         address = self._address(tunnel_node or inference_node)

@@ -10,13 +10,14 @@ from endpoint_scripts import HEALTH, good
 from hostile_server import Line, Received, hostile_server
 from processes import free_port, wait_until
 
+import fair_services
 from backend_choice import choose_backend
 from backends import Backend, FairChain, FixedEndpoint
 from containers import Node
 from credentials import Credentials
 from drawing import DrawRequest
 from endpoint_client import EndpointClient
-from errors import EndpointUnreachableError, EndpointUntrustedError, GpuBusyError, SettingsError, StartError
+from errors import EndpointUnreachableError, EndpointUntrustedError, FairError, GpuBusyError, SettingsError, StartError
 from events import Event
 from settings import Settings
 
@@ -204,3 +205,25 @@ def test_a_secret_is_required_for_other_machines(home: str | None, vm: str) -> N
     backend._connect = lambda: OneFair(home=home, vm=vm)  # type: ignore[assignment,return-value]
     with pytest.raises(SettingsError, match=r"another machine.*ENDPOINT_SECRET"):
         backend.ensure(ignore, never)
+
+
+def test_ports_are_chosen_once_fair_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's own Fair server listens before the chain's ports are looked for: it cannot take one of them."""
+    happened: list[str] = []
+
+    def connect() -> OneFair:
+        happened.append("Fair listens")
+        return OneFair(local=None)
+
+    def ports(count: int) -> list[int]:
+        happened.append("ports are chosen")
+        return [free_port() for _ in range(count)]
+
+    monkeypatch.setattr(fair_services, "free_ports", ports)
+    backend = chosen(TUNNEL="none")
+    assert isinstance(backend, FairChain)
+    backend._connect = connect  # type: ignore[assignment]
+    with pytest.raises(FairError, match="learn the address"):
+        backend.ensure(ignore, never)
+    assert happened == ["Fair listens", "ports are chosen"]
+    backend.close()
