@@ -56,6 +56,7 @@ def open_page(browser: Browser, _served: tuple[StandInService, str]) -> Iterator
             contexts.append(context)
         page = context.new_page()
         page.goto(url)
+        expect(page.locator("#draw")).to_be_enabled()  # Gradio shows each kind of component as soon as it has its code
         expect(page.locator("#more [data-testid=accordion-content]")).to_be_hidden()
         expect(page.locator("#more.starting")).to_have_count(0)
         return Visit(page, service)
