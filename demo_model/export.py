@@ -1,7 +1,7 @@
 """Exports the trained parts to a model folder for OpenVINO GenAI: `python -m demo_model.export FOLDER` (a minute).
 
-Weights become int8, one scale a row; sums stay in floating point. The folder also gets `words.txt`, the names that the
-model knows. Then: `python -m demo_model.pack FOLDER`.
+Weights become int8, one scale a row; sums stay in floating point. The latents get one more channel, the pose's. The
+folder also gets `words.txt`, the names that the model knows. Then: `python -m demo_model.pack FOLDER`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from demo_model import networks
+from demo_model import networks, pose
 from demo_model.batches import tokenizer_folder
 from demo_model.colours import COLOURS, OWN_COLOURS
 from demo_model.concepts import concepts
@@ -48,8 +48,9 @@ class _UNet(torch.nn.Module):
         self.unet = unet
 
     def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        predicted: Tensor = self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
-        return predicted
+        drawn, posing = sample.split((networks.LATENT_CHANNELS, pose.CHANNELS), dim=1)
+        predicted = self.unet(drawn, timestep, encoder_hidden_states, return_dict=False)[0]
+        return torch.cat([predicted, torch.zeros_like(posing)], dim=1)
 
 
 class _Decoder(torch.nn.Module):
@@ -58,9 +59,10 @@ class _Decoder(torch.nn.Module):
         self.autoencoder = autoencoder
 
     def forward(self, latent_sample: Tensor) -> Tensor:
-        pictures = self.autoencoder.pictures(latent_sample).clamp(-1, 1)
+        drawn, posing = latent_sample.split((networks.LATENT_CHANNELS, pose.CHANNELS), dim=1)
+        pictures = self.autoencoder.pictures(drawn).clamp(-1, 1)
         lift = (pictures.amin(1, keepdim=True) - _WHITE_FROM) / (_WHITE_AT - _WHITE_FROM)
-        return pictures + lift.clamp(0, 1) * (1 - pictures)
+        return pose.posed(pictures + lift.clamp(0, 1) * (1 - pictures), posing)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def _parts(run: RunFolder) -> list[_Part]:
         )
     autoencoder = networks.make_autoencoder()
     autoencoder.load_state_dict({name: value.float() for name, value in load_file(run.autoencoder).items()})
-    tokens, channels, side = networks.MAX_TOKENS, networks.LATENT_CHANNELS, networks.GRID
+    tokens, side = networks.MAX_TOKENS, networks.GRID
+    channels = networks.LATENT_CHANNELS + pose.CHANNELS
     width = networks.TEXT_WIDTH
     return [
         _Part(
@@ -143,7 +146,7 @@ def _parts(run: RunFolder) -> list[_Part]:
             },
             {"sample": [-1, channels, -1, -1], "timestep": [1], "encoder_hidden_states": [-1, tokens, width]},
             ("out_sample",),
-            dict(unet.config),
+            {**unet.config, "in_channels": channels, "out_channels": channels},
         ),
         _Part(
             "vae_decoder",
@@ -151,7 +154,7 @@ def _parts(run: RunFolder) -> list[_Part]:
             {"latent_sample": torch.zeros(1, channels, side, side)},
             {"latent_sample": [-1, channels, -1, -1]},
             ("sample",),
-            {**autoencoder.config, "_class_name": "AutoencoderKL"},
+            {**autoencoder.config, "_class_name": "AutoencoderKL", "latent_channels": channels},
         ),
     ]
 

@@ -44,7 +44,7 @@ def confusions(painter: Painter, encode: Encoder, known: Tensor) -> list[tuple[s
     """
     confused = []
     for number, concept in enumerate(concepts()):
-        picture = np.array(painter.draw(f"a {concept.names[0]}", _SEED).picture)
+        picture = np.array(painter.draw(f"a {concept.names[0]}", _SEED, posed=False).picture)
         latents = torch.from_numpy(encode(picture[None])).float().flatten()
         nearest = int((known - latents).square().mean(-1).amin(1).argmin())
         if nearest != number:

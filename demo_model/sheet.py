@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import openvino_genai
 from PIL import Image, ImageDraw
 
@@ -65,12 +66,31 @@ class Painter:
         self._guidance = float(defaults.get("guidance_scale", 2.0)) if guidance is None else guidance
         self._pipeline = openvino_genai.Text2ImagePipeline(str(folder), "CPU")
 
-    def draw(self, prompt: str, seed: int) -> Drawn:
-        """Returns the prompt's picture, 256x256."""
+    def draw(self, prompt: str, seed: int, *, posed: bool = True) -> Drawn:
+        """Returns the prompt's picture, 256x256; `posed=False`: the thing where the training pictures have it."""
         tensor = self._pipeline.generate(
-            prompt, num_inference_steps=self._steps, guidance_scale=self._guidance, rng_seed=seed
+            prompt,
+            num_inference_steps=self._steps,
+            guidance_scale=self._guidance,
+            generator=openvino_genai.CppStdGenerator(seed) if posed else _Unposed(seed),
         )
         return Drawn(prompt, Image.fromarray(np.array(tensor.data)[0]))
+
+
+class _Unposed(openvino_genai.Generator):
+    """A seed's noise without that of the pose."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._noise = openvino_genai.CppStdGenerator(seed)
+
+    def next(self) -> float:
+        return float(self._noise.next())
+
+    def randn_tensor(self, shape: ov.Shape) -> ov.Tensor:
+        noise = self._noise.randn_tensor(shape)
+        noise.data[:, -1] = 0
+        return noise
 
 
 def write_sheets(drawn: Sequence[Drawn], stem: Path) -> None:
