@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from demo_model.concepts import Concept
-from demo_model.plurals import plural
+from demo_model.plurals import comes_in_pairs, plural
 from demo_model.scenes import HEADS, LARGE, WORN, Scene, Thing
 from demo_model.vocabulary import ADJECTIVES, DETERMINERS, ENDS, FILLER, NOUNS, PLACE_PHRASES, STARTS
 
@@ -83,7 +83,9 @@ class Captions:
 
     def _with_article(self, name: str) -> str:
         determiner = self._pick(DETERMINERS)
-        if determiner == "a" and name[0] in _VOWELS:
+        if determiner == "a" and comes_in_pairs(_without_colour_behind(name)):
+            determiner = "a pair of"
+        elif determiner == "a" and name[0] in _VOWELS:
             determiner = "an"
         return f"{determiner} {name}".strip()
 
@@ -110,6 +112,8 @@ class Captions:
             number = self._pick(("two",) * 6 + ("2", "a pair of", "a couple of", "the two", "my two", ""))
         else:
             number = self._pick(("three",) * 6 + ("3", "three", "the three", "some", "many", "a few"))
+        if comes_in_pairs(_without_colour_behind(name)):  # "a pair of jeans" is one thing, "jeans" as well
+            number = {"a pair of": "two pairs of", "a couple of": "two", "": "two"}.get(number, number)
         return f"{number} {name}".strip()
 
     def _wearing(self, scene: Scene) -> str:
@@ -138,3 +142,8 @@ class Captions:
             word = self._pick(FILLER) if self._chance(0.5) else self._meaningless()
             words.insert(int(self._rng.integers(len(words) + 1)), word)
         return " ".join(words)
+
+
+def _without_colour_behind(name: str) -> str:
+    """Returns "jeans" for "jeans in red" and "jeans, red"."""
+    return name.partition(" in ")[0].partition(",")[0]

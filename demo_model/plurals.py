@@ -9,6 +9,10 @@ _IRREGULAR = {
     "walrus": "walruses", "compass": "compasses", "goose": "geese", "person": "people",
 }  # fmt: skip
 _UNCHANGED = ("s", "ing", "dice", "sheep", "fish", "deer")
+_COME_IN_PAIRS = {
+    "jeans", "trousers", "pants", "shorts", "glasses", "eyeglasses", "spectacles", "sunglasses", "shades", "scissors",
+    "headphones", "gloves", "socks", "trainers", "skates", "skis",
+}  # fmt: skip
 
 
 def plural(name: str) -> str:
@@ -16,6 +20,11 @@ def plural(name: str) -> str:
     head, of, rest = name.partition(" of ")
     before, space, last = head.rpartition(" ")
     return before + space + _plural_of_word(last) + of + rest
+
+
+def comes_in_pairs(name: str) -> bool:
+    """Returns whether one picture of it shows "a pair of" it: "blue jeans", "reading glasses", not "shoe"."""
+    return name.rpartition(" ")[2] in _COME_IN_PAIRS
 
 
 def _plural_of_word(word: str) -> str:

@@ -153,9 +153,9 @@ class SceneLottery:
     def _surroundings(self, colours: Sequence[str | None]) -> dict[str, str]:
         """Returns where several things stand: mostly on white."""
         lot = self._rng.random()
-        if lot < 0.10:
+        if lot < 0.16:
             return {"place": self._any_place()}
-        if lot < 0.18:
+        if lot < 0.24:
             return {"ground": self._any_ground(colours[0])}
         return {}
 

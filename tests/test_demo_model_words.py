@@ -9,7 +9,7 @@ import pytest
 import demo_model
 from demo_model.captions import Captions
 from demo_model.concepts import concepts
-from demo_model.plurals import plural
+from demo_model.plurals import comes_in_pairs, plural
 from demo_model.scenes import CELL, HEADS, KINDS, SMALL, WORN, Scene, SceneLottery, Thing
 from demo_model.sheet import PROMPTS, read_prompts
 
@@ -71,6 +71,30 @@ def test_prompt_lists_are_long_enough() -> None:
 def test_plural(one: str, many: str) -> None:
     """Names have their English plurals."""
     assert plural(one) == many
+
+
+def test_what_comes_in_pairs() -> None:
+    """One picture of jeans is a pair of them, in any colour; a shoe is none, and a dog with glasses is one dog."""
+    assert all(comes_in_pairs(name) for name in ("jeans", "reading glasses", "blue trousers", "scissors"))
+    assert not any(comes_in_pairs(name) for name in ("shoe", "dog", "jeans pocket"))
+
+
+def test_a_pair_of_jeans_is_one_thing() -> None:
+    """ "A pair of" is said of one picture of jeans, and never of two; of apples it is said of two."""
+    captions = Captions(concepts(), [""] * len(concepts()), np.random.default_rng(3))
+    index = {concept.icon: number for number, concept in enumerate(concepts())}
+    written = {}
+    for icon in ("jeans", "red-apple"):
+        things = tuple(Thing(index[icon], "red", x, 128, SMALL) for x in (64, 192))
+        for scene in (Scene("single", things[:1]), Scene("count", things)):
+            written[icon, scene.kind] = [captions.write(scene) for _ in range(300)]
+    said = {key: any("a pair of" in text for text in texts) for key, texts in written.items()}
+    assert said == {
+        ("jeans", "single"): True,
+        ("jeans", "count"): False,
+        ("red-apple", "single"): False,
+        ("red-apple", "count"): True,
+    }
 
 
 def test_concepts_have_one_icon_each_and_one_main_name() -> None:
