@@ -13,7 +13,7 @@ from PIL import Image
 from backend_choice import choose_backend
 from backends import Backend, BackendStatus
 from drawing import Drawing, DrawRequest
-from errors import EndpointError, EndpointUntrustedError
+from errors import EndpointUnreachableError
 from jobs import Job, Jobs
 from settings import Settings
 
@@ -83,9 +83,7 @@ class TextToImage:
                 return self._backend.draw(
                     job.request, job_id=job.id, tell=job.tell, cancelled=job.cancel_requested.is_set
                 )
-            except EndpointUntrustedError:
-                raise
-            except EndpointError as error:
+            except EndpointUnreachableError as error:
                 if attempt == ROUNDS:
                     raise
                 log.warning("looking after the services: %s", error)

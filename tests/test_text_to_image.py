@@ -13,6 +13,7 @@ from drawing import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
 from errors import (
     BusyError,
     DrawingError,
+    EndpointAnswerError,
     EndpointUnreachableError,
     EndpointUntrustedError,
     InvalidRequestError,
@@ -102,6 +103,7 @@ def test_it_is_not_tried_for_ever() -> None:
     "failure",
     [
         EndpointUntrustedError("Endpoint", **PARTS),
+        EndpointAnswerError("Endpoint", **PARTS),
         DrawingError("no"),
         BusyError("too many."),
         InvalidRequestError("no such size"),
