@@ -12,23 +12,23 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
 
-import demo_model
 import page_text
 import page_view
 from drawing import SEED_MAX
 from errors import InvalidRequestError, SettingsError, SpaceError
-from events import Cancelled, Failed, Picture
+from events import Failed, Picture
 from jobs import Job
 from log_context import configure_logging
-from page_follow import follow_latest, last_event
+from page_follow import last_event
 from page_options import Options, parse_size
-from page_picture import save_picture
 from page_server import API_NAME, Page, launch
+from page_show import Show, as_space_error
 from page_view import View
 from text_to_image import TextToImage, default_service
 
@@ -43,9 +43,9 @@ class Handlers:
 
     def __init__(self, service: TextToImage, picture_folder: str) -> None:
         self._service = service
-        self._picture_folder = picture_folder
+        self._show = Show(service, picture_folder)
         self._asked: dict[str, Job] = {}  # the drawing of each open page, by Gradio's session
-        self._have_asked: deque[str | None] = deque(maxlen=1000)  # the newest sessions that pressed Draw
+        self._have_asked: deque[str | None] = deque(maxlen=1000)  # the newest sessions that asked for a picture
 
     async def text_to_image(
         self,
@@ -68,14 +68,14 @@ class Handlers:
                 prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, seed
             )
             last = await last_event(job)
+            if isinstance(last, Picture):
+                return await self._show.saved(last, job), last.drawing.seed
         except SpaceError as error:
             raise _refusal(error) from error
         except asyncio.CancelledError:  # the caller said so; one that merely hangs up is not noticed here
             if job is not None:
                 job.cancel()
             raise
-        if isinstance(last, Picture):
-            return await self._saved(last, job), last.drawing.seed
         raise _refusal(last.error) if isinstance(last, Failed) else gr.Error("Cancelled.", print_exception=False)
 
     async def draw(
@@ -91,43 +91,45 @@ class Handlers:
         request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Draw or Enter was pressed: starts a job and shows how it goes. One at a time for each page."""
-        self._have_asked.append(request.session_hash)
         # What this page asked for (a second click may overtake the news of the first), or found when it was opened.
         running = self._asked.get(request.session_hash) or self._job(job_id)
         if running is not None and not running.finished:
             gr.Info(page_text.STILL_DRAWING)
             yield page_view.UNCHANGED
             return
+        self._have_asked.append(request.session_hash)
         try:
             width, height = parse_size(size)
             job = self._service.submit(
                 prompt, negative_prompt, height, width, steps, guidance, None if randomize else seed
             )
-        except SpaceError as error:
-            yield View(page_text.error_html(error)).outputs()
+        except Exception as error:
+            yield View(page_text.error_html(as_space_error(error, "begin to draw"))).outputs()
             return
         self._asked[request.session_hash] = job
         try:
             asked = page_text.waiting_html(page_text.ASKED, 0.0)
             yield View(asked, preview="", busy=True, job_id=job.id).outputs()
-            async for view in self._views(job):
+            async for view in self._show.looks(job):
                 yield view.outputs()
         finally:
             if self._asked.get(request.session_hash) is job:
                 del self._asked[request.session_hash]
 
-    async def resume(self, job_id: str | None, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
-        """The page was opened: shows the drawing that this browser asked for a while ago, if there is one."""
+    async def resume(
+        self, job_id: str | None, typed: str | None, request: gr.Request
+    ) -> AsyncIterator[tuple[Any, ...]]:
+        """The page was opened: shows the drawing that this browser asked for a while ago, if there is one.
+
+        `typed`: what stands in the prompt's field already; it stays. A visitor who asks for a picture meanwhile has
+        overtaken this: from then on nothing on the screen is touched.
+        """
         job = self._job(job_id)
-        if job is None and request.session_hash in self._have_asked:  # a quick visitor has overtaken this
-            yield page_view.UNCHANGED
-            return
-        if job is None:
-            yield View(page_text.idle(self._service.status()), job_id="" if job_id else None).outputs()
-            return
-        yield View("Finding your picture again…", busy=not job.finished, prompt=job.request.prompt).outputs()
-        async for view in self._views(job):
-            yield view.outputs()
+        async for view in self._found(job) if job else self._nothing_found(job_id):
+            if request.session_hash in self._have_asked:
+                yield page_view.UNCHANGED
+                return
+            yield (replace(view, prompt=None) if typed else view).outputs()
 
     async def cancel(self, job_id: str | None) -> None:
         """Cancel was pressed; whoever follows the job says so."""
@@ -148,28 +150,13 @@ class Handlers:
     def _job(self, job_id: object) -> Job | None:
         return self._service.job(job_id) if isinstance(job_id, str) and job_id else None
 
-    async def _views(self, job: Job) -> AsyncIterator[View]:
-        event = None
-        async for news in follow_latest(job):
-            event = news or event
-            if isinstance(event, Picture):
-                picture = await self._saved(event, job)
-                prompt = job.request.prompt
-                yield page_view.finished(event, job.elapsed_s, picture, prompt, self._note(prompt))
-            elif isinstance(event, Failed | Cancelled):
-                yield page_view.finished(event, job.elapsed_s, None, job.request.prompt)
-            elif event is not None:
-                yield page_view.under_way(event, job.elapsed_s)
-            else:
-                yield View(page_text.waiting_html(page_text.ASKED, job.elapsed_s))
+    async def _found(self, job: Job) -> AsyncIterator[View]:
+        yield View("Finding your picture again…", busy=not job.finished, prompt=job.request.prompt)
+        async for view in self._show.looks(job):
+            yield view
 
-    def _note(self, prompt: str) -> str:
-        """What to say of a picture that the demo model had to guess."""
-        guessed = self._service.status().demo and not demo_model.known_words(prompt)
-        return page_text.NO_KNOWN_WORDS if guessed else ""
-
-    async def _saved(self, event: Picture, job: Job) -> FileData:
-        return await asyncio.to_thread(save_picture, event.drawing, job.request, self._picture_folder)
+    async def _nothing_found(self, job_id: str | None) -> AsyncIterator[View]:
+        yield View(page_text.idle(self._service.status()), job_id=page_view.NO_JOB if job_id else None)
 
 
 def _refusal(error: SpaceError) -> gr.Error:
@@ -248,7 +235,7 @@ def create_page(service: TextToImage) -> gr.Blocks:
         )
         drawn.then(handlers.options, None, limited, **raw, **private)
         cancel_button.click(handlers.cancel, job_id, None, queue=False, **raw, **private)
-        page.load(handlers.resume, job_id, screen, **raw, **private)
+        page.load(handlers.resume, [job_id, prompt_box], screen, **raw, **private)
         page.load(handlers.options, None, limited, **raw, **private)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **raw, **private)
         gr.api(handlers.text_to_image, api_name=API_NAME, concurrency_limit=None)

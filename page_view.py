@@ -8,15 +8,19 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 import page_text
+from errors import SpaceError
 from events import Event, Picture, Step
 from page_picture import preview_html
+
+NO_JOB = "none"  # nothing falsy: Gradio's BrowserState does not save that, and the browser would remember the old job
 
 
 @dataclass(frozen=True)
 class View:
     """What changes on the screen; None leaves a part as it is.
 
-    `busy`: a drawing is under way; `job_id`: what the browser remembers, "" makes it forget; `seed`: for its field.
+    `busy`: a drawing is under way; `job_id`: what the browser remembers, `NO_JOB` makes it forget; `seed`: for its
+    field.
     """
 
     status: str
@@ -53,9 +57,14 @@ def finished(event: Event, elapsed_s: float, picture: FileData | None, prompt: s
     """
     sentence = page_text.event_html(event, elapsed_s)
     if not isinstance(event, Picture):
-        return View(sentence, preview="", busy=False, job_id="")
+        return View(sentence, preview="", busy=False, job_id=NO_JOB)
     sentence += f". {escape(note)}" if note else ""
     return View(sentence, preview="", busy=False, picture=picture, alt_text=prompt, seed=event.drawing.seed)
+
+
+def failed(error: SpaceError) -> View:
+    """The look for a job that cannot be shown any more; the browser forgets it."""
+    return View(page_text.error_html(error), preview="", busy=False, job_id=NO_JOB)
 
 
 UNCHANGED = (gr.skip(),) * len(View("").outputs())

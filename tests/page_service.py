@@ -51,6 +51,7 @@ class StandInService:
         self.limits = Limits()
         self.defaults = Defaults()
         self.started: list[Job] = []
+        self.looked_for: list[str] = []  # the ids that the page asked for
         self.closed = False
         self.jobs = Jobs()
         self._demo, self._tunnel, self._pause_s = demo, tunnel, pause_s
@@ -87,6 +88,7 @@ class StandInService:
 
     def job(self, job_id: str) -> Job | None:
         """See TextToImage."""
+        self.looked_for.append(job_id)
         return self.jobs.get(job_id)
 
     def status(self) -> BackendStatus:

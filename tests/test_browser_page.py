@@ -10,6 +10,7 @@ import pytest
 from page_service import StandInService, picture, serve
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from processes import wait_until
 
 import page_text
 from errors import BusyError, EndpointUnreachableError
@@ -246,7 +247,10 @@ def test_cancel_after_opening_again(open_page: Callable[..., Visit]) -> None:
     first.says("Drawing: step 8 of 20")
     first.page.click("#cancel")
     first.says("Cancelled. Nothing was drawn.")
+    looked_for = len(first.service.looked_for)
     first.page.reload()
+    wait_until("the opened page to look for its drawing", lambda: len(first.service.looked_for) > looked_for)
+    assert first.service.started[-1].id not in first.service.looked_for[looked_for:]
     first.says(re.compile("Ready when you are"))
 
 

@@ -1,8 +1,11 @@
 """The page's parts on their own: following a job, the words, the fields of "More", the files."""
 
 import asyncio
+import contextlib
 import io
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
@@ -193,20 +196,104 @@ def test_a_view_fills_every_output() -> None:
     assert len(View("x", preview="", busy=True, seed=1, job_id="j", prompt="p").outputs()) == len(UNCHANGED)
 
 
+def _handlers(service: StandInService, folder: Path) -> Handlers:
+    return Handlers(service, str(folder))  # type: ignore[arg-type]  # a stand-in: it has what the page uses
+
+
+def _draw(handlers: Handlers, prompt: str, visitor: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
+    return handlers.draw(prompt, "", None, True, "", "", None, None, visitor)
+
+
 def test_the_news_of_an_opened_page_comes_too_late_for_a_quick_visitor(tmp_path: Path) -> None:
     """Who was refused before the page's first news came goes on reading why; on any other page the news is shown."""
     service = StandInService()
     service.refuse_with = BusyError("500 drawings are under way.")
-    handlers = Handlers(service, str(tmp_path))  # type: ignore[arg-type]  # a stand-in: it has what the page uses
+    handlers = _handlers(service, tmp_path)
 
     async def scene() -> tuple[str, object, object]:
         quick, slow = gr.Request(session_hash="quick"), gr.Request(session_hash="slow")
-        asked = [view async for view in handlers.draw("an owl", "", None, True, "", "", None, None, quick)]
-        late = [view async for view in handlers.resume(None, quick)]
-        other = [view async for view in handlers.resume(None, slow)]
+        asked = [view async for view in _draw(handlers, "an owl", quick)]
+        late = [view async for view in handlers.resume(None, "an owl", quick)]
+        other = [view async for view in handlers.resume(None, "", slow)]
         return asked[-1][0], late, other[-1][0]
 
     refusal, late, other = asyncio.run(scene())
     assert "Busy: 500 drawings are under way." in refusal
     assert late == [UNCHANGED]
     assert other == page_text.idle(service.status())
+
+
+def test_an_older_picture_leaves_a_new_drawing_alone(tmp_path: Path) -> None:
+    """Whoever asks for a picture while the page still fetches the last one sees nothing more of the last one."""
+    service = StandInService()
+    handlers = _handlers(service, tmp_path)
+    old = service.submit("a castle")
+    old.result(timeout_s=10)
+    service.hold("drawing")
+    visitor = gr.Request(session_hash="quick")
+
+    async def scene() -> tuple[str, list[tuple[Any, ...]]]:
+        found = handlers.resume(old.id, "", visitor)
+        first = await anext(found)
+        async with contextlib.aclosing(_draw(handlers, "an owl", visitor)) as drawing:  # type: ignore[type-var]
+            await anext(drawing)
+            late = [view async for view in found]
+        return first[0], late
+
+    first, late = asyncio.run(scene())
+    service.let("drawing")
+    assert "Finding your picture again" in first
+    assert late == [UNCHANGED]
+
+
+@pytest.mark.parametrize(("typed", "shown"), [("", "a castle"), (None, "a castle"), ("a ho", gr.skip())])
+def test_a_found_drawing_leaves_what_is_typed_alone(tmp_path: Path, typed: str | None, shown: object) -> None:
+    """The prompt of a drawing that was found again stands in its field unless the visitor has begun to type there."""
+    service = StandInService()
+    job = service.submit("a castle")
+    job.result(timeout_s=10)
+
+    async def scene() -> list[object]:
+        found = _handlers(service, tmp_path).resume(job.id, typed, gr.Request(session_hash="s"))
+        return [view[-1] async for view in found]
+
+    assert asyncio.run(scene())[0] == shown
+
+
+def test_a_picture_that_cannot_be_kept_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the disk takes no file, the visitor is told, Draw can be pressed again, and the log has the traceback."""
+    service = StandInService()
+    (tmp_path / "no-folder").touch()
+    handlers = _handlers(service, tmp_path / "no-folder")
+
+    async def scene() -> list[tuple[Any, ...]]:
+        drawn = [view async for view in _draw(handlers, "an owl", gr.Request(session_hash="draws"))]
+        found = handlers.resume(service.started[-1].id, "", gr.Request(session_hash="comes back"))
+        return [drawn[-1], [view async for view in found][-1]]
+
+    for status, _, draw, cancel, *_ in asyncio.run(scene()):
+        assert "Something went wrong on our side." in status
+        assert "tried to keep the picture as a file" in status
+        assert draw["interactive"]
+        assert not cancel["visible"]
+    assert "could not keep the picture as a file" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_an_unexpected_fault_leaves_no_drawing_behind(tmp_path: Path) -> None:
+    """When a drawing can no longer be shown, it is ended, so that the visitor can ask for another one."""
+    service = StandInService()
+    service.hold("drawing")
+    handlers = _handlers(service, tmp_path)
+
+    async def scene() -> tuple[Any, ...]:
+        views = _draw(handlers, "an owl", gr.Request(session_hash="draws"))
+        await anext(views)
+        job = service.started[-1]
+        job.follow = None  # type: ignore[method-assign,assignment]  # whatever may break inside
+        return [view async for view in views][-1]
+
+    status, _, draw, *_ = asyncio.run(scene())
+    assert "Something went wrong on our side." in status
+    assert draw["interactive"]
+    assert service.started[-1].finished
