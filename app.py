@@ -234,6 +234,8 @@ def create_page(service: TextToImage) -> gr.Blocks:
             **private,
         )
         drawn.then(handlers.options, None, limited, **raw, **private)
+        # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
+        seed_number.input(None, None, randomize_box, js="() => false")
         cancel_button.click(handlers.cancel, job_id, None, queue=False, **raw, **private)
         page.load(handlers.resume, [job_id, prompt_box], screen, **raw, **private)
         page.load(handlers.options, None, limited, **raw, **private)

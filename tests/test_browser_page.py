@@ -116,11 +116,18 @@ def test_the_picture_is_described_and_its_seed_shown(open_page: Callable[..., Vi
 
 
 def test_a_seed_of_ones_own(open_page: Callable[..., Visit]) -> None:
-    """With "Another seed each time" off, the seed in the field is used; the other fields hold the model's own."""
+    """A seed that is typed is used, and again until another one each time is asked for; the other fields hold the
+    model's own.
+    """
     visit = open_page()
+    another = visit.page.get_by_label("Another seed each time")
     visit.page.get_by_role("button", name="More").click()
-    visit.page.get_by_label("Another seed each time").uncheck()
+    visit.ask("a castle")
+    visit.says(re.compile("seed 42"))
+    expect(visit.page.locator("#seed input")).to_have_value("42")
+    expect(another).to_be_checked()  # the page's own news of the seed is no wish of the visitor's
     visit.page.fill("#seed input", "7")
+    expect(another).not_to_be_checked()
     visit.page.get_by_label("Steps").fill("9")
     visit.ask("a castle")
     visit.says(re.compile("seed 7"))
@@ -166,7 +173,7 @@ def test_trouble_is_told_kindly_with_details_apart(open_page: Callable[..., Visi
         "Tunnel", how="refused", tried="reach port 8080", came_back="refused", next_step="Is the box on?"
     )
     visit.ask("an owl")
-    expect(visit.page.locator("#status .error")).to_contain_text("The GPU is not reachable right now.")
+    expect(visit.page.locator("#status .error")).to_contain_text("The picture server is not reachable right now.")
     expect(visit.page.get_by_text("Is the box on?")).to_be_hidden()
     visit.page.get_by_text("Details for the maintainer").click()
     expect(visit.page.get_by_text("Is the box on?")).to_be_visible()
