@@ -7,6 +7,7 @@ from html import escape
 
 from backends import BackendStatus
 from errors import (
+    DrawingError,
     EndpointAnswerError,
     EndpointUnreachableError,
     EndpointUntrustedError,
@@ -47,16 +48,23 @@ EXAMPLES = (
     "a paper-cut mountain landscape at dusk",
 )
 
-# The first that fits is said; the details for the maintainer follow it, set apart.
-_KIND_SENTENCES: tuple[tuple[type[SpaceError], str], ...] = (
-    (SettingsError, "This page is not set up completely yet."),
-    (EndpointUnreachableError, "The GPU is not reachable right now."),
-    (EndpointUntrustedError, "What answered is not known to be our GPU, so this was not drawn."),
-    (EndpointAnswerError, "The picture server sent something that is no picture."),
-    (StartError, "The picture server could not be started."),
-    (FairError, "The service that starts the picture server cannot be used right now."),
-    (ServiceError, "Something went wrong on our side."),
+_AGAIN = "Please try again in a moment."
+_AGAIN_OR_MAINTAINER = "Please try again in a few minutes. If it stays like this, the maintainer has to mend it."
+_MAINTAINER = "Trying again does not help: the maintainer has to mend this."
+
+# What went wrong and what a visitor can do about it: the first that fits is said; the details for the maintainer follow
+# it, set apart. "The picture server" is a GPU at home or, in the demo, this machine itself.
+_KINDS: tuple[tuple[type[SpaceError], str, str], ...] = (
+    (SettingsError, "This page is not set up completely yet.", _MAINTAINER),
+    (EndpointUnreachableError, "The picture server is not reachable right now.", _AGAIN),
+    (EndpointUntrustedError, "What answered is not known to be our picture server: nothing was drawn.", _MAINTAINER),
+    (EndpointAnswerError, "The picture server sent something that is no picture.", _AGAIN),
+    (StartError, "The picture server could not be started.", _AGAIN_OR_MAINTAINER),
+    (FairError, "The service that starts the picture server cannot be used right now.", _AGAIN_OR_MAINTAINER),
+    (ServiceError, "Something went wrong on our side.", _AGAIN),
 )
+_NOT_DRAWN = "This picture could not be drawn. Try other words or a smaller size."
+_WRITTEN_FOR_VISITORS = ("NSFW_CONTENT_DETECTED",)  # codes of a DrawingError whose message says what to do
 
 
 def idle(status: BackendStatus) -> str:
@@ -75,26 +83,32 @@ def guidance_field(options: Options) -> dict[str, str]:
     return {"placeholder": options.guidance_default, "info": options.guidance_hint}
 
 
-def kind_sentence(error: SpaceError) -> str | None:
-    """What went wrong, in a visitor's words (plain text); None when the error's own message is written for them."""
-    return next((sentence for kind, sentence in _KIND_SENTENCES if isinstance(error, kind)), None)
-
-
 def error_text(error: SpaceError) -> str:
-    """The error for a program that called (plain text): the kind sentence first, then which link failed and why."""
-    kind = kind_sentence(error)
-    return f"{kind} {error}" if kind else str(error)
+    """The error for a program that called (plain text): what went wrong in a visitor's words where its own message is
+    not written for them, then that message: which link failed and why.
+    """
+    kind = _kind(error)
+    return f"{kind[0]} {error}" if kind else str(error)
 
 
 def error_html(error: SpaceError) -> str:
-    """The error for the page: the kind sentence, and the maintainer's details set apart below it."""
-    kind = kind_sentence(error)
-    if kind is None:
+    """The error for the page: what went wrong and what to do, and the maintainer's details set apart below it."""
+    kind = _kind(error)
+    if kind:
+        told = " ".join(kind)
+    elif isinstance(error, DrawingError) and error.code not in _WRITTEN_FOR_VISITORS:
+        told = _NOT_DRAWN
+    else:
         return f'<span class="error">{escape(str(error))}</span>'
     return (
-        f'<span class="error">{escape(kind)} Please try again in a moment.</span>'
+        f'<span class="error">{escape(told)}</span>'
         f"<details><summary>Details for the maintainer</summary><p>{escape(str(error))}</p></details>"
     )
+
+
+def _kind(error: SpaceError) -> tuple[str, str] | None:
+    """What went wrong and what to do about it, in a visitor's words; None where the error's own message may do."""
+    return next(((sentence, advice) for kind, sentence, advice in _KINDS if isinstance(error, kind)), None)
 
 
 def event_html(event: Event, elapsed_s: float) -> str:

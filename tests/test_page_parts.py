@@ -17,7 +17,17 @@ import page_text
 from app import Handlers
 from backends import BackendStatus
 from drawing import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
-from errors import BusyError, EndpointUnreachableError, FairError, InvalidRequestError, SettingsError
+from errors import (
+    BusyError,
+    DrawingError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    FairError,
+    InvalidRequestError,
+    ServiceError,
+    SettingsError,
+    SpaceError,
+)
 from events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
 from page_follow import follow_latest
 from page_options import Options, parse_size
@@ -125,13 +135,35 @@ def test_nothing_from_outside_becomes_html() -> None:
 
 def test_errors_speak_to_the_visitor_first() -> None:
     """A broken chain is told in a visitor's words, with the maintainer's details set apart; a refusal as it is."""
-    error = EndpointUnreachableError("Tunnel", how="refused", tried="reach it", came_back="x", next_step="Look at it.")
-    html = page_text.error_html(error)
-    assert html.startswith('<span class="error">The GPU is not reachable right now.')
+    html = page_text.error_html(_failed(EndpointUnreachableError, how="refused"))
+    assert html.startswith('<span class="error">The picture server is not reachable right now. Please try again')
     assert "<details>" in html
     assert "Look at it." in html.partition("<details>")[2]
     assert page_text.error_html(InvalidRequestError("No.")) == '<span class="error">No.</span>'
-    assert "not set up" in page_text.error_html(SettingsError("Set ENDPOINT_SECRET."))
+
+
+def _failed(kind: type[ServiceError], **more: Any) -> ServiceError:
+    return kind("Tunnel", tried="reach it", came_back="x", next_step="Look at it.", **more)
+
+
+@pytest.mark.parametrize("error", [SettingsError("Set ENDPOINT_SECRET."), _failed(EndpointUntrustedError)])
+def test_nobody_is_asked_to_try_again_where_that_is_of_no_use(error: SpaceError) -> None:
+    """What only the maintainer can mend is told to be so."""
+    told = page_text.error_html(error).partition("<details>")[0]
+    assert "the maintainer has to mend this" in told
+    assert "Please try again" not in told
+
+
+def test_what_the_model_could_not_draw_is_told_with_a_next_step() -> None:
+    """A drawing that failed in the model is told in one sentence with a way out, the model's own words set apart; what
+    the safety checker hid is told as it is.
+    """
+    words = "The inference server could not draw this: The model could not draw this: out of memory (PIPELINE_ERROR)."
+    told, _, details = page_text.error_html(DrawingError(words, code="PIPELINE_ERROR")).partition("<details>")
+    assert told == '<span class="error">This picture could not be drawn. Try other words or a smaller size.</span>'
+    assert "out of memory" in details
+    hidden = page_text.error_html(DrawingError("Hidden. Try other words.", code="NSFW_CONTENT_DETECTED"))
+    assert hidden == '<span class="error">Hidden. Try other words.</span>'
 
 
 def _status(kind: str, demo: bool, tunnel: bool) -> BackendStatus:
