@@ -177,7 +177,12 @@ def create_page(service: TextToImage) -> gr.Blocks:
             gr.HTML(page_text.notice_html(status), elem_id="notice", visible=bool(page_text.notice_html(status)))
             with gr.Column(elem_id="ask"):
                 prompt_box = gr.Textbox(
-                    label=page_text.PROMPT_LABEL, placeholder="a red apple", lines=1, max_lines=3, elem_id="prompt"
+                    label=page_text.PROMPT_LABEL,
+                    placeholder="a red apple",
+                    lines=1,
+                    max_lines=3,
+                    elem_id="prompt",
+                    html_attributes=gr.InputHTMLAttributes(enterkeyhint="go"),  # what a phone's Enter says
                 )
                 with gr.Row(elem_id="actions"):
                     draw_button = gr.Button("Draw", variant="primary", elem_id="draw", scale=3, min_width=120)
@@ -198,7 +203,8 @@ def create_page(service: TextToImage) -> gr.Blocks:
                 gr.Examples(
                     list(page_text.DEMO_EXAMPLES if status.demo else page_text.EXAMPLES),
                     inputs=prompt_box,
-                    label="Or one of these",
+                    label=page_text.EXAMPLES_LABEL,
+                    elem_id="examples",
                     api_visibility="private",
                 )
                 # Gradio mounts what is in a closed accordion when it is first opened, and until then no seed can be

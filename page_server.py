@@ -16,7 +16,9 @@ QUEUE_MAX = 1000
 _UPLOAD_MAX = "100kb"  # the page takes no files
 _SKIP = gr.skip()
 _STYLE = Path(__file__).with_name("page_style.css")
-_HEAD = '<meta name="description" content="Type a prompt, see a picture.">'
+_SCRIPT = Path(__file__).with_name("page_script.js")
+_HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
+<script>{_SCRIPT.read_text(encoding="utf-8")}</script>"""
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml

@@ -23,6 +23,7 @@ from page_options import Options
 TITLE = "Say it, see it"
 HEADER_HTML = f"<h1>{TITLE}</h1>"
 PROMPT_LABEL = "What would you like to see?"
+EXAMPLES_LABEL = "Or pick one to fill in the prompt"
 STATUS_TEMPLATE = '<div role="status" aria-live="polite">${value}</div>'
 ASKED = "Asking for your picture"
 STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."

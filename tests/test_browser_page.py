@@ -18,6 +18,7 @@ from errors import BusyError, EndpointUnreachableError
 pytestmark = pytest.mark.slow
 
 PHONE = {"width": 390, "height": 844}
+TOUCH: dict[str, object] = {"has_touch": True, "is_mobile": True}
 
 
 @dataclass(frozen=True)
@@ -262,11 +263,36 @@ def test_cancel_after_opening_again(open_page: Callable[..., Visit]) -> None:
 
 
 def test_examples_fill_the_prompt(open_page: Callable[..., Visit]) -> None:
-    """An example is one touch away from being drawn."""
-    visit = open_page()
-    example = page_text.DEMO_EXAMPLES[1]
-    visit.page.get_by_role("button", name=example).click()
+    """An example fills the prompt, which a phone then shows together with Draw: one touch away from being drawn."""
+    visit = open_page(**TOUCH)
+    example = page_text.DEMO_EXAMPLES[-1]
+    visit.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    expect(visit.page.locator("#prompt textarea")).not_to_be_in_viewport()
+    visit.page.get_by_role("button", name=example).tap()
     expect(visit.page.locator("#prompt textarea")).to_have_value(example)
+    for part in ("#prompt textarea", "#draw"):
+        expect(visit.page.locator(part)).to_be_in_viewport(ratio=1)
+
+
+def test_enter_on_a_phone_puts_the_keyboard_away(open_page: Callable[..., Visit]) -> None:
+    """On a phone the field of the prompt gives up the focus with Enter, and its keyboard goes; elsewhere it stays."""
+    phone, desk = open_page(**TOUCH), open_page()
+    assert phone.page.get_attribute("#prompt textarea", "enterkeyhint") == "go"
+    for visit in (phone, desk):
+        visit.ask("a castle")
+        visit.says(re.compile("Done"))
+    expect(phone.page.locator("#prompt textarea")).not_to_be_focused()
+    expect(desk.page.locator("#prompt textarea")).to_be_focused()
+
+
+def test_fields_on_a_phone_are_large_enough(open_page: Callable[..., Visit]) -> None:
+    """No field has text below 16 px on a phone: an iPhone would zoom into it and stay there."""
+    visit = open_page()
+    sizes = visit.page.locator("#page :is(input:not([type=checkbox]), textarea)").evaluate_all(
+        "fields => fields.map(field => parseFloat(getComputedStyle(field).fontSize))"
+    )
+    assert len(sizes) >= 6
+    assert min(sizes) >= 16
 
 
 def test_download_keeps_the_metadata(open_page: Callable[..., Visit], tmp_path: Path) -> None:
@@ -309,6 +335,38 @@ def test_keyboard_and_screen_reader(open_page: Callable[..., Visit]) -> None:
     visit.page.keyboard.press("Enter")
     visit.says(re.compile("Done"))
     assert live.evaluate("element => window.live === element")
+
+
+def test_the_keyboard_keeps_its_place(open_page: Callable[..., Visit]) -> None:
+    """Whoever pressed Draw or Cancel with the keyboard is on Draw again when the drawing is over; whoever went
+    elsewhere meanwhile stays there.
+    """
+    visit = open_page()
+    draw, cancel = visit.page.locator("#draw"), visit.page.locator("#cancel")
+    visit.page.fill("#prompt textarea", "a castle")
+    visit.service.hold("drawing")
+    draw.press("Enter")
+    visit.says("Drawing: step 8 of 20")
+    visit.service.let("drawing")
+    visit.says(re.compile("Done"))
+    expect(draw).to_be_focused()
+
+    visit.service.hold("drawing")
+    draw.press("Enter")
+    visit.says("Drawing: step 8 of 20")
+    visit.page.keyboard.press("Tab")
+    expect(cancel).to_be_focused()
+    visit.page.keyboard.press("Enter")
+    visit.says("Cancelled. Nothing was drawn.")
+    expect(draw).to_be_focused()
+
+    draw.press("Enter")
+    visit.says("Drawing: step 8 of 20")
+    visit.page.focus("#prompt textarea")
+    visit.service.let("drawing")
+    visit.says(re.compile("Done"))
+    expect(draw).to_be_enabled()
+    expect(visit.page.locator("#prompt textarea")).to_be_focused()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

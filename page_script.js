@@ -1,0 +1,32 @@
+// What the page does in the browser by itself. It knows the ids that app.py gives, and nothing of Gradio's inside.
+(() => {
+  const find = (selector) => document.querySelector(selector);
+  const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+  // After Enter a phone's keyboard would go on covering the picture. With a mouse the field keeps the focus.
+  document.addEventListener("keypress", ({ key, shiftKey, target }) => {
+    const asked = key === "Enter" && !shiftKey && target.matches("#prompt textarea");
+    if (asked && matchMedia("(pointer: coarse)").matches) target.blur();
+  });
+
+  // An example goes into the prompt, which on a phone lies above what is seen by then.
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest("#examples button")) {
+      find("#ask").scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
+    }
+  });
+
+  // Draw is disabled while drawing, and Cancel goes away after it: whoever stood on one of them with the keyboard would
+  // stand nowhere then. The focus comes back to Draw unless it was taken elsewhere meanwhile. It does not move on to
+  // Cancel, where a second Enter would end what the first has begun; Tab leads there.
+  let wasOnActions = false;
+  const remember = ({ target }) => (wasOnActions = Boolean(target.closest("#actions")));
+  document.addEventListener("focusin", remember);
+  document.addEventListener("pointerdown", remember);
+  new MutationObserver((changes) => {
+    if (!changes.some(({ target }) => target.id === "draw" && !target.disabled)) return;
+    requestAnimationFrame(() => {
+      if (wasOnActions && document.activeElement === document.body) find("#draw").focus({ preventScroll: true });
+    });
+  }).observe(document, { subtree: true, attributeFilter: ["disabled"] });
+})();
