@@ -76,8 +76,9 @@ class UnderWay:
         self._images_at_once, self._images_ahead = max(1, images_at_once), images_ahead
 
     def lower(self, images_at_once: int) -> None:
-        """The first bound alone, and never raises it."""
-        self.allow(min(self._images_at_once, images_at_once), self._images_ahead)
+        """Both bounds, and never raises one: what waits in the engine takes its memory too."""
+        lowered = max(1, min(self._images_at_once, images_at_once))
+        self.allow(lowered, min(self._images_ahead, lowered))
 
     def has_place(self, images: int) -> bool:
         """Whether a drawing of so many images would be drawn at once."""

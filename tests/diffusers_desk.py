@@ -133,6 +133,7 @@ class Rig:
         self,
         kind: str = "sd",
         buckets: Sequence[int] | None = None,
+        capacity: int | None = None,
         preparer: type[Preparer] = Preparer,
         preview_every_s: float = 3600.0,
         precision: str = "fp32",
@@ -143,7 +144,7 @@ class Rig:
         preparing = preparer(model.pipeline, model.device)
         sizes = preparing.input_sizes(small_drawing(facts))
         self.unet = WatchedUNet(model.pipeline.unet, sizes)
-        room = Room(buckets[-1], buckets, facts.width_px * facts.height_px)
+        room = Room(capacity or buckets[-1], buckets, facts.width_px * facts.height_px)
         self.steps = SharedSteps(model.pipeline, model.device, preparing, self.unet, room, preview_every_s)
 
     def draw(self, *orders: Draw) -> ScriptedDesk:

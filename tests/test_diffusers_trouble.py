@@ -9,11 +9,12 @@ from diffusers_desk import Rig, ScriptedDesk, difference, loaded, order, own_pic
 from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
-from inference_server.messages import Capacity, DrawFailed, Drawn
+from inference_server.messages import Capacity, DrawFailed, Drawn, Step
 
 pytestmark = pytest.mark.slow
 
 SECRET = "a secret wish"
+WISHES = ("a pear", "fog at sea", "the moon", "zebra", "QUICK", "?!", "on a hill", "0123")
 
 
 def _failed(desk: ScriptedDesk, number: int) -> str:
@@ -99,6 +100,78 @@ def test_short_memory_ends_the_newest_drawing_and_lowers_the_limit() -> None:
     for number in (1, 2, 3):
         own = own_picture("sd", order(number, num_inference_steps=9).drawing)
         assert difference(desk.picture_of(number), own) <= 2
+
+
+def test_batches_of_one_shape_keep_their_own_prompts() -> None:
+    """Two that cannot share a batch use the same tensors in turn; who outlives the other gets its own picture."""
+    orders = (order(1, num_inference_steps=8, prompt="a pear"), order(2, num_inference_steps=3, prompt="fog at sea"))
+    desk = Rig(buckets=(1,), capacity=2).draw(*orders)
+    assert set(desk.batches()) == {1}
+    for one in orders:
+        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) == 0
+
+
+def test_after_short_memory_everybody_still_draws_the_own_prompt() -> None:
+    """Seven go on in batches of four and three, in the same tensors; the three outlive the four."""
+    rig = Rig()
+    orders = [
+        order(number, num_inference_steps=4 if number < 5 else 9, prompt=WISHES[number - 1]) for number in range(1, 9)
+    ]
+    desk = ScriptedDesk(*orders)
+    rig.unet.before_call = _too_many(4, rig, desk)
+    rig.work(desk)
+    assert "memory" in _failed(desk, 8)
+    for one in orders[:-1]:
+        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+
+
+def test_a_lowered_limit_is_kept_to() -> None:
+    """Once two at a time is what memory allows, no third has a step before one of those two is done."""
+    rig = Rig()
+    desk = ScriptedDesk(*(order(number, num_inference_steps=9) for number in (1, 2, 3)))
+    short = _too_many(2, rig, desk)
+
+    def before_call(call: int) -> None:
+        short(call)
+        if call == 4:  # memory was short at the second
+            for number in range(4, 9):
+                desk.give(order(number, num_inference_steps=3))
+            desk.wait_all_prepared()
+            desk.close()
+
+    rig.unet.before_call = before_call
+    rig.steps.work(desk)
+    assert "memory" in _failed(desk, 3)
+    running, most = set[int](), 0
+    for step in (message for message in desk.told if isinstance(message, Step)):
+        running.add(step.number)
+        most = max(most, len(running))
+        if step.step == step.num_steps:
+            running.remove(step.number)
+    assert most == 2
+    assert all(isinstance(desk.end_of(number), Drawn) for number in (1, 2, 4, 5, 6, 7, 8))
+
+
+def test_a_size_that_is_full_holds_up_no_other() -> None:
+    """After memory was short for two large pictures, a small one is drawn beside the large one, not after the next."""
+    rig = Rig()
+
+    def before_call(call: int) -> None:
+        if call == 1:
+            desk.wait_all_prepared()
+        if rig.unet.shapes[-1].bucket * rig.unet.shapes[-1].width_px > 128:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if call == 4:
+            desk.give(order(3, width_px=128, num_inference_steps=3))
+            desk.give(order(4, num_inference_steps=3))
+            desk.wait_all_prepared()
+            desk.close()
+
+    rig.unet.before_call = before_call
+    desk = ScriptedDesk(order(1, width_px=128, num_inference_steps=9), order(2, width_px=128))
+    rig.steps.work(desk)
+    assert "memory" in _failed(desk, 2)
+    assert [message.number for message in desk.told if isinstance(message, Drawn)] == [4, 1, 3]
 
 
 def test_short_memory_for_a_single_picture_lowers_nothing() -> None:

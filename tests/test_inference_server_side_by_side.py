@@ -129,6 +129,20 @@ def test_some_are_handed_over_ahead_of_time() -> None:
     run(story())
 
 
+def test_a_lowered_capacity_bounds_what_is_handed_over_ahead_too() -> None:
+    """What waits in the engine holds memory as well: no more of it than is drawn side by side."""
+
+    async def story() -> None:
+        bench = Bench(dataclasses.replace(FACTS, images_at_once=8, images_ahead=8))
+        await bench.ready()
+        await bench.say(Capacity(2))
+        for prompt in "abcdefgh":
+            bench.post(prompt)
+        assert bench.orders == ["a", "b", "c", "d"]
+
+    run(story())
+
+
 def test_after_a_crash_each_is_drawn_once_more_and_alone() -> None:
     """What was under way comes first again, in its order, one by one; those that only waited share as ever."""
 

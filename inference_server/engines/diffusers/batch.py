@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -38,6 +39,29 @@ class Advanced:
     error: Exception | None = None  # the image's own scheduler failed
 
 
+class RowsHeld:
+    """Whose rows the runner's tensors hold: two batches of one shape take turns in the same ones.
+
+    Without it a batch whose twin has filled them since would go on with the twin's prompts.
+    """
+
+    def __init__(self) -> None:
+        self._marks: WeakKeyDictionary[UNetInputs, object] = WeakKeyDictionary()
+
+    def are(self, inputs: UNetInputs, mark: object | None) -> bool:
+        """Whether nobody has filled them since `mark` was given out."""
+        return mark is not None and self._marks.get(inputs) is mark
+
+    def begin(self, inputs: UNetInputs) -> None:
+        """They are being filled: until that is done they hold nobody's rows."""
+        self._marks.pop(inputs, None)
+
+    def done(self, inputs: UNetInputs) -> object:
+        """The mark of whoever has filled them."""
+        mark = self._marks[inputs] = object()
+        return mark
+
+
 class Batch:
     """An image keeps its slot, and the batch its bucket, as long as the bucket is the smallest that holds all."""
 
@@ -46,7 +70,7 @@ class Batch:
         self.key = key
         self._buckets = tuple(buckets)
         self._slots: list[ImageInMaking | None] = []
-        self._inputs: UNetInputs | None = None  # those that hold all rows of those who sit here
+        self._mark: object | None = None  # of the inputs that hold all rows of those who sit here, in `RowsHeld`
         self._guidance: torch.Tensor | None = None  # (bucket, 1, 1, 1) float32, while the slots stay
 
     @property
@@ -57,6 +81,10 @@ class Batch:
     @property
     def bucket(self) -> int:
         return len(self._slots)
+
+    @property
+    def shape(self) -> BatchShape:
+        return BatchShape(self.bucket, self.key.guided, self.key.height_px, self.key.width_px)
 
     @property
     def has_room(self) -> bool:
@@ -72,22 +100,18 @@ class Batch:
         self._slots[self._slots.index(image)] = None
         self._resize(len(self.images))
 
-    def forget_inputs(self) -> None:
-        """All rows are filled anew at the next step: somebody else has used the tensors."""
-        self._inputs = None
-
-    def step(self, runner: UNetRunner) -> list[Advanced]:
-        """One call of the UNet for all, then each image's own scheduler.
+    def step(self, runner: UNetRunner, held: RowsHeld) -> list[Advanced]:
+        """One call of the UNet for all, then each image's own scheduler. `held`: the same for all who use `runner`.
 
         Raises: what the UNet raises; no image has then gone on.
         """
-        shape = BatchShape(self.bucket, self.key.guided, self.key.height_px, self.key.width_px)
-        inputs = runner.inputs(shape)
-        if inputs is not self._inputs:
+        inputs = runner.inputs(self.shape)
+        if not held.are(inputs, self._mark):
+            held.begin(inputs)
             self._fill_conditions(inputs)
-            self._inputs = inputs
+            self._mark = held.done(inputs)
         self._fill_latents(inputs)
-        prediction = self._guided(runner.run(shape, inputs))
+        prediction = self._guided(runner.run(self.shape, inputs))
         return [self._advance(slot, image, inputs, prediction) for slot, image in self._seated()]
 
     def _seated(self) -> list[tuple[int, ImageInMaking]]:
@@ -106,7 +130,7 @@ class Batch:
         self._stale()
 
     def _stale(self) -> None:
-        self._inputs = self._guidance = None
+        self._mark = self._guidance = None
 
     def _fill_conditions(self, inputs: UNetInputs) -> None:
         for slot, image in self._seated():

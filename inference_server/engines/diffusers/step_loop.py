@@ -18,7 +18,7 @@ import torch
 from inference_server.engines import Desk
 from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.arrivals import Arrivals, Ended, Prepared
-from inference_server.engines.diffusers.batch import Advanced, Batch, BatchKey, key_of
+from inference_server.engines.diffusers.batch import Advanced, Batch, BatchKey, RowsHeld, key_of
 from inference_server.engines.diffusers.device_work import Lane, Pace, StepTime, give_memory_back
 from inference_server.engines.diffusers.finishing_thread import FinishingThread
 from inference_server.engines.diffusers.predicted import PredictedOriginal
@@ -65,6 +65,8 @@ class StepLoop:
         self._runner, self._predicted, self._room = runner, predicted, room
         self._preview_every_s = preview_every_s
         self._lane, self._pace = Lane(device, urgent=True), Pace(device)
+        self._held = RowsHeld()
+        self._capacity = room.capacity  # lowered when memory was short
         self._max_area_px: int | None = None  # of all images of one step; None until memory was short
         self._waiting: deque[ImageInMaking] = deque()  # prepared, without a place yet
         self._batches: deque[Batch] = deque()  # in the order of their turns
@@ -123,16 +125,28 @@ class StepLoop:
                 self._waiting.remove(image)
 
     def _seat(self) -> None:
-        """Oldest first; a batch of a new size has its turn after all others had theirs."""
+        """Oldest first; a batch of a new size has its turn after all others had theirs.
+
+        Who finds no place in the own size holds up nobody of another.
+        """
         seated = sum(len(batch.images) for batch in self._batches)
-        while self._waiting and seated < self._room.capacity:
-            image = self._waiting.popleft()
+        for image in tuple(self._waiting):
+            if seated >= self._capacity:
+                return
+            if not self._has_place(key_of(image)):
+                continue
+            self._waiting.remove(image)
             if image.in_hand.end_if_cancelled():
                 continue
             self._batch_for(key_of(image)).join(image)
             image.in_hand.begin()
             image.preview_at_s = time.monotonic() + self._preview_every_s
             seated += 1
+
+    def _has_place(self, key: BatchKey) -> bool:
+        """Once memory was short, no more of one size are drawn than take one step together."""
+        same = [batch for batch in self._batches if batch.key == key]
+        return self._max_area_px is None or not same or any(batch.has_room for batch in same)
 
     def _batch_for(self, key: BatchKey) -> Batch:
         for batch in self._batches:
@@ -151,11 +165,9 @@ class StepLoop:
 
     def _step(self, batch: Batch) -> None:
         """One step of one size. Errors of the UNet end drawings, never silently."""
-        if any(other is not batch and other.key == batch.key for other in self._batches):
-            batch.forget_inputs()  # both may be given the same tensors
         self._pace.begin()
         try:
-            advanced = batch.step(self._runner)
+            advanced = batch.step(self._runner, self._held)
         except Exception as exc:
             if faults.is_fatal(exc):
                 raise
@@ -207,14 +219,17 @@ class StepLoop:
         newest.in_hand.fail(reason)
         log.warning("out of memory with %d images of %dx%d px", bucket, key.width_px, key.height_px)
         if bucket > 1:
-            area_px = bucket // 2 * key.area_px
-            self._max_area_px = min(area_px, self._max_area_px or area_px)
-            images = self._max_area_px // self._room.default_area_px
-            self._desk.tell(Capacity(max(1, min(self._room.capacity, images))))
+            self._lower(bucket // 2 * key.area_px)
         self._drop_ended()
         self._regroup()
         self._runner.forget()
         give_memory_back()
+
+    def _lower(self, area_px: int) -> None:
+        """No step has more pixels than this from now on."""
+        self._max_area_px = min(area_px, self._max_area_px or area_px)
+        self._capacity = max(1, min(self._capacity, self._max_area_px // self._room.default_area_px))
+        self._desk.tell(Capacity(self._capacity))
 
     def _regroup(self) -> None:
         """Everyone sits down anew, the oldest first, within the batches that are now allowed."""

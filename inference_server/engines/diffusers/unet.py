@@ -28,7 +28,7 @@ class BatchShape:
         return 2 * self.bucket if self.guided else self.bucket
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # the same only where it is the same memory
 class UNetInputs:
     """All that the UNet reads at one step, R = `BatchShape.rows` rows each, on the device, in the UNet's dtype.
 
@@ -93,7 +93,7 @@ class UNetRunner(Protocol):
         """The tensors to fill for a batch of this shape; two batches of one shape may be given the same ones.
 
         Asked for before every step, so that a runner may switch (to a graph that has become ready, say): where the
-        answer is another object than at the step before, the loop fills all rows anew.
+        answer is another object than at the step before, or another batch has used it since, all rows are filled anew.
         """
 
     def run(self, shape: BatchShape, inputs: UNetInputs) -> torch.Tensor:
