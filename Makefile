@@ -20,7 +20,7 @@ run: .venv/installed-run rathole ## install what is missing, start the page and 
 test: install ## install what the tests need (Chromium included), run all of them
 	@$(PYTHON) -m pytest
 
-check: .venv/installed-test ## format, lint, types and the quick tests, within a minute
+check: .venv/installed-test ## format, lint, types and the quick tests, within a minute (the first time it installs 3 GB)
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m mypy .
@@ -46,7 +46,7 @@ $(TRAIN_FOLDER)/npm/node_modules: demo_model/package.json
 	@npm install --silent --prefix $(TRAIN_FOLDER)/npm
 	@touch $@
 
-clean: ## remove all that these commands have installed and built
+clean: ## remove what these commands have put into this folder (not: ~/.cache, Chromium)
 	rm -rf .venv .rathole .cache .mypy_cache .pytest_cache .ruff_cache build
 
 install: .venv/installed-test $(OLD_CLIENT)/installed chromium rathole
