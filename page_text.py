@@ -153,6 +153,6 @@ _CONNECT_HTML = """
 <p>Set these in the environment, or as the secrets and variables of your Space, and restart:
 <code>FAIRCOMPUTE_EMAIL</code>, <code>FAIRCOMPUTE_PASSWORD</code>, <code>INFERENCE_NODE</code>,
 <code>INFERENCE_IMAGE</code>, <code>TUNNEL_NODE</code>, <code>ENDPOINT_SECRET</code>.
-“Connect your GPU” in <code>README.md</code> (on a Space: the Files tab) goes through it step by step.</p>
+“Connect your GPU” in <code>README.md</code> (on a Space: the Files tab) says what works today, step by step.</p>
 </details>
 """
