@@ -284,6 +284,10 @@ def test_an_error_that_sticks_ends_the_work_also_when_another_thread_meets_it() 
         (RuntimeError("CUDA error: out of memory"), True, False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True, False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False, True),
+        (RuntimeError("CUDA driver error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA driver error: out of memory"), True, False),
+        # any error inside of a compiled package: `PackagedNetwork` asks the UNet itself for the cause
+        (RuntimeError("run_func_(...) API call failed at /pytorch/torch/csrc/x.cpp, line 145"), False, False),
         (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear ..."), False, False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
         (ValueError("CUDA error"), False, False),

@@ -348,6 +348,11 @@ def test_a_librarys_error_becomes_one_short_line_without_the_prompt() -> None:
     """Build paths and arguments, the prompt among them, do not reach the wire."""
     told = short_reason(RuntimeError("Exception from /home/x/src/cpp/a.cpp:1:\nshape is wrong\n"))
     assert told == "shape is wrong"
+    told = short_reason(RuntimeError("run_() API call failed at /pytorch/torch/csrc/a_b/c.cpp, line 145"))
+    assert told == "run_() API call failed"
+    told = short_reason(RuntimeError("Expected x == y. (function f at ../aten/src/native/x.cu:84) Try again"))
+    assert "aten" not in told
+    assert short_reason(OSError("no such file: /models/sd/unet")) == "no such file: /models/sd/unet"
     assert "private" not in short_reason(TypeError("wrong arguments. Invoked with: 'a private wish'"))
     assert len(short_reason(RuntimeError("x" * 5000))) <= 500
 

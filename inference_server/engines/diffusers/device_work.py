@@ -113,8 +113,16 @@ class Pace:
         return times
 
 
+def is_recording(device: torch.device) -> bool:
+    """Whether this thread's stream is being recorded as a CUDA graph."""
+    return device.type == "cuda" and bool(torch.cuda.is_current_stream_capturing())
+
+
 def settle(device: torch.device) -> None:
-    """Waits until the device has done all: the weights are in place for every lane."""
+    """Waits until the device has done all: the weights are in place for every lane.
+
+    Raises: what has broken the device.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

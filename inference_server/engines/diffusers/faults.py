@@ -8,7 +8,15 @@ import torch
 from inference_server.engine_errors import short_reason
 
 # After one of these every later call fails too (an illegal address, a device that fell off the bus).
-_STICKY = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "device-side assert", "NVRTC")
+_STICKY = (
+    "CUDA error",
+    "CUDA driver error",
+    "CUBLAS_STATUS",
+    "CUDNN_STATUS",
+    "cuDNN error",
+    "device-side assert",
+    "NVRTC",
+)
 _SHORT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")  # libraries' own words for it
 
 

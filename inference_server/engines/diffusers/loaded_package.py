@@ -1,5 +1,11 @@
-"""A compiled package made callable: over the UNet's own weights, and only if it answers as the UNet does."""
+"""A compiled package made callable: over the UNet's own weights, and only if it answers as the UNet does.
 
+What goes wrong inside of a package reaches Python without its cause ("run_func_(...) API call failed at ..."), whether
+memory was short, the device is broken or the code is wrong. So the UNet itself is called then: it says what it is.
+Source: torch/csrc/inductor/aoti_runtime/interface.cpp (CONVERT_EXCEPTION_TO_ERROR_CODE)
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +13,8 @@ import torch
 
 from inference_server.engine_errors import short_reason
 from inference_server.engines.diffusers import faults
-from inference_server.engines.diffusers.device_work import Lane
+from inference_server.engines.diffusers.device_work import Lane, is_recording, settle
+from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.networks import Network
 from inference_server.engines.diffusers.package_cache import PackageCache, unpack
 from inference_server.engines.diffusers.unet import UNetInputs
@@ -17,48 +24,48 @@ from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOv
 # bits in each of some hundred layers; a wrong kernel differs by much more.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 CHECKED_ROWS = (1, 2, 3)
+NEEDED_FREE_BYTES = 1_000_000_000  # a package that fails with less left may have wanted just that
+MAX_FAILURES = 3  # of a package where the UNet itself does not fail
+
+Open = Callable[[Path, Path, PackageOrder, Any], Network]  # package, empty folder, order, UNet -> the package's call
 
 
 class PackageRefusedError(Exception):
     """The package is damaged, of something else, or draws something else; the text says which."""
 
 
-def load_package(order: PackageOrder, cache: PackageCache, unet: Any, eager: Network) -> Network:
-    """What the cache holds for this order, found to be good; a package that is not is thrown away.
+class PackagedNetwork:
+    """The package, and the UNet behind it where the package fails. For the step loop's thread alone."""
 
-    Raises: PackageRefusedError; torch.OutOfMemoryError when there was no room to compare, the package then stays.
+    def __init__(self, package: Network, eager: Network, device: torch.device) -> None:
+        self._package, self._eager, self._device = package, eager, device
+        self._failures = 0
+
+    def __call__(self, inputs: UNetInputs) -> torch.Tensor:
+        """Raises: what the UNet raises; what the device raises when it is broken for good."""
+        if self._failures >= MAX_FAILURES:
+            return self._eager(inputs)
+        try:
+            return self._package(inputs)
+        except RuntimeError as exc:
+            if is_recording(self._device):  # nothing else can be called then; whoever records goes on without
+                raise
+            faults.log_without_text(exc)
+        settle(self._device)  # raises what is broken for good
+        answer = self._eager(inputs)
+        self._failures += 1
+        if self._failures == MAX_FAILURES:
+            print("compiling: the package failed again: drawn without a compiled UNet from here on", flush=True)
+        return answer
+
+
+def open_package(file: Path, folder: Path, order: PackageOrder, unet: Any) -> Network:
+    """Over the UNet's own weights; its code stays in memory, the check loads all of it.
+
+    Raises: PackageRefusedError, whatever the library raises.
     """
-    package = cache.find(order.digest)
-    if package is None:
-        raise PackageRefusedError("it is gone")
-    try:
-        with cache.scratch() as folder:  # the code stays in memory; the check loads all of it
-            unpack(package, Path(folder))
-            _check_digest(package, order)
-            cache.begin_trial(order.digest)
-            network = _call(Path(folder), order, unet)
-            _check_answers(network, eager, order)
-    except PackageRefusedError:
-        cache.discard(order.digest)
-        raise
-    except Exception as exc:
-        if faults.is_out_of_memory(exc):
-            cache.end_trial(order.digest)
-            raise
-        cache.discard(order.digest)
-        raise PackageRefusedError(f"it cannot be loaded or run ({short_reason(exc)})") from exc
-    cache.end_trial(order.digest)
-    return network
-
-
-def _check_digest(package: Path, order: PackageOrder) -> None:
-    """Before any of its code is loaded. Raises: PackageRefusedError."""
-    metadata = torch._C._aoti.AOTIModelPackageLoader.load_metadata_from_package(str(package), "model")
-    if metadata.get("digest") != order.digest:
-        raise PackageRefusedError("it was made for something else")
-
-
-def _call(folder: Path, order: PackageOrder, unet: Any) -> Network:
+    unpack(file, folder)
+    _check_digest(file, order)
     # Single-threaded: one thread at a time calls it, and the other way cannot be recorded as a CUDA graph.
     package = torch._inductor.aoti_load_package(str(folder), run_single_threaded=True)
     weights = UNetOverTensors(unet, [one.name for one in order.inputs]).state_dict()
@@ -70,14 +77,70 @@ def _call(folder: Path, order: PackageOrder, unet: Any) -> Network:
     return lambda inputs: package(*(tensor for _, tensor in inputs.tensors()))
 
 
-def _check_answers(network: Network, eager: Network, order: PackageOrder) -> None:
+def load_package(
+    order: PackageOrder,
+    cache: PackageCache,
+    unet: Any,
+    eager: Network,
+    open_: Open = open_package,
+    is_short: Callable[[torch.device], bool] | None = None,
+) -> Network:
+    """What the cache holds for this order, found to be good; a package that is not is thrown away.
+
+    `is_short`: whether the device has so little memory left that this may be why a package failed.
+
+    Raises: PackageRefusedError; torch.OutOfMemoryError when there was no room to compare, the package then stays.
+    """
+    file = cache.find(order.digest)
+    if file is None:
+        raise PackageRefusedError("it is gone")
+    try:
+        with cache.scratch() as folder:
+            cache.begin_trial(order.digest)
+            package = open_(file, Path(folder), order, unet)
+            _check_answers(package, eager, order, is_short or _is_short)
+    except PackageRefusedError:
+        cache.discard(order.digest)
+        raise
+    except Exception as exc:
+        if faults.is_out_of_memory(exc):
+            cache.end_trial(order.digest)
+            raise
+        cache.discard(order.digest)
+        raise PackageRefusedError(f"it cannot be loaded or run ({short_reason(exc)})") from exc
+    cache.end_trial(order.digest)
+    return PackagedNetwork(package, eager, torch.device(order.device))
+
+
+def _is_short(device: torch.device) -> bool:
+    return device.type == "cuda" and not is_free(device, NEEDED_FREE_BYTES)
+
+
+def _check_digest(package: Path, order: PackageOrder) -> None:
+    """Before any of its code is loaded. Raises: PackageRefusedError."""
+    metadata = torch._C._aoti.AOTIModelPackageLoader.load_metadata_from_package(str(package), "model")
+    if metadata.get("digest") != order.digest:
+        raise PackageRefusedError("it was made for something else")
+
+
+def _check_answers(
+    package: Network, eager: Network, order: PackageOrder, is_short: Callable[[torch.device], bool]
+) -> None:
     """Raises: PackageRefusedError, and whatever the device raises."""
-    with Lane(torch.device(order.device)).entered():
+    device = torch.device(order.device)
+    with Lane(device).entered():
         for rows in CHECKED_ROWS:
             if rows > order.max_rows:
                 break
             inputs = _some_inputs(order, rows)
-            ours, theirs = network(inputs).float(), eager(inputs).float()
+            theirs = eager(inputs).float()  # first: where memory is short, this one says so
+            try:
+                ours = package(inputs).float()
+            except RuntimeError as exc:
+                settle(device)
+                if is_short(device):
+                    raise torch.OutOfMemoryError("out of memory, most likely: a package does not say") from exc
+                raise
             difference = float((ours - theirs).abs().max() / theirs.abs().max())
             if not difference <= TOLERANCES[torch_dtype(order.inputs[0])]:  # so that "not a number" is refused too
                 raise PackageRefusedError(f"its answer for {rows} rows is {difference:.1%} away from the UNet's own")
