@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from drawing import Drawing, DrawRequest
 from endpoint_transport import EndpointTransport
+from endpoint_trouble import FIXED_ENDPOINT, Advice
 from errors import (
     DrawingError,
     EndpointError,
@@ -27,7 +28,8 @@ class EndpointClient:
     `url`: `http://` or `https://`, host and port. `certificate_sha256`: the only certificate to trust, hexadecimal;
     None over https means the system's authorities. `silence_s`: how long a connection may bring nothing before it
     counts as dead; a server that tells no limits (upstream's) sends no signs of life and gets `patience_s` instead.
-    `drawing_s`: how long one drawing may take in all, however lively the server.
+    `drawing_s`: how long one drawing may take in all, however lively the server. `advice`: what its errors say to look
+    at.
     """
 
     def __init__(
@@ -39,9 +41,10 @@ class EndpointClient:
         silence_s: float = 10.0,
         patience_s: float = 300.0,
         drawing_s: float = 3600.0,
+        advice: Advice = FIXED_ENDPOINT,
     ) -> None:
-        self._transport = EndpointTransport(url, bearer=bearer, certificate_sha256=certificate_sha256)
-        self.url, self.link = self._transport.url, self._transport.link
+        self._transport = EndpointTransport(url, bearer=bearer, certificate_sha256=certificate_sha256, advice=advice)
+        self.url, self.link = self._transport.url, self._transport.trouble.link
         self._silence_s = silence_s
         self._patience_s = patience_s
         self._drawing_s = drawing_s
@@ -60,7 +63,9 @@ class EndpointClient:
         with transport.request("GET", "/healthcheck", tried=tried, timeout_s=timeout_s) as response:
             if response.status_code != 200:
                 refusal = transport.refusal(response, tried)
-                raise refusal if isinstance(refusal, EndpointError) else transport.wrong_answer(tried, str(refusal))
+                if not isinstance(refusal, EndpointError):
+                    refusal = transport.trouble.wrong_answer(tried, str(refusal))
+                raise refusal
             text = b"".join(transport.lines(response, tried, transport.within(timeout_s, tried))).decode(
                 errors="replace"
             )
@@ -87,7 +92,7 @@ class EndpointClient:
         except EndpointUnreachableError as error:
             log.warning("connection lost, trying once more on a fresh one: %s", error.came_back)
             self._transport.renew()
-            if error.how == "silent":
+            if error.how in ("silent", "unheard"):
                 self.health(timeout_s=min(3.0, self._silence_s))  # a frozen server need not be waited for twice
         return self._infer_once(body, request, request_id, tell, cancelled)
 
@@ -136,4 +141,4 @@ class EndpointClient:
                 event = read_event(answer, request.num_inference_steps)
                 if event is not None:
                     tell(event)
-        raise transport.unreachable("closed", tried, "the answer broke off before the picture")
+        raise transport.trouble.unreachable("closed", tried, "the answer broke off before the picture")

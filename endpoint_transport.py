@@ -9,6 +9,7 @@ Source of the pinning: urllib3's `assert_fingerprint`, which works only with ver
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,23 +20,17 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
-from errors import (
-    BusyError,
-    EndpointAnswerError,
-    EndpointUnreachableError,
-    EndpointUntrustedError,
-    Silence,
-    SpaceError,
-)
+from endpoint_trouble import Advice, EndpointTrouble
+from errors import BusyError, EndpointAnswerError, EndpointUnreachableError, SpaceError
 from wire_format import read_error
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
-_NOT_OURS = ("Fingerprints did not match", "WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY", "RECORD_LAYER_FAILURE")
-_NOBODY_THERE = ("refused", "unreachable", "No route to host", "resolve", "Name or service")
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux's
 # Pieces no larger than on the Internet, on loopback too: there rathole's 8 KB count as small ones, and each small piece
-# waits for the acknowledgement of the one before (see `_acknowledge`).
-_SOCKET_OPTIONS = [*HTTPConnection.default_socket_options, (socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1448)]
+# waits for the acknowledgement of the one before (see `_acknowledge`). Not on macOS: it refuses so
+# much before the connection is there, and with it every connection.
+_SMALL_PIECES = [(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1448)] if sys.platform == "linux" else []
+_SOCKET_OPTIONS = [*HTTPConnection.default_socket_options, *_SMALL_PIECES]
 _REFUSAL_S = 5.0  # how long a refusal may take to be read
 _DRAIN_S = 1.0  # how long the end of an answer may lag behind its result
 
@@ -55,9 +50,9 @@ class _Adapter(HTTPAdapter):
 class EndpointTransport:
     """Requests to one endpoint; safe to use from many threads at once. See `EndpointClient` for the parameters."""
 
-    def __init__(self, url: str, *, bearer: str | None, certificate_sha256: str | None) -> None:
+    def __init__(self, url: str, *, bearer: str | None, certificate_sha256: str | None, advice: Advice) -> None:
         self.url = url.rstrip("/")
-        self.link = f"Inference endpoint {self.url}"
+        self.trouble = EndpointTrouble(self.url, advice)
         self._bearer = bearer
         self._pin = certificate_sha256
         self._lock = threading.Lock()
@@ -73,6 +68,7 @@ class EndpointTransport:
     ) -> Iterator[requests.Response]:
         """A streamed response, closed afterwards; every transport error typed."""
         headers = {"Content-Type": "application/json"} if data else {}
+        since = time.monotonic()
         try:
             response = self._session.request(
                 method,
@@ -84,7 +80,7 @@ class EndpointTransport:
                 allow_redirects=False,
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise self._transport_error(tried, error) from error
+            raise self.trouble.of_transport(tried, error, since) from error
         try:
             yield response
         finally:
@@ -109,7 +105,7 @@ class EndpointTransport:
 
     def _pieces(self, response: requests.Response, tried: str) -> Iterator[bytes]:
         """The body as it comes, bounded in bytes. `iter_content` would wait for 64 KB of a body that is not chunked."""
-        total = 0
+        total, since = 0, time.monotonic()
         try:
             _acknowledge(response)
             while piece := response.raw.read1(65536, decode_content=False):
@@ -118,11 +114,12 @@ class EndpointTransport:
                 if total > ANSWER_BYTES_MAX:
                     break
                 yield piece
+                since = time.monotonic()
             else:
                 return
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise self._transport_error(tried, error) from error
-        raise self.wrong_answer(tried, f"more than {ANSWER_BYTES_MAX // 2**20} MB came back")
+            raise self.trouble.of_transport(tried, error, since) from error
+        raise self.trouble.wrong_answer(tried, f"more than {ANSWER_BYTES_MAX // 2**20} MB came back")
 
     def drain(self, response: requests.Response) -> None:
         """Reads to the end of an answer, so that its connection serves again; not for long."""
@@ -142,14 +139,14 @@ class EndpointTransport:
             text = b" ".join(self.lines(response, tried, self.within(_REFUSAL_S, tried))).decode(errors="replace")
         told, retry_after_s = _error_of(text), _retry_after_s(response)
         if told is not None or status == 401:
-            return read_error(self.link, told, status=status, retry_after_s=retry_after_s or 5.0)
+            return read_error(self.trouble.link, told, tried=tried, status=status, retry_after_s=retry_after_s or 5.0)
         came_back = f"it answered {status} {text[:200]}".rstrip()
         if status == 429 or (status == 503 and retry_after_s is not None):
             return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s or 5.0)
         if status in (502, 503, 504):  # a proxy in front, and nobody behind it
-            return self.unreachable("closed", tried, came_back)
+            return self.trouble.unreachable("closed", tried, came_back)
         where = response.headers.get("Location")
-        return self.wrong_answer(
+        return self.trouble.wrong_answer(
             tried, f"{came_back} (to {where[:200]}; redirects are not followed)" if where else came_back
         )
 
@@ -159,44 +156,9 @@ class EndpointTransport:
 
         def go_on() -> None:
             if time.monotonic() > deadline:
-                raise self.unreachable("silent", tried, f"the answer was not whole after {seconds:g} s")
+                raise self.trouble.unreachable("silent", tried, f"the answer was not whole after {seconds:g} s")
 
         return go_on
-
-    def wrong_answer(self, tried: str, came_back: str) -> EndpointAnswerError:
-        """The typed error for an answer that cannot be understood."""
-        return EndpointAnswerError(
-            self.link,
-            tried=tried,
-            came_back=came_back,
-            next_step="Check that this is the inference server's own address, and see its log.",
-        )
-
-    def _transport_error(self, tried: str, error: Exception) -> EndpointUnreachableError | EndpointUntrustedError:
-        text = _chain(error)
-        if any(sign in text for sign in _NOT_OURS):
-            return EndpointUntrustedError(
-                self.link,
-                tried=tried,
-                came_back="what answers there does not hold the certificate that belongs to our ENDPOINT_SECRET",
-                next_step="If the secret was changed, let the services of the old one be replaced; otherwise somebody "
-                "else's service listens there.",
-            )
-        if isinstance(error, requests.Timeout) or "timed out" in text:
-            return self.unreachable("silent", tried, "nothing came for as long as we wait")
-        if any(sign in text for sign in _NOBODY_THERE):
-            return self.unreachable("refused", tried, "nobody listens there")
-        return self.unreachable("closed", tried, "the connection was closed")
-
-    def unreachable(self, how: Silence, tried: str, came_back: str) -> EndpointUnreachableError:
-        """The typed error for no answer, or one that broke off."""
-        return EndpointUnreachableError(
-            self.link,
-            how=how,
-            tried=tried,
-            came_back=came_back,
-            next_step="Check that the inference server and the tunnel run.",
-        )
 
     def _new_session(self) -> requests.Session:
         session = requests.Session()
@@ -226,14 +188,6 @@ def _acknowledge(response: requests.Response) -> None:
     if _QUICKACK is not None and connection is not None and connection.sock is not None:
         with contextlib.suppress(OSError):
             connection.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-
-
-def _chain(error: BaseException | None) -> str:
-    texts = []
-    while error is not None:
-        texts.append(str(error))
-        error = error.__cause__ or error.__context__
-    return " ".join(texts)
 
 
 def _error_of(text: str) -> Any:

@@ -11,6 +11,7 @@
     └── ServiceError            a link of the chain failed: `link`, `tried`, `came_back`, `next_step`
         ├── FairError           Fair did not answer, or refused (`status`: its HTTP status, if it sent one)
         ├── StartError          a service did not come up
+        │   └── PortTakenError  something else holds its port: take another one, where that is ours to choose
         └── EndpointError       the inference endpoint
             ├── EndpointUnreachableError   nobody answered, or the answer broke off: start what is missing
             ├── EndpointUntrustedError     somebody else answered (pin, bearer): starting more does not help
@@ -21,7 +22,7 @@ Only app.py turns these into `gr.Error`. No message holds a secret.
 
 from typing import Literal
 
-Silence = Literal["refused", "closed", "silent"]
+Silence = Literal["refused", "closed", "silent", "unheard", "unknown"]
 
 
 class SpaceError(Exception):
@@ -97,9 +98,18 @@ class FairError(ServiceError):
         super().__init__(link, tried=tried, came_back=came_back, next_step=next_step)
         self.status = status
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may be over in a moment: nothing understandable came back, or a fault on Fair's side did."""
+        return self.status is None or self.status >= 500
+
 
 class StartError(ServiceError):
     """A service did not come up, or its node is away."""
+
+
+class PortTakenError(StartError):
+    """A service did not come up since something else holds its port."""
 
 
 class EndpointError(ServiceError):
@@ -109,8 +119,9 @@ class EndpointError(ServiceError):
 class EndpointUnreachableError(EndpointError):
     """Nobody answered, or the answer broke off.
 
-    `how`: `refused` (nobody listens), `closed` (accepted, then cut: behind a tunnel, the service is down) or
-    `silent` (accepted, and then nothing: frozen, or a dead line).
+    `how`: `refused` (nobody listens), `closed` (accepted, then cut: behind a tunnel, the service is down), `silent`
+    (accepted, and then nothing: frozen, or a dead line), `unheard` (not even refused: a firewall, or no such machine)
+    or `unknown` (no name server knows the host's name). The last two tell nothing of the services.
     """
 
     def __init__(self, link: str, *, how: Silence, tried: str, came_back: str, next_step: str) -> None:

@@ -163,15 +163,17 @@ def read_result(link: str, answer: dict[str, Any]) -> Drawing:
     )
 
 
-def read_error(link: str, error: Any, *, status: int = 200, retry_after_s: float = 5.0) -> SpaceError:
-    """The typed error for a `$error` object and the HTTP status that came with it."""
+def read_error(
+    link: str, error: Any, *, tried: str = "draw", status: int = 200, retry_after_s: float = 5.0
+) -> SpaceError:
+    """The typed error for a `$error` object and the HTTP status that came with it, when we `tried` something."""
     code, message = "", ""
     if isinstance(error, dict):
         code, message = str(error.get("code") or "")[:60], str(error.get("message") or "")[:600]
     if status == 401:
         return EndpointUntrustedError(
             link,
-            tried="draw",
+            tried=tried,
             came_back=f"it does not accept our bearer ({status} {message})",
             next_step="Its ENDPOINT_SECRET is another one: start it with the one set here.",
         )
@@ -185,13 +187,13 @@ def read_error(link: str, error: Any, *, status: int = 200, retry_after_s: float
         return EndpointUnreachableError(
             link,
             how="closed",
-            tried="draw",
+            tried=tried,
             came_back="the inference server is shutting down",
             next_step="The next prompt starts it again.",
         )
     if code == "MODEL_NOT_LOADED":
         return StartError(
-            "Inference server", tried="draw", came_back=message, next_step="Check MODEL_ID and its log; then try again."
+            "Inference server", tried=tried, came_back=message, next_step="Check MODEL_ID and its log; then try again."
         )
     if code in _CALLERS_FAULT or status in (400, 413, 422):
         return InvalidRequestError(message or f"The inference server refused the request ({code or status}).")

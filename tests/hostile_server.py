@@ -168,3 +168,16 @@ def hostile_server(script: Script, tls: Credentials | None = None) -> Iterator[H
         yield server
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def dropping_server() -> Iterator[int]:
+    """Its port, where nothing answers, not even with a refusal: as behind a firewall that drops what comes."""
+    with contextlib.ExitStack() as held, socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(2):  # with these the queue of connections is full, and Linux drops all others
+            visitor = held.enter_context(socket.socket())
+            visitor.setblocking(False)
+            visitor.connect_ex(listener.getsockname())
+        yield int(listener.getsockname()[1])

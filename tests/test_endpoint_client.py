@@ -1,20 +1,25 @@
 """The endpoint's client against servers that misbehave: each trouble ends in its typed error, in time."""
 
+import errno
 import json
+import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from endpoint_scripts import START, good, result, step
-from hostile_server import Line, Received, hostile_server
+from hostile_server import Line, Received, dropping_server, hostile_server
 from processes import free_port
 
 import endpoint_transport
 from credentials import Credentials
 from drawing import Drawing, DrawRequest
 from endpoint_client import EndpointClient
+from endpoint_trouble import Advice
 from errors import (
     DrawingError,
     EndpointAnswerError,
@@ -180,7 +185,7 @@ def test_silence() -> None:
     """A server that accepts and says nothing is given up after `silence_s`, and is not waited for twice."""
     with hostile_server(silent) as server:
         begin = time.monotonic()
-        with pytest.raises(EndpointUnreachableError) as caught:
+        with pytest.raises(EndpointUnreachableError, match=r"nothing came for [\d.]+ s") as caught:
             EndpointClient(server.url, silence_s=0.3).health(timeout_s=0.3)
         assert caught.value.how == "silent"
         with pytest.raises(EndpointUnreachableError) as caught:
@@ -206,6 +211,44 @@ def test_nobody_listens() -> None:
         with pytest.raises(EndpointUnreachableError, match="nobody listens") as caught:
             call()
         assert caught.value.how == "refused"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse where Linux drops")
+def test_a_firewall_that_drops() -> None:
+    """An address where nothing answers is told apart from a frozen server: with the port to open, and the seconds."""
+    with dropping_server() as port:
+        client = EndpointClient(f"http://127.0.0.1:{port}", silence_s=0.5)
+        for call in (lambda: client.health(timeout_s=0.5), lambda: draw(client)):
+            told = rf"nothing came from 127\.0\.0\.1:{port} in [\d.]+ s, not even a refusal.*open TCP port {port}"
+            with pytest.raises(EndpointUnreachableError, match=told) as caught:
+                call()
+            assert caught.value.how == "unheard"
+
+
+def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typo in a host's name is told with the name, and with the setting that it comes from."""
+
+    def unknown(*args: Any, **options: Any) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    client = EndpointClient("https://vm.exmaple.org:8080", advice=Advice(address="TUNNEL_ADDRESS"))
+    with pytest.raises(EndpointUnreachableError, match=r"the name vm\.exmaple\.org.*Check TUNNEL_ADDRESS") as caught:
+        client.health()
+    assert caught.value.how == "unknown"
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH])
+def test_no_way_there(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that the network does not lead to is no service that has to be started."""
+
+    def refuse(*args: Any, **options: Any) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(EndpointUnreachableError, match="no way to that address") as caught:
+        EndpointClient("http://127.0.0.1:8080").health()
+    assert caught.value.how == "unheard"
 
 
 def endless_line(line: Line, request: Received) -> None:
