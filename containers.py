@@ -6,11 +6,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Node:
-    """A machine that runs containers. `host_address`: None where Fair does not tell it."""
+    """A machine that runs containers. `host_address`, `status`: None where Fair does not tell it."""
 
     name: str
     id: str
     host_address: str | None
+    status: str | None = None
+
+    @property
+    def away(self) -> bool:
+        """Whether Fair says that it does not reach the machine; a word of another Fair's says nothing to us."""
+        return self.status == "unreachable"
 
 
 @dataclass(frozen=True)

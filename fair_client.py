@@ -21,6 +21,7 @@ from fair import FairClient
 from addresses import is_loopback
 from containers import Container, ContainerSpec, Node, Program, ProgramEnd
 from errors import FairError
+from patience import Hiccups
 
 CLUSTER = "default"
 OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of this very program
@@ -50,7 +51,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         """Logs in. Raises: FairError, with what to check."""
         body = {"email": user_email, "password": user_password, "version": "V018"}
         response = self._send("post", f"{self.server_address}/auth/login", tried="log in", json=body)
-        if not response.ok:
+        if not _is_success(response):
             raise FairError(
                 tried=f"log in to {self._address}",
                 came_back=f"it answered {_refusal(response)}",
@@ -72,6 +73,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                     name=str(row.get("name") or row.get("id")),
                     id=str(row.get("id") or row.get("name")),
                     host_address=row.get("host_address") or addresses.get(row.get("id")),
+                    status=row.get("status"),
                 )
                 for row in rows
             ]
@@ -125,17 +127,21 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         return program
 
     def wait_until_scheduled(self, program: Program, *, timeout_s: float, poll_s: float = 0.1) -> str:
-        """Waits while the program is queued; returns its status, `Processing` or `Completed`.
+        """Waits while the program is queued; returns its status, `Processing` or `Completed`. Lets Fair's hiccups pass.
 
-        Raises: FairError after `timeout_s` seconds: the node does not take programs.
+        Raises: FairError after `timeout_s` seconds: the node does not take programs, or Fair cannot be asked.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, hiccups, status = time.monotonic() + timeout_s, Hiccups(), ""
         while True:
-            status = self.status(program)
-            if status not in ("Queued", "NotResponding"):
+            try:
+                status = self.status(program)
+                hiccups.over()
+            except FairError as error:
+                hiccups.forgive(error)
+            if hiccups.last is None and status not in ("Queued", "NotResponding"):
                 return status
             if time.monotonic() > deadline:
-                raise FairError(
+                raise hiccups.last or FairError(
                     f"Node {program.node}",
                     tried="start a container on it",
                     came_back=f"after {timeout_s:g} s its program is still {status}",
@@ -244,7 +250,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                 if self.token == token:  # else another thread has logged in meanwhile
                     self.authenticate(*self._login)
             response = self._send(method, url, tried=what, headers=self._make_headers(), **kwargs)
-        if not response.ok:
+        if not _is_success(response):
             raise FairError(
                 tried=f"{what} at {self._address}",
                 came_back=f"it answered {_refusal(response)}",
@@ -258,7 +264,14 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         if is_loopback(urlsplit(url).hostname or ""):
             kwargs["proxies"] = _NO_PROXIES
         try:
-            return requests.request(method, url, timeout=(min(5.0, timeout_s), timeout_s), **kwargs)
+            return requests.request(
+                method,
+                url,
+                timeout=(min(5.0, timeout_s), timeout_s),
+                auth=_as_it_is,
+                allow_redirects=False,
+                **kwargs,
+            )
         except requests.RequestException as error:
             raise FairError(
                 tried=f"{tried} at {self._address}",
@@ -268,8 +281,21 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
             ) from error
 
 
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps our own Authorization: without an `auth`, requests puts a password of ~/.netrc in its place."""
+    return request
+
+
+def _is_success(response: requests.Response) -> bool:
+    """A redirect is none: followed, it would take the password or the token to wherever it leads."""
+    return 200 <= response.status_code < 300
+
+
 def _refusal(response: requests.Response) -> str:
     """Status and message of a refusal, short."""
+    where = response.headers.get("Location")
+    if where and response.is_redirect:
+        return f"{response.status_code} (to {where[:200]}; redirects are not followed)"
     try:
         body = response.json()
         error = body.get("error") if isinstance(body, dict) else None

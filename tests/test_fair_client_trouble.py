@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +122,56 @@ def test_never_scheduled(status: str) -> None:
         fair = client_of(server.url)
         with pytest.raises(FairError, match=rf"Node gpu.*still {status}.*machine is on"):
             fair.wait_until_scheduled(PROGRAM, timeout_s=0.2, poll_s=0.01)
+
+
+@pytest.mark.parametrize("hiccup", ["503", "cut", "garbage"])
+def test_a_hiccup_while_a_program_is_queued(hiccup: str) -> None:
+    """Fair may stumble a few times while a program waits for its node: the wait goes on."""
+    answers = ["Queued", hiccup, hiccup, "Queued", hiccup, "Processing"]
+
+    def script(line: Line, request: Received) -> None:
+        told = answers.pop(0)
+        if told != "cut":
+            line.answer(503 if told == "503" else 200, json.dumps({"status": told}) if told[:1].isupper() else "<html>")
+
+    with hostile_server(logs_in(script)) as server:
+        assert client_of(server.url).wait_until_scheduled(PROGRAM, timeout_s=20, poll_s=0.01) == "Processing"
+    assert answers == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("path", ["/auth/login", "/nodes/list"])
+def test_redirects_are_not_followed(path: str, status: int) -> None:
+    """Neither the password nor the token goes where a redirect leads; the error names that place."""
+    with hostile_server(lambda line, request: line.answer(200, "{}")) as elsewhere:
+
+        def script(line: Line, request: Received) -> bool:
+            if request.path.endswith(path):
+                line.answer(status, "", Location=f"{elsewhere.url}/there")
+                return True
+            return bool(logs_in(script)(line, request))
+
+        with (
+            hostile_server(script) as server,
+            pytest.raises(FairError, match=rf"{status} \(to {elsewhere.url}/there; redirects are not followed"),
+        ):
+            client_of(server.url).nodes()
+        assert elsewhere.requests == []
+
+
+def test_a_netrc_does_not_replace_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password of ~/.netrc for Fair's host goes nowhere, and our token is sent as it is."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password from-netrc\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+
+    def script(line: Line, request: Received) -> None:
+        line.answer(200, json.dumps({"nodes": []}))
+
+    with hostile_server(logs_in(script)) as server:
+        client_of(server.url).nodes()
+    sent = {request.path.rpartition("/")[2]: request.headers.get("authorization") for request in server.requests}
+    assert (sent["login"], sent["list"]) == (None, "Bearer t")
 
 
 @pytest.mark.parametrize(
