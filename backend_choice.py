@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from backends import Backend, FairChain, FixedEndpoint
 from bring_up import Timing
-from credentials import Credentials, new_secret
+from credentials import Credentials
 from endpoint_client import EndpointClient
 from fair_client import DeadlineFairClient
 from fair_services import ChainSettings
@@ -19,6 +19,14 @@ def choose_backend(settings: Settings) -> Backend:
     """The backend that these settings ask for; nothing is started yet."""
     if settings.endpoint_tls == "none":
         log.warning("ENDPOINT_TLS=none: whoever is on the way can read prompts and pictures, and draw on that GPU")
+    if settings.without_effect:
+        log.warning(
+            "without effect here: %s: an inference server is told these by a configuration file, and %s",
+            ", ".join(settings.without_effect),
+            "ENDPOINT_URL leads to one that has its own"
+            if settings.mode == "endpoint"
+            else "with ENDPOINT_TLS=none it gets none, as it may be upstream's",
+        )
     if settings.mode == "endpoint":
         return _fixed_endpoint(settings)
     if settings.mode == "fair":
@@ -42,6 +50,13 @@ def _fixed_endpoint(settings: Settings) -> FixedEndpoint:
 def _configured_chain(settings: Settings) -> FairChain:
     address, email = settings.fair_address, settings.faircompute_email or ""
     password = settings.faircompute_password.get_secret_value() if settings.faircompute_password else ""
+    if settings.fair_is_readable:
+        log.warning(
+            "FAIRCOMPUTE_SERVER_ADDRESS=%s is plain http to another machine: whoever is on the way reads the Fair "
+            "password, the bearer and the private TLS key, and can then run anything on the nodes. Use https, or keep "
+            "the way there within a network of your own.",
+            address,
+        )
     client: list[DeadlineFairClient] = []
 
     def connect() -> DeadlineFairClient:
@@ -98,7 +113,7 @@ def _local_chain(settings: Settings) -> FairChain:
     return FairChain(
         chain,
         fair.connect,
-        secret=secret or new_secret(),
+        secret=secret,
         kind="local",
         timing=Timing(timeout_s=settings.start_timeout_s),
         close=fair.close,

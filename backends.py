@@ -12,16 +12,17 @@ from typing import Literal, Protocol
 
 from addresses import host_port, is_loopback
 from bring_up import BringUp, TellStage, Timing
-from chain_at_fair import port_is_taken
-from containers import Node
+from containers import Node, Program
 from credentials import Credentials, new_secret
 from drawing import Defaults, Drawing, DrawRequest, Limits
 from endpoint_client import EndpointClient
+from endpoint_trouble import Advice
 from errors import (
     EndpointError,
     EndpointUnreachableError,
     FairError,
     GpuBusyError,
+    PortTakenError,
     ServiceError,
     SettingsError,
     StartError,
@@ -29,10 +30,13 @@ from errors import (
 from events import Tell
 from fair_client import DeadlineFairClient
 from fair_services import ChainSettings, chain_services
+from settings import HOW_TO_MAKE_ONE
 from single_flight import SingleFlight
 from wire_format import Health
 
 Cancelled = Callable[[], bool]
+Kind = Literal["local", "fair", "endpoint"]
+_BESIDES_THE_START_S = 90.0  # the pause after a start that failed, and how long one request may hold up its deadline
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class BackendStatus:
     cold start; `model`: as the server names it, None until seen.
     """
 
-    kind: Literal["local", "fair", "endpoint"]
+    kind: Kind
     demo: bool
     tunnel: bool
     ready: bool
@@ -68,39 +72,24 @@ class Backend(Protocol):
         """Ends what this process started for it."""
 
 
-class FairChain:
-    """Inference server and tunnel as containers that a Fair server runs; launched lazily, adopted where they run.
+class _OnePlace:
+    """What both kinds have in common: one start for all who ask, and a readiness that ends with the first failure.
 
-    `connect` gives a logged-in client (and starts the Fair server where that is ours, too).
+    `timeout_s`: how long a start may take. A subclass has `_get_ready`, which sets `_endpoint` and calls `_note`.
     """
 
-    def __init__(
-        self,
-        chain: ChainSettings,
-        connect: Callable[[], DeadlineFairClient],
-        *,
-        secret: str | None,
-        kind: Literal["local", "fair"],
-        timing: Timing,
-        close: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._chain = chain
-        self._placed: ChainSettings | None = None  # the chain with its ports
-        self._connect = connect
-        self._close = close
-        self._kind = kind
-        self._timing = timing
-        self._secret_is_given = secret is not None
-        self._credentials = Credentials.from_secret(secret or new_secret())
+    def __init__(self, *, kind: Kind, demo: bool, tunnel: bool, starting: str, timeout_s: float) -> None:
+        self._kind, self._demo, self._tunnel = kind, demo, tunnel
         self._endpoint: EndpointClient | None = None
         self._health: Health | None = None
         self._ready = threading.Event()
-        self._flight = SingleFlight(self._bring_up, name="getting ready")
+        self._timeout_s = timeout_s
+        self._flight = SingleFlight(self._get_ready, name=starting)
 
     def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
         """See `Backend`. However many ask at once: one start for all of them."""
         if not self._ready.is_set():
-            self._flight.join(tell, cancelled, timeout_s=self._timing.timeout_s + 90)
+            self._flight.join(tell, cancelled, timeout_s=self._timeout_s + _BESIDES_THE_START_S)
 
     def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> Drawing:
         """See `Backend`."""
@@ -115,18 +104,72 @@ class FairChain:
 
     def status(self) -> BackendStatus:
         """See `Backend`."""
-        demo = self._kind == "local" and self._chain.model_id is None
-        return _status(
-            self._kind, demo, self._chain.tunnel_node is not None, ready=self._ready.is_set(), health=self._health
+        health = self._health
+        return BackendStatus(
+            kind=self._kind,
+            demo=self._demo,
+            tunnel=self._tunnel,
+            ready=self._ready.is_set(),
+            model=health.model if health else None,
+            limits=(health.limits if health else None) or Limits(),
+            defaults=health.defaults if health else Defaults(),
         )
 
     def close(self) -> None:
-        """See `Backend`. Containers on a Fair server that is not ours run on: another process may adopt them."""
+        """See `Backend`."""
         if self._endpoint:
             self._endpoint.close()
+
+    def _get_ready(self, tell: TellStage) -> None:
+        raise NotImplementedError
+
+    def _note(self, health: Health) -> None:
+        """Keeps what is known now. One whose GPU is busy takes posts, but is asked again before the next one."""
+        self._health = health
+        if not health.gpu_busy:
+            self._ready.set()
+
+
+class FairChain(_OnePlace):
+    """Inference server and tunnel as containers that a Fair server runs; launched lazily, adopted where they run.
+
+    `connect` gives a logged-in client (and starts the Fair server where that is ours, too). `secret`: ENDPOINT_SECRET;
+    None makes one for this run, which serves as long as all is on this machine. Containers on a Fair server that is
+    not ours run on after `close`: another process may adopt them.
+    """
+
+    def __init__(
+        self,
+        chain: ChainSettings,
+        connect: Callable[[], DeadlineFairClient],
+        *,
+        secret: str | None,
+        kind: Literal["local", "fair"],
+        timing: Timing,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(
+            kind=kind,
+            demo=kind == "local" and chain.model_id is None,
+            tunnel=chain.tunnel_node is not None,
+            starting="getting ready",
+            timeout_s=timing.timeout_s,
+        )
+        self._chain = chain
+        self._placed: ChainSettings | None = None  # the chain with its ports
+        self._launched: dict[str, Program] = {}  # by fingerprint: what no later start may double
+        self._connect = connect
+        self._close = close
+        self._timing = timing
+        self._secret_is_given = secret is not None
+        self._credentials = Credentials.from_secret(secret or new_secret())
+
+    def close(self) -> None:
+        """See `Backend`."""
+        super().close()
         self._close()
 
-    def _bring_up(self, tell: TellStage) -> None:
+    def _get_ready(self, tell: TellStage) -> None:
         if self._is_up():
             return
         tell("Signing in to the machine that draws" if self._kind == "fair" else "Getting this machine ready to draw")
@@ -139,23 +182,18 @@ class FairChain:
         self._require_secret(address, inference_node.host_address)
         services = chain_services(chain, self._credentials, inference_node, tunnel_node, address)
         port = chain.tunnel_public_port if tunnel_node else chain.inference_host_port
-        endpoint = self._new_endpoint(address, port)
+        endpoint = self._new_endpoint(tunnel_node or inference_node, address, port)
         if self._endpoint is None or self._endpoint.url != endpoint.url:  # a node may come back with another address
             self._endpoint = endpoint
-        bring_up = BringUp(fair, services, self._endpoint, chain.deployment, tell, self._timing)
         try:
-            health = bring_up.run()
-        except StartError as error:
-            if port_is_taken(str(error)):
-                self._placed = None  # where the ports are of our choosing, the next start takes others
+            self._note(
+                BringUp(
+                    fair, services, self._endpoint, chain.deployment, tell, self._timing, launched=self._launched
+                ).run()
+            )
+        except PortTakenError:
+            self._placed = None  # where the ports are of our choosing, the next start takes others
             raise
-        self._note(health)
-
-    def _note(self, health: Health) -> None:
-        """Keeps what is known now. One whose GPU is busy takes posts, but is asked again before the next one."""
-        self._health = health
-        if not health.gpu_busy:
-            self._ready.set()
 
     def _is_up(self) -> bool:
         """Whether what took posts before does so again: then Fair need not be asked (it may be away)."""
@@ -186,92 +224,61 @@ class FairChain:
         if far and not self._secret_is_given:
             raise SettingsError(
                 f"The chain leads to another machine ({far}), so ENDPOINT_SECRET is required. "
-                "Set it to at least 32 random bytes as text."
+                f"To make one: {HOW_TO_MAKE_ONE}"
             )
 
-    def _new_endpoint(self, address: str, port: int) -> EndpointClient:
+    def _new_endpoint(self, node: Node, address: str, port: int) -> EndpointClient:
+        told_by_fair = f"the address that Fair tells of node {node.name} (TUNNEL_ADDRESS overrides it)"
+        advice = Advice(
+            runs="the inference server and the tunnel run" if self._tunnel else "the inference server runs",
+            address="TUNNEL_ADDRESS" if self._chain.tunnel_address else told_by_fair,
+        )
+        silence_s = self._timing.silence_s
         if self._chain.tls == "none":
             url = f"http://{host_port(address, port)}"
-            return EndpointClient(url, silence_s=self._timing.silence_s, patience_s=self._timing.timeout_s)
+            return EndpointClient(url, silence_s=silence_s, patience_s=self._timing.timeout_s, advice=advice)
         return EndpointClient(
             f"https://{host_port(address, port)}",
             bearer=self._credentials.bearer,
             certificate_sha256=self._credentials.certificate_sha256,
-            silence_s=self._timing.silence_s,
+            silence_s=silence_s,
+            advice=advice,
         )
 
 
-class FixedEndpoint:
-    """An inference server that somebody else keeps running. Nothing is started or stopped."""
+class FixedEndpoint(_OnePlace):
+    """An inference server that somebody else keeps running. Nothing is started or stopped.
+
+    It may load its model for `timeout_s` seconds, and not answer at all for `refused_s`.
+    """
 
     def __init__(self, endpoint: EndpointClient, *, timeout_s: float, refused_s: float = 10.0) -> None:
-        self._endpoint = endpoint
-        self._timeout_s = timeout_s
+        super().__init__(
+            kind="endpoint", demo=False, tunnel=False, starting="reaching the endpoint", timeout_s=timeout_s
+        )
+        self._endpoint = self._fixed = endpoint
         self._refused_s = refused_s
-        self._health: Health | None = None
-        self._ready = threading.Event()
-        self._flight = SingleFlight(self._wait_until_healthy, name="reaching the endpoint")
 
-    def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
-        """See `Backend`: waits while the model loads; `refused_s` seconds while nobody answers."""
-        if not self._ready.is_set():
-            self._flight.join(tell, cancelled, timeout_s=self._timeout_s + 90)
-
-    def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> Drawing:
-        """See `Backend`."""
-        try:
-            return self._endpoint.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
-        except (ServiceError, GpuBusyError):
-            self._ready.clear()
-            raise
-
-    def status(self) -> BackendStatus:
-        """See `Backend`."""
-        return _status("endpoint", False, False, ready=self._ready.is_set(), health=self._health)
-
-    def close(self) -> None:
-        """See `Backend`."""
-        self._endpoint.close()
-
-    def _wait_until_healthy(self, tell: TellStage) -> None:
+    def _get_ready(self, tell: TellStage) -> None:
         tell("Reaching the picture server")
         begin = time.monotonic()
         while True:
-            came_back = "its model is still loading"
             try:
-                health = self._endpoint.health()
+                health = self._fixed.health()
                 if health.takes_posts:
-                    self._health = health
-                    if not health.gpu_busy:  # else it is asked again before the next drawing
-                        self._ready.set()
+                    self._note(health)
                     return
-                if health.state == "failed":
-                    came_back = health.reason or "its model failed to load"
-                    break
+                if health.broken:
+                    raise self._not_healthy("find it healthy", health.reason or "its model failed to load")
                 tell("Loading the model")
             except EndpointUnreachableError:
                 if time.monotonic() - begin > min(self._refused_s, self._timeout_s):
                     raise
             if time.monotonic() - begin > self._timeout_s:
-                break
+                raise self._not_healthy(f"find it healthy within {self._timeout_s:g} s", "its model is still loading")
             time.sleep(0.25)
-        raise StartError(
-            self._endpoint.link,
-            tried=f"find it healthy within {self._timeout_s:g} s",
-            came_back=came_back,
-            next_step="See the inference server's log.",
+
+    def _not_healthy(self, tried: str, came_back: str) -> StartError:
+        return StartError(
+            self._fixed.link, tried=tried, came_back=came_back, next_step="See the inference server's log."
         )
-
-
-def _status(
-    kind: Literal["local", "fair", "endpoint"], demo: bool, tunnel: bool, *, ready: bool, health: Health | None
-) -> BackendStatus:
-    return BackendStatus(
-        kind=kind,
-        demo=demo,
-        tunnel=tunnel,
-        ready=ready,
-        model=health.model if health else None,
-        limits=(health.limits if health else None) or Limits(),
-        defaults=health.defaults if health else Defaults(),
-    )

@@ -4,19 +4,31 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from chain_at_fair import ChainAtFair, port_is_taken
+from containers import Program
 from endpoint_client import EndpointClient
-from errors import EndpointError, EndpointUnreachableError, EndpointUntrustedError, StartError
+from endpoint_watch import EndpointWatch
+from errors import (
+    EndpointError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    FairError,
+    ServiceError,
+    StartError,
+)
 from fair_client import DeadlineFairClient
-from fair_services import Role, Service
-from start_errors import cannot_stop, failed_to_load, no_tunnel, service_ended, too_late
+from fair_services import Role, Service, refuse_away
+from patience import HICCUPS_S, Hiccups
+from start_errors import cannot_stop, failed_to_load, how_to_stop, no_tunnel, service_ended, too_late
 from wire_format import Health
 
 log = logging.getLogger(__name__)
 
 TellStage = Callable[[str], None]
 _TRIES_AT_TAKEN_PORT = 3
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,8 @@ class Timing:
     `silence_s`: all runs but nothing answers for so long: frozen; `fetching_s`: the same where Fair cannot list what
     runs and the inference server is not there yet; `client_after_s`: without a list, the tunnel client is started once
     the public port was closed for so long, and what had found its port taken is tried again; `stop_s`: how long a
-    container may take to end.
+    container may take to end; `name_s`: how long the name of the endpoint's host may be unknown; `fair_s`: how long
+    Fair may fail to answer while all else is waited for.
     """
 
     timeout_s: float = 300.0
@@ -38,10 +51,15 @@ class Timing:
     probe_s: float = 3.0
     poll_s: float = 0.05
     look_s: float = 0.5
+    name_s: float = 5.0
+    fair_s: float = HICCUPS_S
 
 
 class BringUp:
-    """One try to get the chain ready. `services`: the chain's; `timing`: its waits."""
+    """One try to get the chain ready. `services`: the chain's; `timing`: its waits.
+
+    `launched`: what this process has launched for the chain so far, see `ChainAtFair`.
+    """
 
     def __init__(
         self,
@@ -51,15 +69,17 @@ class BringUp:
         deployment: str,
         tell: TellStage,
         timing: Timing,
+        launched: dict[str, Program],
     ) -> None:
-        self._chain = ChainAtFair(fair, services, deployment, stop_s=timing.stop_s)
+        self._chain = ChainAtFair(fair, services, deployment, stop_s=timing.stop_s, launched=launched)
         self._services = services
         self._endpoint = endpoint
+        self._watch = EndpointWatch(endpoint, probe_s=timing.probe_s, poll_s=timing.poll_s, name_s=timing.name_s)
         self._tell = tell
         self._timing = timing
         self._deadline = time.monotonic() + timing.timeout_s
         self._quiet_since = time.monotonic()
-        self._refused_since: float | None = None
+        self._hiccups = Hiccups(timing.fair_s)
         self._looked_at = 0.0
         self._taken_at: float | None = None  # when the inference server's port was taken by something
         self._tries_left = _TRIES_AT_TAKEN_PORT
@@ -69,19 +89,13 @@ class BringUp:
 
         Raises: ServiceError saying which link failed, within the deadline.
         """
-        answer = self._probe()
+        answer = self._watch.ask(left_s=self._left_s())
         if not self._is_ours(answer) or (isinstance(answer, Health) and answer.broken):
             self._start_missing(answer)
         health = self._wait_until_healthy()
         return self._wait_until_healthy() if self._chain.stop_doubles() else health
 
     # What answers
-
-    def _probe(self) -> Health | EndpointError:
-        try:
-            return self._endpoint.health(timeout_s=self._timing.probe_s)
-        except EndpointError as error:
-            return error
 
     def _is_ours(self, answer: Health | EndpointError) -> bool:
         """Whether our own inference server answered; upstream's cannot tell and is taken for it."""
@@ -93,6 +107,7 @@ class BringUp:
 
     def _start_missing(self, answer: Health | EndpointError) -> None:
         self._tell("Looking at what is already running")
+        refuse_away(self._services.values())
         found = self._chain.survey()
         if found is None:
             self._start([role for role in self._services if role is not Role.TUNNEL_CLIENT])
@@ -126,18 +141,21 @@ class BringUp:
 
     def _wait_until_healthy(self) -> Health:
         while True:
-            answer = self._probe()
+            answer = self._watch.ask(left_s=self._left_s())
             if isinstance(answer, Health) and self._is_ours(answer):
-                self._quiet_since, self._refused_since = time.monotonic(), None
+                self._quiet_since = time.monotonic()
                 if answer.takes_posts:
                     return answer
                 if answer.broken:
-                    raise failed_to_load(answer)
+                    by_hand = "" if self._chain.can_stop() else how_to_stop([self._services[Role.INFERENCE]])
+                    raise failed_to_load(answer, by_hand)
                 self._tell("Loading the model")
             elif isinstance(answer, EndpointUnreachableError):
                 self._wait_for_answer(answer)
             elif isinstance(answer, EndpointUntrustedError):
-                raise answer
+                if self._chain.lists:
+                    raise answer
+                raise cannot_stop(self._endpoint.link, self._services, answer.came_back)
             else:
                 self._wait_for_another(answer)
             if self._left_s() <= 0:
@@ -154,15 +172,14 @@ class BringUp:
 
     def _wait_for_answer(self, answer: EndpointUnreachableError) -> None:
         now = time.monotonic()
-        if answer.how != "refused":
-            self._refused_since = None
-        elif self._refused_since is None:
-            self._refused_since = now
         self._look_after_programs_now_and_then(now)
         if not self._chain.lists:
-            self._start_client_if_closed(now)
+            self._start_client_if_shut()
             self._start_server_if_gone(answer, now)
-        if now - self._quiet_since > self._patience_s(answer):
+        quiet_s = now - self._quiet_since
+        if answer.how == "unheard":  # tells nothing of the services, so a short one counts for nothing
+            quiet_s = min(quiet_s, self._watch.unheard.seconds)
+        if quiet_s > self._patience_s(answer):
             self._suspect(answer)
 
     def _look_after_programs_now_and_then(self, now: float) -> None:
@@ -172,24 +189,44 @@ class BringUp:
 
     def _look_after_programs(self) -> None:
         """Raises: StartError if something that we started has ended."""
-        ended, found = self._chain.ended(), self._chain.survey()
+        seen = self._asked_of_fair(lambda: (self._chain.ended(), self._chain.survey()))
+        if seen is None:
+            return
+        ended, found = seen
         for role, end in ended.items():
-            if role not in found.start if found else port_is_taken(end.last_words):
+            port_taken = port_is_taken(end.last_words)
+            if role not in found.start if found else port_taken:
                 log.info("%s runs already: %s", role, end.last_words)  # by another process, started just before
                 self._chain.forget(role)
                 if role is Role.INFERENCE:
                     self._taken_at = time.monotonic()
                 continue
-            raise service_ended(self._services[role], end)
+            raise service_ended(self._services[role], end, port_taken=port_taken)
         if found:
             if any(container.status == "starting" for _, container in found.adopt):
                 self._quiet_since = time.monotonic()  # another process has just started it: not frozen
             ended_since_adopted = [role for role in found.start if role not in self._chain.started]
             self._start(ended_since_adopted)
 
-    def _start_client_if_closed(self, now: float) -> None:
-        closed = self._refused_since is not None and now - self._refused_since > self._timing.client_after_s
-        if closed and Role.TUNNEL_CLIENT in self._services and Role.TUNNEL_CLIENT not in self._chain.started:
+    def _asked_of_fair(self, question: Callable[[], _T]) -> _T | None:
+        """The answer; None while Fair cannot be asked: a cold start takes minutes, and a hiccup must not end it."""
+        try:
+            answer = question()
+        except FairError as error:
+            self._hiccups.forgive(error)
+            return None
+        self._hiccups.over()
+        return answer
+
+    def _start_client_if_shut(self) -> None:
+        """Starts the tunnel's client, unless one of ours runs: a second one would displace the first for ever."""
+        if Role.TUNNEL_CLIENT not in self._services or Role.TUNNEL_CLIENT in self._chain.started:
+            return
+        if self._watch.shut.seconds <= self._timing.client_after_s:
+            return
+        runs = self._asked_of_fair(lambda: self._chain.still_runs(Role.TUNNEL_CLIENT))
+        self._watch.shut.observe(False)  # the next look is as long away
+        if runs is False:
             self._start([Role.TUNNEL_CLIENT])
 
     def _start_server_if_gone(self, answer: EndpointUnreachableError, now: float) -> None:
@@ -200,14 +237,21 @@ class BringUp:
             self._start([Role.INFERENCE])
 
     def _suspect(self, answer: EndpointUnreachableError) -> None:
-        """All runs but nothing answers: starts the next suspect again, the inference server first."""
-        found = self._chain.survey()
-        suspects = [role for role in self._suspects(answer) if role not in self._chain.started]
+        """All runs but nothing answers: starts the next suspect again, the inference server first.
+
+        Raises: EndpointUnreachableError where the way there is to blame, and no service.
+        """
         self._quiet_since = time.monotonic()
-        if not suspects:
+        if answer.how == "unheard":
+            raise answer
+        seen = self._asked_of_fair(lambda: (self._chain.survey(),))
+        suspects = [role for role in self._suspects(answer) if role not in self._chain.started]
+        if seen is None or not suspects:
             return
+        (found,) = seen
         if found is None:
-            raise cannot_stop(self._endpoint.link, self._services, answer.came_back)
+            lost = ": the tunnel's client has not reached its server" if suspects[0] is Role.TUNNEL_CLIENT else ""
+            raise cannot_stop(self._endpoint.link, self._services, answer.came_back + lost)
         role = suspects[0]
         self._tell(f"No answer from {role.words}: starting it again")
         self._chain.stop_adopted(found, role)
@@ -220,8 +264,12 @@ class BringUp:
             return tunnel
         return [Role.INFERENCE] if answer.how == "closed" else [Role.INFERENCE, *tunnel]
 
-    def _too_late(self, answer: Health | EndpointError) -> StartError:
+    def _too_late(self, answer: Health | EndpointError) -> ServiceError:
         timeout_s = self._timing.timeout_s
+        if self._hiccups.last:
+            return self._hiccups.last
+        if isinstance(answer, EndpointUnreachableError) and answer.how == "unheard":
+            return answer
         if isinstance(answer, EndpointUnreachableError) and answer.how == "refused" and len(self._services) > 1:
             return no_tunnel(self._endpoint.url, self._services, timeout_s)
         if isinstance(answer, Health):
@@ -232,9 +280,9 @@ class BringUp:
     def _patience_s(self, answer: EndpointUnreachableError) -> float:
         """How long nothing may answer before something is suspected.
 
-        Where Fair cannot list what runs, a closed connection may mean that the node still fetches the image.
+        Where Fair cannot list what runs, a closed connection, or none, may mean that a node still fetches an image.
         """
-        fetching = not self._chain.lists and answer.how == "closed"
+        fetching = not self._chain.lists and answer.how in ("closed", "unheard")
         return self._timing.fetching_s if fetching else self._timing.silence_s
 
     def _left_s(self) -> float:

@@ -5,6 +5,7 @@ containers (the hosted one), the host ports of the inference server and the tunn
 means that it runs already.
 """
 
+import contextlib
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -17,20 +18,33 @@ from fair_services import Plan, Role, Service, plan, strays
 
 log = logging.getLogger(__name__)
 
-_PORT_TAKEN = re.compile(r"already allocated|already in use|port.{0,40}taken|in use", re.IGNORECASE)
+# Docker's words, those of `bind` in any language, and our own Fair server's.
+_PORT_TAKEN = re.compile(
+    r"port is already allocated|\baddress (is )?already in use|\bport\b.{0,40}\b(in use|taken)\b", re.IGNORECASE
+)
 
 
 class ChainAtFair:
-    """The services of one chain. `stop_s`: how long a container may take to end."""
+    """The services of one chain. `stop_s`: how long a container may take to end.
+
+    `launched`: fingerprint -> program, what this process has launched so far, in earlier tries as well; it is kept up.
+    """
 
     def __init__(
-        self, fair: DeadlineFairClient, services: dict[Role, Service], deployment: str, *, stop_s: float
+        self,
+        fair: DeadlineFairClient,
+        services: dict[Role, Service],
+        deployment: str,
+        *,
+        stop_s: float,
+        launched: dict[str, Program],
     ) -> None:
         self._services = services
         self.lists = True  # until Fair says that it cannot list containers
         self._fair = fair
         self._deployment = deployment
         self._stop_s = stop_s
+        self._launched = launched
         self._programs: dict[Role, Program] = {}
 
     @property
@@ -60,12 +74,31 @@ class ChainAtFair:
     def _launch(self, role: Role, within_s: float) -> Program:
         service = self._services[role]
         program = self._fair.launch(service.node, service.spec if self.lists else _without_labels(service))
+        self._launched[service.fingerprint] = program  # now: where its node does not take it yet, it waits there
         self._fair.wait_until_scheduled(program, timeout_s=within_s)
         return program
 
     def ended(self) -> Mapping[Role, ProgramEnd]:
         """How those ended that were started here and run no more."""
         return {role: end for role, program in self._programs.items() if (end := self._fair.end_of(program))}
+
+    def still_runs(self, role: Role) -> bool:
+        """Whether one that was launched here, in an earlier try perhaps, has not ended, or waits for its node."""
+        program = self._launched.get(self._services[role].fingerprint)
+        try:
+            return program is not None and self._fair.status(program) != "Completed"
+        except FairError as error:
+            if error.status == 404:  # a Fair server that was started anew
+                return False
+            raise
+
+    def can_stop(self) -> bool:
+        """Whether Fair lists containers, and so can stop them; asks it unless that is known."""
+        if self.lists:
+            with contextlib.suppress(FairError):
+                node = self._services[Role.INFERENCE].node
+                self.lists = self._fair.containers(node) is not None
+        return self.lists
 
     def forget(self, role: Role) -> None:
         """What was started here has ended, and another one, started elsewhere, is in its place."""

@@ -7,7 +7,7 @@ restarted Space knows its own again.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -74,12 +74,13 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class Service:
-    """One container that the chain needs, and the node that it belongs on."""
+    """One container that the chain needs, and the node that it belongs on. `node_away`: as Fair said of it last."""
 
     role: Role
     node: str
     spec: ContainerSpec
     fingerprint: str
+    node_away: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,14 @@ def strays(
     ]
 
 
+def refuse_away(services: Iterable[Service]) -> None:
+    """Raises: StartError naming the first node that Fair does not reach: what is sent there would only queue up."""
+    for service in services:
+        _refuse_unreachable(service, ())
+
+
 def _refuse_unreachable(service: Service, rows: Sequence[Container]) -> None:
-    if any(row.status == "unreachable" for row in rows):
+    if service.node_away or any(row.status == "unreachable" for row in rows):
         raise StartError(
             f"Node {service.node}",
             tried=f"reach {service.role.words} on it",
@@ -174,7 +181,7 @@ def _labelled(role: Role, node: Node, deployment: str, spec: ContainerSpec) -> S
     ]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     labels = {"role": str(role), "deployment": deployment, "fingerprint": fingerprint}
-    return Service(role=role, node=node.name, spec=replace(spec, labels=labels), fingerprint=fingerprint)
+    return Service(role, node.name, replace(spec, labels=labels), fingerprint, node.away)
 
 
 def _inference_server(chain: ChainSettings, credentials: Credentials, node: Node) -> Service:
@@ -211,16 +218,24 @@ def _inference_server(chain: ChainSettings, credentials: Credentials, node: Node
 
 
 def _tunnel_server(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
-    listen = "127.0.0.1" if is_loopback(address) else "0.0.0.0"  # noqa: S104  # the public end of the tunnel
+    listen = _where_to_listen(address)
     config = f"""\
 [server]
-bind_addr = "{listen}:{chain.tunnel_control_port}"
+bind_addr = "{host_port(listen, chain.tunnel_control_port)}"
 
 [server.services.inference_server]
 token = "{credentials.tunnel_token}"
-bind_addr = "{listen}:{chain.tunnel_public_port}"
+bind_addr = "{host_port(listen, chain.tunnel_public_port)}"
 """
     return _labelled(Role.TUNNEL_SERVER, node, chain.deployment, _rathole(chain.tunnel_image, "--server", config))
+
+
+def _where_to_listen(address: str) -> str:
+    """The interfaces for a tunnel that is reached at `address`: this machine's own alone, or all of its kind."""
+    is_ipv6 = ":" in address
+    if is_loopback(address):
+        return "::1" if is_ipv6 else "127.0.0.1"
+    return "::" if is_ipv6 else "0.0.0.0"  # noqa: S104  # the public end of the tunnel
 
 
 def _tunnel_client(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:

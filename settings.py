@@ -62,7 +62,7 @@ def _env(*names: str) -> Any:
 
 
 class Settings(BaseSettings):
-    """The settings as given; what a backend needs of them is handed to it by `backends.choose_backend`."""
+    """The settings as given; what a backend needs of them is handed to it by `backend_choice.choose_backend`."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -125,6 +125,27 @@ class Settings(BaseSettings):
     def fair_address(self) -> str:
         """Base URL of the configured Fair server."""
         return self.faircompute_server_address or DEFAULT_FAIR_ADDRESS
+
+    @property
+    def fair_is_readable(self) -> bool:
+        """Whether what is said to Fair, secrets included, crosses a network in plain text."""
+        parts = urlsplit(self.fair_address)
+        return self.mode == "fair" and parts.scheme == "http" and not is_loopback(parts.hostname or "")
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Environment names of the settings given that reach no inference server: no configuration file does."""
+        if self.mode == "local" or (self.mode == "fair" and self.endpoint_tls == "pinned"):
+            return []
+        names = (
+            "idle_engine_s",
+            "idle_exit_s",
+            "model_id",
+            "model_revision",
+            "model_precision",
+            "inference_engine",
+        )
+        return [name.upper() for name in names if getattr(self, name) is not None]
 
     def _fair_settings(self) -> list[str]:
         """Environment names of the settings given that only a Fair that is not this program's own can mean."""

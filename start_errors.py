@@ -1,16 +1,17 @@
 """What a failed start is called: the link of the chain, what came back, and what to do about it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from containers import ProgramEnd
-from errors import StartError
+from errors import PortTakenError, StartError
 from fair_services import Role, Service
 from wire_format import Health
 
 
-def service_ended(service: Service, end: ProgramEnd) -> StartError:
-    """A container ended instead of serving."""
-    return StartError(
+def service_ended(service: Service, end: ProgramEnd, *, port_taken: bool) -> StartError:
+    """A container ended instead of serving. `port_taken`: since something else holds its port."""
+    kind = PortTakenError if port_taken else StartError
+    return kind(
         f"{service.role} on node {service.node}",
         tried=f"start the image {service.spec.image}",
         came_back=str(end),
@@ -18,13 +19,13 @@ def service_ended(service: Service, end: ProgramEnd) -> StartError:
     )
 
 
-def failed_to_load(health: Health) -> StartError:
-    """The inference server is there, its model is not."""
+def failed_to_load(health: Health, stop_by_hand: str = "") -> StartError:
+    """The inference server is there, its model is not. `stop_by_hand`: what to type where Fair cannot stop it."""
     return StartError(
         "Inference server",
         tried=f"load the model {health.model or ''}".rstrip(),
         came_back=health.reason or "it failed without a reason",
-        next_step="Check MODEL_ID and the inference server's log.",
+        next_step=f"Check MODEL_ID and the inference server's log. {stop_by_hand}".rstrip(),
     )
 
 
@@ -53,11 +54,16 @@ def no_tunnel(url: str, services: Mapping[Role, Service], timeout_s: float) -> S
 
 def cannot_stop(link: str, services: Mapping[Role, Service], came_back: str) -> StartError:
     """What runs is of no use, and only the maintainer can stop it."""
-    nodes = sorted({service.node for service in services.values()})
-    commands = "; ".join(f"fair node {node} list, then fair node {node} kill CONTAINER" for node in nodes)
     return StartError(
         link,
         tried="get an answer from what runs already",
         came_back=f"{came_back}, and this Fair server cannot stop containers",
-        next_step=f"Stop them by hand: {commands}. The next prompt starts them again.",
+        next_step=how_to_stop(services.values()),
     )
+
+
+def how_to_stop(services: Iterable[Service]) -> str:
+    """What the maintainer types where Fair cannot stop containers."""
+    nodes = sorted({service.node for service in services})
+    commands = "; ".join(f"fair node {node} list, then fair node {node} kill CONTAINER" for node in nodes)
+    return f"Stop what runs by hand: {commands}. The next prompt starts it again."

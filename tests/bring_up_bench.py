@@ -13,6 +13,7 @@ from stand_ins import StartLog, images
 
 from bring_up import BringUp, Timing
 from containers import Container
+from containers import Program as Launched
 from credentials import Credentials
 from endpoint_client import EndpointClient
 from fair_client import DeadlineFairClient
@@ -64,16 +65,22 @@ class Bench:
     def client(self, url: str | None = None) -> DeadlineFairClient:
         return DeadlineFairClient(url or self.url, EMAIL, PASSWORD)
 
-    def services(self, chain: ChainSettings, secret: str = SECRET) -> dict[Role, Service]:
-        fair = self.client()
+    def services(self, chain: ChainSettings, secret: str = SECRET, url: str | None = None) -> dict[Role, Service]:
+        fair = self.client(url)
         tunnel_node = fair.node(chain.tunnel_node) if chain.tunnel_node else None
         credentials = Credentials.from_secret(secret)
         return chain_services(chain, credentials, fair.node(chain.inference_node), tunnel_node, "127.0.0.1")
 
     def bring_up(
-        self, chain: ChainSettings, *, timing: Timing = QUICK, secret: str = SECRET, url: str | None = None
+        self,
+        chain: ChainSettings,
+        *,
+        timing: Timing = QUICK,
+        secret: str = SECRET,
+        url: str | None = None,
+        launched: dict[str, Launched] | None = None,
     ) -> Health:
-        """One try to get the chain ready, as a Space that was just started makes it."""
+        """One try to get the chain ready, as a Space makes it that was just started, or has `launched` these before."""
         credentials = Credentials.from_secret(secret)
         port = chain.tunnel_public_port if chain.tunnel_node else chain.inference_host_port
         pinned = chain.tls == "pinned"
@@ -83,9 +90,10 @@ class Bench:
             certificate_sha256=credentials.certificate_sha256 if pinned else None,
             silence_s=timing.silence_s,
         )
-        services = self.services(chain, secret)
+        services = self.services(chain, secret, url)
         tell = self.told.append
-        return BringUp(self.client(url), services, endpoint, chain.deployment, tell, timing).run()
+        launched = {} if launched is None else launched
+        return BringUp(self.client(url), services, endpoint, chain.deployment, tell, timing, launched).run()
 
     def alive(self) -> dict[str, Container]:
         """Role -> container of what runs now."""

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import socket
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -13,12 +15,14 @@ from processes import free_port, wait_until
 import fair_services
 from backend_choice import choose_backend
 from backends import Backend, FairChain, FixedEndpoint
+from bring_up import Timing
 from containers import Node
 from credentials import Credentials
 from drawing import DrawRequest
 from endpoint_client import EndpointClient
 from errors import EndpointUnreachableError, EndpointUntrustedError, FairError, GpuBusyError, SettingsError, StartError
 from events import Event
+from fair_services import ChainSettings
 from settings import Settings
 
 SECRET = "Vb3-uTq0xJ8s_kLmZ7yRnP5wHcE2aQdG9fXo1iUeYt4"
@@ -63,6 +67,45 @@ def test_no_tls_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         chosen(ENDPOINT_URL="http://gpu.example.org", ENDPOINT_TLS="none")
     assert "ENDPOINT_TLS=none" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [
+        ("http://192.168.1.7:8000", True),
+        ("http://127.0.0.1:8000", False),
+        ("https://fair.example.org", False),
+    ],
+)
+def test_a_fair_that_can_be_read_is_warned_of(address: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A Fair on another machine over plain http is said once to be readable, secrets included, and is not refused."""
+    with caplog.at_level(logging.WARNING):
+        chosen(**FAIR, ENDPOINT_SECRET=SECRET, FAIRCOMPUTE_SERVER_ADDRESS=address)
+    assert ("private TLS key" in caplog.text) == warned
+    assert len(caplog.records) == warned
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({**FAIR, "ENDPOINT_TLS": "none", "MODEL_ID": "x", "IDLE_EXIT_S": "0"}, ["MODEL_ID", "IDLE_EXIT_S"]),
+        ({"ENDPOINT_URL": "http://127.0.0.1:9", "INFERENCE_ENGINE": "diffusers"}, ["INFERENCE_ENGINE"]),
+        ({**FAIR, "ENDPOINT_TLS": "none"}, []),
+        ({**FAIR, "MODEL_ID": "x", "IDLE_ENGINE_S": "5"}, []),
+        ({"MODEL_ID": "x", "IDLE_ENGINE_S": "5", "ENDPOINT_TLS": "none", "TUNNEL": "none"}, []),
+    ],
+)
+def test_settings_without_effect(
+    environment: dict[str, str], named: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settings that reach no inference server are named in one warning, which says why; those that do are in none."""
+    with caplog.at_level(logging.WARNING):
+        chosen(**environment, ENDPOINT_SECRET=SECRET).close()
+    told = [record.getMessage() for record in caplog.records if "without effect" in record.getMessage()]
+    assert len(told) == bool(named)
+    for name in ("MODEL_ID", "IDLE_EXIT_S", "IDLE_ENGINE_S", "INFERENCE_ENGINE"):
+        assert (name in " ".join(told)) == (name in named)
 
 
 def test_the_secret_and_its_pin() -> None:
@@ -123,8 +166,9 @@ def test_it_waits_while_the_model_loads() -> None:
 @pytest.mark.parametrize(("state", "message"), [("failed", "no unet"), ("loading", "still loading")])
 def test_a_model_that_does_not_load(state: str, message: str) -> None:
     """A model that failed, or loads for ever, is told with what the server says."""
-    with hostile_server(states(state)) as server, pytest.raises(StartError, match=message):
+    with hostile_server(states(state)) as server, pytest.raises(StartError, match=message) as caught:
         FixedEndpoint(EndpointClient(server.url), timeout_s=0.5).ensure(ignore, never)
+    assert ("within 0.5 s" in caught.value.tried) == (state == "loading")  # a failed one is not waited for
 
 
 def test_a_busy_gpu_is_told_kindly_and_asked_again() -> None:
@@ -160,8 +204,9 @@ def test_nobody_there() -> None:
     """Nobody at the address is told after `refused_s`, or after the whole deadline if that is shorter."""
     endpoint = EndpointClient(f"http://127.0.0.1:{free_port()}")
     for timeout_s, refused_s in ((20.0, 0.1), (0.1, 20.0)):
-        with pytest.raises(EndpointUnreachableError, match="nobody listens"):
+        with pytest.raises(EndpointUnreachableError, match="nobody listens") as caught:
             FixedEndpoint(endpoint, timeout_s=timeout_s, refused_s=refused_s).ensure(ignore, never)
+        assert "tunnel" not in str(caught.value)  # there is none
 
 
 def test_fifty_ask_once() -> None:
@@ -203,8 +248,28 @@ def test_a_secret_is_required_for_other_machines(home: str | None, vm: str) -> N
     backend = chosen(**FAIR, FAIRCOMPUTE_SERVER_ADDRESS="http://127.0.0.1:9")
     assert isinstance(backend, FairChain)
     backend._connect = lambda: OneFair(home=home, vm=vm)  # type: ignore[assignment,return-value]
-    with pytest.raises(SettingsError, match=r"another machine.*ENDPOINT_SECRET"):
+    with pytest.raises(SettingsError, match=r"another machine.*ENDPOINT_SECRET.*secrets\.token_urlsafe"):
         backend.ensure(ignore, never)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("vm.exmaple.org", "Check TUNNEL_ADDRESS"), (None, "Fair tells of node vm.*TUNNEL_ADDRESS")]
+)
+def test_a_name_that_nobody_knows(given: str | None, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typo in the tunnel's address is told soon, with the name and where it comes from, and nothing is started."""
+
+    def unknown(*args: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    chain = ChainSettings("home", "image", "me/space", tunnel_node="vm", tunnel_address=given)
+    fair = OneFair(home="203.0.113.7", vm="vm.exmaple.org")
+    timing = Timing(name_s=0.2)
+    backend = FairChain(chain, lambda: fair, secret=SECRET, kind="fair", timing=timing)  # type: ignore[arg-type,return-value]
+    begin = time.monotonic()
+    with pytest.raises(EndpointUnreachableError, match=rf"the name vm\.exmaple\.org.*{told}"):
+        backend.ensure(ignore, never)
+    assert time.monotonic() - begin < 10
 
 
 def test_ports_are_chosen_once_fair_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from hostile_server import hostile_server
 
 from backends import FairChain
 from containers import ContainerSpec
-from errors import ServiceError, StartError
+from errors import PortTakenError, StartError
 from fair_client import DeadlineFairClient
 from fair_services import Role
 from wire_format import Health
@@ -140,7 +140,7 @@ def test_taken_port(bench: Bench) -> None:
     chain = chain_settings(tunnel_node=None, tls="none", configurable=False)
     with hostile_server(lambda line, request: line.answer(404, "not here")) as server:
         begin = time.monotonic()
-        with pytest.raises(ServiceError, match=f"port {server.port}"):
+        with pytest.raises(PortTakenError, match=f"port {server.port}"):
             bench.bring_up(replace(chain, inference_host_port=server.port))
         assert time.monotonic() - begin < 5
 

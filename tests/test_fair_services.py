@@ -11,7 +11,7 @@ import pytest
 from containers import Container, Node
 from credentials import Credentials
 from errors import StartError
-from fair_services import ChainSettings, Role, Service, chain_services, plan, strays
+from fair_services import ChainSettings, Role, Service, chain_services, plan, refuse_away, strays
 
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"
 CREDENTIALS = Credentials.from_secret(SECRET)
@@ -93,12 +93,24 @@ def test_addresses_in_toml(address: str, remote: str) -> None:
     assert config_of(services(address=address)[CLIENT])["client"]["remote_addr"] == remote
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "::1"])
-def test_a_local_tunnel_listens_here_alone(address: str) -> None:
-    """A tunnel whose ends are both on this machine listens on no other interface."""
+@pytest.mark.parametrize(
+    ("address", "interface"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("203.0.113.7", "0.0.0.0"),
+        ("vm.example.org", "0.0.0.0"),
+        ("2001:db8::1", "[::]"),
+        ("[2001:db8::1]", "[::]"),
+    ],
+)
+def test_where_a_tunnel_listens(address: str, interface: str) -> None:
+    """A tunnel is open to the kind of address that it is reached at; on this machine alone to nobody else."""
     server = config_of(services(address=address)[SERVER])["server"]
-    assert server["bind_addr"].startswith("127.0.0.1:")
-    assert all(service["bind_addr"].startswith("127.0.0.1:") for service in server["services"].values())
+    (service,) = server["services"].values()
+    assert (server["bind_addr"], service["bind_addr"]) == (f"{interface}:2333", f"{interface}:8080")
 
 
 def test_derived_values_only() -> None:
@@ -213,6 +225,20 @@ def test_unreachable(fingerprint: str) -> None:
     """A node that is away starts nothing: the error names it and says what to do."""
     with pytest.raises(StartError, match=r"Node home.*not ready.*nothing was started"):
         planned([replace(I1, status="unreachable", fingerprint=fingerprint)])
+
+
+@pytest.mark.parametrize(("home", "vm", "named"), [("unreachable", "ready", "home"), (None, "unreachable", "vm")])
+def test_a_node_that_fair_does_not_reach(home: str | None, vm: str | None, named: str) -> None:
+    """A node that Fair calls unreachable is told by name, whether or not anything was ever started there."""
+    nodes = replace(HOME, status=home), replace(VM, status=vm)
+    with pytest.raises(StartError, match=rf"Node {named}.*not ready.*Switch the machine on"):
+        refuse_away(chain_services(CHAIN, CREDENTIALS, *nodes, "203.0.113.7").values())
+
+
+@pytest.mark.parametrize("status", [None, "ready", "Idle", ""])
+def test_a_node_of_which_nothing_is_told(status: str | None) -> None:
+    """A node without a status, or with another Fair's word for it, is taken to be there."""
+    refuse_away(chain_services(CHAIN, CREDENTIALS, replace(HOME, status=status), VM, "203.0.113.7").values())
 
 
 def test_another_deployment_is_named() -> None:
