@@ -75,9 +75,7 @@ def not_loaded(failure: LoadFailed, retry_after_s: int) -> Refusal:
             f"Try again later. ({failure.reason})"
         )
     else:
-        message = (
-            f"The model cannot be loaded: {failure.reason}. The next try starts with a request after {retry_after_s} s."
-        )
+        message = f"The model cannot be loaded: {failure.reason}. It is tried again by itself in {retry_after_s} s."
     return Refusal(503, failure.code, message, retry_after_s)
 
 

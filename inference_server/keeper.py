@@ -20,7 +20,7 @@ log = logging.getLogger("inference_server.engine")
 LOAD_DEADLINE_S = 1800.0  # without a word from a loading engine; a hub download of some GB fits
 STEP_DEADLINE_S = 180.0  # without a step from a drawing engine
 FIRST_STAGE = "starting the engine"
-MAX_PAUSE_S = 300  # between two tries to load a model that cannot be loaded
+MAX_PAUSE_S = 300  # between two tries to load a model that cannot be loaded; it begins with 2 s and doubles
 GPU_BUSY_PAUSE_S = 15  # between two tries, each asked for, while something else holds the GPU's memory
 GPU_BUSY_RETRY_S = 60.0  # the same unasked, until the model was loaded once
 CRASH_PAUSE_S = 30.0  # an idle engine that dies twice within this stays asleep until it is needed
@@ -46,7 +46,7 @@ class Listener(Protocol):
         """Raises: ValueError when this model cannot be served."""
 
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
-        """The next try makes sense after `pause_s`."""
+        """The next try is in `pause_s`, or with a post after it."""
 
     def on_lost(self, reason: str) -> bool:
         """The process died unasked; True if it was drawing, or something waits for the next one."""
@@ -82,7 +82,11 @@ class Keeper:
         self._stop_recovery()
         self.stage, self.stage_since_s = FIRST_STAGE, time.monotonic()
         self._set_phase(Phase.LOADING)
-        self._child = child = child or self._start_child()
+        try:
+            self._child = child = child or self._start_child()
+        except OSError as exc:  # no memory, no process, no file left to open
+            self._fail(LoadFailed(f"the engine process cannot be started: {exc.strerror or type(exc).__name__}"))
+            return
         loop = asyncio.get_running_loop()
         child.listen(partial(_call, loop, self._on_message, child), partial(_call, loop, self._on_end, child))
         log.info("engine process %d started", child.pid)
@@ -131,14 +135,16 @@ class Keeper:
 
     def _on_ready(self, facts: ModelFacts) -> None:
         self.expect_word(None)
-        self._load_failures = self._load_crashes = 0
-        self.ready_s = time.monotonic()
+        now_s = time.monotonic()
         self._set_phase(Phase.READY)
-        log.info("engine ready: %s, after %.2f s", facts.name, self.ready_s - self.stage_since_s)
+        log.info("engine ready: %s, after %.2f s", facts.name, now_s - self.stage_since_s)
         try:
             self._listener.on_ready(facts)
         except ValueError as exc:
             self._fail(LoadFailed(f"the configured limits do not fit the model: {exc}"))
+            return
+        self._load_failures = self._load_crashes = 0
+        self.ready_s = now_s
 
     def _on_end(self, child: EngineChild, reason: str) -> None:
         """The process is gone without having been told to go: it is started again, with patience."""
@@ -169,18 +175,19 @@ class Keeper:
             pause_s = min(MAX_PAUSE_S, 2**self._load_failures)
         self.failure, self._retry_s = failure, asyncio.get_running_loop().time() + pause_s
         self._set_phase(Phase.FAILED)
-        log.error("the model cannot be loaded: %s; next try not before %d s", failure.reason, pause_s)
+        log.error("the model cannot be loaded: %s; next try in %d s", failure.reason, pause_s)
         self._listener.on_failed(failure, pause_s)
-        if failure.code == GPU_BUSY:
-            self._recover_from_gpu_busy()
+        self._recover(failure, pause_s)
 
-    def _recover_from_gpu_busy(self) -> None:
-        """No maintainer is needed for this: what was healthy once is so again, and loads with the next request.
+    def _recover(self, failure: LoadFailed, pause_s: int) -> None:
+        """By itself: clients ask a server for nothing that says it has failed, and what failed it may be over.
 
-        What never was tries again by itself, since clients wait for it to be healthy before they ask for anything.
+        Only a busy GPU is left in peace by a server that was healthy once: it is so again, and loads when it is asked.
         """
         loop = asyncio.get_running_loop()
-        if self.ready_s:
+        if failure.code != GPU_BUSY:
+            self._recovery = loop.call_later(pause_s, self.start)
+        elif self.ready_s:
             self._recovery = loop.call_later(GPU_BUSY_PAUSE_S, self._set_phase, Phase.ASLEEP)
         else:
             self._recovery = loop.call_later(GPU_BUSY_RETRY_S, self.start)

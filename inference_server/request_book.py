@@ -24,6 +24,12 @@ class _Entry:
     rejoin: asyncio.TimerHandle | None = None  # runs while nobody follows
     expiry: asyncio.TimerHandle | None = None  # runs once the result is kept
 
+    def stop_waiting(self) -> None:
+        """For somebody to come back: someone has, or there is nothing left to come back to."""
+        if self.rejoin is not None:
+            self.rejoin.cancel()
+            self.rejoin = None
+
 
 class RequestBook:
     """Belongs to the event loop's thread."""
@@ -40,6 +46,7 @@ class RequestBook:
             entry = _Entry(self._submit(request))
             self._entries[request.request_id] = entry
             entry.ticket.on_done.append(self._on_done)
+            self._on_done(entry.ticket)  # it may have been refused already
         elif entry.ticket.request.digest != request.digest:
             raise Refusal(
                 409,
@@ -47,8 +54,7 @@ class RequestBook:
                 "This startRequestId belongs to a request with another body. Take a new id for another picture.",
             )
         entry.followers += 1
-        if entry.rejoin is not None:
-            entry.rejoin.cancel()
+        entry.stop_waiting()
         return entry.ticket
 
     def leave(self, ticket: Ticket) -> None:
@@ -60,9 +66,15 @@ class RequestBook:
         if entry.followers or ticket.outcome is not None:
             return
         if ticket.request.has_own_id:
-            entry.rejoin = asyncio.get_running_loop().call_later(REJOIN_S, self.cancel, ticket.request.request_id)
+            entry.rejoin = asyncio.get_running_loop().call_later(REJOIN_S, self._abandon, entry)
         else:
-            self.cancel(ticket.request.request_id)
+            self._abandon(entry)
+
+    def _abandon(self, entry: _Entry) -> None:
+        """Nobody came back to this very request; its id may be another's by now."""
+        request_id = entry.ticket.request.request_id
+        if self._entries.get(request_id) is entry:
+            self.cancel(request_id)
 
     def cancel(self, request_id: str) -> bool:
         """Ends a request at once, so that its id is free again; False when there is none under way."""
@@ -70,6 +82,7 @@ class RequestBook:
         if entry is None or entry.ticket.outcome is not None:
             return False
         del self._entries[request_id]
+        entry.stop_waiting()
         self._cancel(entry.ticket)
         return True
 
@@ -78,6 +91,7 @@ class RequestBook:
         entry = self._entries.get(ticket.request.request_id)
         if entry is None or entry.ticket is not ticket or ticket.outcome is None:
             return
+        entry.stop_waiting()
         if not ticket.request.has_own_id or ticket.outcome.refusal is not None:
             del self._entries[ticket.request.request_id]
             return

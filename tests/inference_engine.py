@@ -53,6 +53,7 @@ class Bench:
 
     def __init__(self, facts: ModelFacts = FACTS, max_batch: int = 16, **override: Any) -> None:
         self.children: list[StandInChild] = []
+        self.start_error: OSError | None = None  # instead of the next processes
         self.facts, self.metrics = facts, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
         settings = EngineSettings("a-model", limits, lenient=False, idle_engine_s=100, max_batch=max_batch)
@@ -60,6 +61,8 @@ class Bench:
         self.engine.start(self._new_child())
 
     def _new_child(self) -> StandInChild:
+        if self.start_error is not None:
+            raise self.start_error
         self.children.append(StandInChild())
         return self.children[-1]
 

@@ -186,12 +186,11 @@ def test_a_post_while_loading_waits_for_the_model() -> None:
 
 
 def test_a_model_that_cannot_load_is_a_failed_state_with_its_reason(tmp_path: Path) -> None:
-    """State failed, posts a 503 with the reason; once the folder is right, a later post loads it."""
+    """State failed, posts a 503 with the reason; once the folder is right, it is loaded by itself."""
     folder = tmp_path / "model"
     folder.mkdir()
     with running(MODEL_ID=str(folder)) as server:
-        wait_until(lambda: server.health()["state"] == "failed", "the state failed", 60)
-        health = server.health()
+        health = wait_until(lambda: (told := server.health())["state"] == "failed" and told, "the state failed", 60)
         assert health["engine"] == "asleep"
         assert "model_index.json" in health["reason"]
         refused = server.post({"prompt": "a cat"})
@@ -203,8 +202,8 @@ def test_a_model_that_cannot_load_is_a_failed_state_with_its_reason(tmp_path: Pa
 
         folder.rmdir()
         folder.symlink_to(demo_model.folder())
-        wait_until(lambda: server.post({"prompt": "a cat", "num_inference_steps": 1}).ok, "a post to be drawn", 60)
-        assert server.health()["state"] == "healthy"
+        server.wait_healthy()
+        assert server.post({"prompt": "a cat", "num_inference_steps": 1}).ok
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

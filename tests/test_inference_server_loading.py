@@ -1,5 +1,6 @@
 """A model that cannot be loaded: for good until somebody mends it, or because the GPU's owner uses the GPU."""
 
+import errno
 import json
 
 import httpx
@@ -14,6 +15,7 @@ from inference_server.request_book import RequestBook
 from inference_server.routes import Services, create_app
 from inference_server.security import BearerMiddleware
 from inference_server.tickets import Waking
+from inference_server.wire import read_request
 
 BUSY = LoadFailed("1.0 GiB of 24.0 GiB are free, and the model needs 5.0 GiB", "GPU_BUSY")
 
@@ -150,24 +152,106 @@ def test_the_end_of_the_server_ends_the_tries() -> None:
     run(story())
 
 
-def test_a_model_that_cannot_be_loaded_is_tried_ever_more_rarely_and_only_when_asked() -> None:
-    """The pause doubles up to its bound; nothing is tried unasked."""
+def test_a_model_that_cannot_be_loaded_is_tried_by_itself_and_ever_more_rarely() -> None:
+    """The pause doubles up to its bound; meanwhile it says failed and why, and nobody has to ask."""
 
     async def story() -> None:
         bench = Bench()
         pauses = []
-        for _ in range(10):
+        for tries in range(1, 11):
             await bench.say(LoadFailed("no unet"))
+            assert (bench.phase(), bench.engine.reason) == (Phase.FAILED, "no unet")
             refused = refusal(bench)
             assert (refused.status, refused.code) == (503, "MODEL_NOT_LOADED")
             assert "no unet" in refused.message
             assert refused.retry_after_s is not None
             pauses.append(refused.retry_after_s)
-            tries = len(bench.children)
-            await bench.after(MAX_PAUSE_S + 1)
             assert len(bench.children) == tries
-            bench.post("a")
+            await bench.after(refused.retry_after_s + 1)
+            assert len(bench.children) == tries + 1
         assert pauses[:3] == [2, 4, 8]
         assert pauses[-1] == MAX_PAUSE_S
+        await bench.ready()
+        assert bench.phase() is Phase.READY
+        assert bench.engine.reason == ""
+
+    run(story())
+
+
+def test_two_crashes_while_loading_are_tried_again_too() -> None:
+    """The engine that cannot get ready is given a pause, and then loads without anybody's help."""
+
+    async def story() -> None:
+        bench = Bench()
+        await bench.die()
+        await bench.die()
+        assert bench.phase() is Phase.FAILED
+        assert "cannot get ready" in bench.engine.reason
+        await bench.after(3)
+        await bench.ready()
+        assert bench.phase() is Phase.READY
+
+    run(story())
+
+
+def test_limits_that_do_not_fit_the_model_are_tried_ever_more_rarely() -> None:
+    """A model that loads each time, in vain, is not loaded every other second."""
+
+    async def story() -> None:
+        bench = Bench(width={"min": 2000})
+        pauses = []
+        for _ in range(4):
+            await bench.ready()
+            assert "configured limits" in bench.engine.reason
+            pauses.append(refusal(bench).retry_after_s)
+            await bench.after(MAX_PAUSE_S)
+        assert pauses == [2, 4, 8, 16]
+
+    run(story())
+
+
+def test_a_process_that_cannot_be_started_is_a_failed_state() -> None:
+    """No memory for another process: who waits is refused with the reason, and it is tried again by itself."""
+
+    async def story() -> None:
+        bench = Bench()
+        await bench.ready()
+        await bench.after(101)
+        assert bench.phase() is Phase.ASLEEP
+        bench.start_error = OSError(errno.ENOMEM, "Cannot allocate memory")
+        ticket = bench.post("a")
+        assert code(ticket) == "MODEL_NOT_LOADED"
+        assert bench.phase() is Phase.FAILED
+        assert "cannot be started: Cannot allocate memory" in bench.engine.reason
+        bench.start_error = None
+        await bench.after(3)
+        await bench.ready()
+        bench.post("b")
+        assert bench.orders == ["b"]
+
+    run(story())
+
+
+def test_a_refusal_that_came_at_once_is_not_kept() -> None:
+    """The same id posted again is a new try, not the old answer."""
+
+    async def story() -> None:
+        bench = Bench()
+        book = RequestBook(bench.engine.submit, bench.engine.cancel)
+        await bench.ready()
+        await bench.after(101)
+        bench.start_error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        wanted = read_request(
+            json.dumps({"modelInputs": {"prompt": "a"}, "callInputs": {"startRequestId": "x"}}).encode()
+        )
+        refused = book.join(wanted)
+        book.leave(refused)
+        assert code(refused) == "MODEL_NOT_LOADED"
+        bench.start_error = None
+        await bench.after(3)
+        await bench.ready()
+        again = book.join(wanted)
+        assert again is not refused
+        assert bench.orders == ["a"]
 
     run(story())

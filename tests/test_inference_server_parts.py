@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import openvino_genai
 import pytest
-from inference_engine import Bench, MovedClockLoop, run
+from inference_engine import Bench, MovedClockLoop, run, settle
 from starlette.types import Message
 
 from inference_server import errors, request_book
@@ -24,7 +24,7 @@ from inference_server.engines.previews import PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
 from inference_server.messages import ModelFacts, Ready, Stage, Step
-from inference_server.request_book import RequestBook
+from inference_server.request_book import REJOIN_S, RequestBook
 from inference_server.resolve import Offer, check, resolve
 from inference_server.responses import StreamResponse
 from inference_server.tickets import Outcome, Ticket
@@ -316,6 +316,30 @@ def test_kept_results_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> 
         assert drawn == ["id-0", "id-1", "id-2", "id-3", "failed", "id-0", "failed"]
 
     asyncio.run(fill())
+
+
+def test_a_late_timer_cancels_nobody_elses_drawing() -> None:
+    """Who leaves is waited for; a drawing that ended meanwhile leaves its id to the next, which is left alone."""
+
+    async def story() -> None:
+        loop, cancelled = asyncio.get_running_loop(), list[Ticket]()
+        assert isinstance(loop, MovedClockLoop)
+        book = RequestBook(Ticket, cancelled.append)
+        for ended in ("failed", "cancelled"):
+            left = book.join(request(startRequestId="same"))
+            book.leave(left)
+            if ended == "failed":
+                left.refuse(busy(0))
+            else:
+                assert book.cancel("same")
+            cancelled.clear()
+            book.join(request(startRequestId="same"))
+            loop.moved_s += REJOIN_S + 1
+            await settle()
+            assert cancelled == []
+            assert book.cancel("same")
+
+    run(story())
 
 
 def test_a_stream_has_a_line_every_second() -> None:
