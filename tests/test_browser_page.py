@@ -58,7 +58,8 @@ def open_page(browser: Browser, _served: tuple[StandInService, str]) -> Iterator
             contexts.append(context)
         page = context.new_page()
         page.goto(url)
-        expect(page.locator("#draw")).to_be_enabled()  # Gradio shows each kind of component as soon as it has its code
+        # Gradio shows each kind of component as soon as it has its code. Draw is not enabled where a drawing is found.
+        expect(page.locator("#draw")).to_be_visible()
         expect(page.locator("#more [data-testid=accordion-content]")).to_be_hidden()
         expect(page.locator("#more.starting")).to_have_count(0)
         return Visit(page, service)
@@ -266,8 +267,9 @@ def test_examples_fill_the_prompt(open_page: Callable[..., Visit]) -> None:
     """An example fills the prompt, which a phone then shows together with Draw: one touch away from being drawn."""
     visit = open_page(**TOUCH)
     example = page_text.DEMO_EXAMPLES[-1]
-    visit.page.evaluate("scrollTo(0, document.body.scrollHeight)")
-    expect(visit.page.locator("#prompt textarea")).not_to_be_in_viewport()
+    visit.page.get_by_role("button", name="More").tap()  # a page that is long enough, whatever is said above
+    visit.page.locator("#size").scroll_into_view_if_needed()
+    expect(visit.page.locator("#draw")).not_to_be_in_viewport()
     visit.page.get_by_role("button", name=example).tap()
     expect(visit.page.locator("#prompt textarea")).to_have_value(example)
     for part in ("#prompt textarea", "#draw"):
