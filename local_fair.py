@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent
 _EMAIL = "local@localhost"
 _READY_S = 30.0
 _STOP_S = 10.0
+_FOR_PROGRAMS = ("INFERENCE_DEVICE",)  # which of our settings are the inference server's own
+_TOKEN_OF_MODELS = "HF_TOKEN"  # noqa: S105  # its name; a gated model is fetched with it
 
 
 def find_rathole() -> str | None:
@@ -72,6 +74,7 @@ class LocalFair:
                 sys.executable,
                 *("-m", "fair_server", "--host", "127.0.0.1", "--port", "0"),
                 *("--nodes", str(nodes), "--executor", "process", "--until-stdin-closes"),
+                *("--pass-on", _TOKEN_OF_MODELS),
             ],
             cwd=ROOT,
             env=self._environment(),
@@ -117,8 +120,10 @@ class LocalFair:
 
     def _environment(self) -> dict[str, str]:
         """This process's own, without what configures another chain, and with the account of this run."""
-        ours = ("FAIRCOMPUTE_", "ENDPOINT_", "MODEL_", "INFERENCE_", "TUNNEL", "GRADIO_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        others = ("FAIRCOMPUTE_", "ENDPOINT_", "MODEL_", "INFERENCE_", "TUNNEL", "GRADIO_")
+        kept = {
+            name: value for name, value in os.environ.items() if name in _FOR_PROGRAMS or not name.startswith(others)
+        }
         path = os.pathsep.join(part for part in (str(ROOT), kept.get("PYTHONPATH")) if part)
         return {
             **kept,

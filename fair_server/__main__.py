@@ -45,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--until-stdin-closes", action="store_true", help="end, with all programs, when standard input does"
     )
+    parser.add_argument(
+        "--pass-on",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a variable of the server's environment that every program gets although it is named like a secret",
+    )
     hashing = parser.add_subparsers(dest="action").add_parser(
         "hash", help="read a password from standard input and print the account's line"
     )
@@ -64,6 +71,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         accounts=arguments.accounts,
         token_ttl_s=arguments.token_ttl_s,
         until_stdin_closes=arguments.until_stdin_closes,
+        pass_on=tuple(arguments.pass_on),
     )
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
 from fair_server.buckets import Bucket
@@ -29,13 +29,16 @@ class ProcessExecutor:
 
     name = "process"
 
-    def __init__(self, folder: Path) -> None:
-        """Keeps the programs' private folders below `folder`, which must be private itself."""
+    def __init__(self, folder: Path, pass_on: Collection[str] = ()) -> None:
+        """Keeps the programs' private folders below `folder`, which must be private itself.
+
+        `pass_on`: names of variables that programs get although they are named like secrets.
+        """
         self._folder = folder / "programs"
         self._folder.mkdir(mode=0o700)
         self._ports = Ports()
         self._reaper = Reaper(folder)
-        self._environment = program_environment(os.environ, Path.cwd())
+        self._environment = program_environment(os.environ, Path.cwd(), pass_on)
         self._before_exec = die_with_parent()
 
     def is_ready(self, node: Node) -> bool:

@@ -42,6 +42,7 @@ class Options:
     accounts: Path | None
     token_ttl_s: float
     until_stdin_closes: bool
+    pass_on: tuple[str, ...]  # names of variables
 
 
 class _Server(uvicorn.Server):
@@ -86,7 +87,7 @@ def serve(options: Options) -> None:
 async def _serve(
     options: Options, nodes: tuple[Node, ...], accounts: Accounts, listener: socket.socket, folder: Path
 ) -> None:
-    executor = ProcessExecutor(folder)
+    executor = ProcessExecutor(folder, options.pass_on)
     buckets = Buckets(folder / "buckets")
     fair = Fair(nodes, accounts, Tokens(options.token_ttl_s), Clusters(nodes), buckets, Programs(executor, buckets))
     config = uvicorn.Config(

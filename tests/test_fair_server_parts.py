@@ -165,7 +165,7 @@ def test_broken_upload_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_program_environment(tmp_path: Path) -> None:
-    """Secrets are withheld by their names, the rest passes, and PYTHONPATH no longer depends on the folder."""
+    """Secrets are withheld by their names unless asked for, the rest passes, PYTHONPATH depends on no folder."""
     own = {
         "PATH": "/bin",
         "TOKENIZERS_PARALLELISM": "1",
@@ -183,3 +183,5 @@ def test_program_environment(tmp_path: Path) -> None:
         "MODEL_ID": "m",
         "PYTHONPATH": f"{tmp_path}/lib:/abs:{tmp_path}",
     }
+    passed = set(program_environment(own, tmp_path, ["HF_TOKEN", "NOT_SET"])) - set(program_environment(own, tmp_path))
+    assert passed == {"HF_TOKEN"}

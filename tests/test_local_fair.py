@@ -2,12 +2,14 @@
 
 import functools
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
 from processes import REPOSITORY, is_running, wait_until
@@ -106,6 +108,27 @@ def test_the_configuration_of_another_chain_stays_out(fair: LocalFair, monkeypat
     )
     assert server["FAIRCOMPUTE_PASSWORD"] != "from elsewhere"
     assert not {"ENDPOINT_SECRET", "MODEL_ID", "INFERENCE_IMAGE", "TUNNEL"} & set(server)
+
+
+def test_what_the_inference_server_needs_gets_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device and the token for gated models reach what runs here; the token stands in no command line."""
+    monkeypatch.setenv("INFERENCE_DEVICE", "cpu")
+    monkeypatch.setenv("HF_TOKEN", "hf_of_tests")
+    monkeypatch.setenv("OTHER_TOKEN", "withheld")
+    fair = LocalFair(tunnel_image="environment", rathole=shutil.which("env"))
+    try:
+        client = fair.connect()
+        program = client.launch(NODE, ContainerSpec("environment"))
+        wait_until("it to end", functools.partial(client.end_of, program), 30)
+        printed = client._make_request(
+            "get", f"{client.server_address}/buckets/{program.bucket_id}/{quote_plus('#stdout')}"
+        ).text.splitlines()
+        command_line = Path(f"/proc/{pid_of(fair)}/cmdline").read_text()
+    finally:
+        fair.close()
+    assert {"INFERENCE_DEVICE=cpu", "HF_TOKEN=hf_of_tests"} <= set(printed)
+    assert not any(row.startswith(("OTHER_TOKEN=", "FAIRCOMPUTE_")) for row in printed)
+    assert "hf_of_tests" not in command_line
 
 
 def test_a_server_that_does_not_start(fair: LocalFair, monkeypatch: pytest.MonkeyPatch) -> None:
