@@ -33,7 +33,7 @@ class Job:
         self._events: list[Event] = []
         self._changed = threading.Condition()
         self._wakers: set[Callable[[], None]] = set()
-        self._finished_at: float | None = None
+        self.finished_at: float | None = None  # by `time.monotonic`
         self._preview_at: int | None = None  # the one event that still holds a preview
 
     def __repr__(self) -> str:
@@ -48,12 +48,26 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the last event is there (picture, failed or cancelled)."""
-        return self._finished_at is not None
+        return self.finished_at is not None
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody follows it just now."""
+        return bool(self._wakers)
+
+    @property
+    def picture_bytes(self) -> int:
+        """What its picture takes in memory, as a file and decoded; 0 without one."""
+        last = self._events[-1] if self._events else None
+        if not isinstance(last, Picture):
+            return 0
+        image = last.drawing.image
+        return len(last.drawing.encoded) + image.width * image.height * len(image.getbands())
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the job began, until now or until it finished."""
-        return (self._finished_at or time.monotonic()) - self._started_at
+        return (self.finished_at or time.monotonic()) - self._started_at
 
     def tell(self, event: Event) -> None:
         """Appends an event and wakes every follower; ignored once the job has finished. Only the newest step keeps its
@@ -65,7 +79,7 @@ class Job:
             self._drop_preview_before(event)
             self._events.append(event)
             if isinstance(event, Picture | Failed | Cancelled):
-                self._finished_at = time.monotonic()
+                self.finished_at = time.monotonic()
             self._changed.notify_all()
             wakers = tuple(self._wakers)
         for wake in wakers:
@@ -133,20 +147,28 @@ class Job:
 
     def expired(self, keep_s: float) -> bool:
         """Whether the job ended more than `keep_s` seconds ago."""
-        return self._finished_at is not None and time.monotonic() - self._finished_at > keep_s
+        return self.finished_at is not None and time.monotonic() - self.finished_at > keep_s
 
 
 class Jobs:
     """The jobs of this process.
 
-    At most `max_active` at once; a finished one can be found by its id for `keep_s` seconds more, the newest
-    `max_kept` of them.
+    At most `max_active` at once; a finished one can be found by its id for `keep_s` seconds more: the newest `max_kept`
+    of them, as far as their pictures take no more than `max_picture_bytes` together. What is followed is kept.
     """
 
-    def __init__(self, *, max_active: int = 500, keep_s: float = 600.0, max_kept: int = 500) -> None:
+    def __init__(
+        self,
+        *,
+        max_active: int = 500,
+        keep_s: float = 600.0,
+        max_kept: int = 500,
+        max_picture_bytes: int = 200_000_000,
+    ) -> None:
         self._max_active = max_active
         self._keep_s = keep_s
         self._max_kept = max_kept
+        self._max_picture_bytes = max_picture_bytes
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
@@ -178,12 +200,15 @@ class Jobs:
 
     def _forget_old(self) -> None:
         finished = [job for job in self._jobs.values() if job.finished]
-        for number, job in enumerate(reversed(finished)):
-            if number >= self._max_kept or job.expired(self._keep_s):
+        finished.sort(key=lambda job: job.finished_at or 0.0, reverse=True)  # the newest first
+        picture_bytes = 0
+        for number, job in enumerate(finished):
+            picture_bytes += job.picture_bytes
+            too_many = number >= self._max_kept or picture_bytes > self._max_picture_bytes
+            if (too_many and not job.followed) or job.expired(self._keep_s):
                 del self._jobs[job.id]
 
-    @staticmethod
-    def _run(job: Job, draw: Callable[[Job], Drawing]) -> None:
+    def _run(self, job: Job, draw: Callable[[Job], Drawing]) -> None:
         with job_context(job.id):
             started = time.monotonic()
             log.info("drawing begins")
@@ -201,6 +226,8 @@ class Jobs:
             else:
                 log.info("picture after %.2f s, seed %s", time.monotonic() - started, drawing.seed)
                 job.tell(Picture(drawing))
+                with self._lock:
+                    self._forget_old()
 
 
 def _our_fault(error: Exception) -> ServiceError:

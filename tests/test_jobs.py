@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -259,8 +260,8 @@ def test_expiry() -> None:
     assert jobs.get(done.id) is done
     for job in (active, done):
         job._started_at -= 601  # so much later
-    assert done._finished_at is not None
-    done._finished_at -= 601
+    assert done.finished_at is not None
+    done.finished_at -= 601
     assert jobs.get(done.id) is None
     assert jobs.get(active.id) is active
     studio.may_draw.set()
@@ -272,3 +273,28 @@ def test_only_the_newest_are_kept() -> None:
     jobs = Jobs(max_kept=3)
     made = [finished(jobs.start(REQUEST, draw_at_once)) for _ in range(6)]
     assert [jobs.get(job.id) is not None for job in made] == [False, False, False, True, True, True]
+
+
+def test_the_pictures_that_are_kept_are_bounded() -> None:
+    """Of finished jobs as many are kept as their pictures fit in, the newest; one that is followed is kept besides."""
+    drawing = replace(DRAWING, encoded=bytes(1000))
+    bytes_each = 1000 + 8 * 8 * 3
+    jobs = Jobs(max_picture_bytes=2 * bytes_each)
+    made = []
+    for number in range(5):
+        made.append(finished(jobs.start(REQUEST, lambda job: drawing)))
+        if number == 1:
+            made[1]._wakers.add(lambda: None)
+    assert made[0].picture_bytes == bytes_each
+    assert [jobs.get(job.id) is not None for job in made] == [False, True, False, True, True]
+
+
+def test_a_drawing_under_way_is_no_picture_to_forget() -> None:
+    """However little room there is for pictures: what is under way is not forgotten."""
+    studio = Studio()
+    jobs = Jobs(max_picture_bytes=0)
+    active = jobs.start(REQUEST, studio.draw)
+    done = finished(jobs.start(REQUEST, draw_at_once))
+    assert (jobs.get(active.id), jobs.get(done.id)) == (active, None)
+    studio.may_draw.set()
+    assert active.result(10) is DRAWING
