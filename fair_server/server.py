@@ -19,6 +19,7 @@ from fair_server.accounts import Accounts, load_accounts
 from fair_server.api import create_app
 from fair_server.buckets import Buckets
 from fair_server.clusters import Clusters
+from fair_server.connections import DeadlineProtocol
 from fair_server.errors import ConfigError
 from fair_server.fair import Fair
 from fair_server.nodes import Node, load_nodes
@@ -92,6 +93,7 @@ async def _serve(
     fair = Fair(nodes, accounts, Tokens(options.token_ttl_s), Clusters(nodes), buckets, Programs(executor, buckets))
     config = uvicorn.Config(
         create_app(fair),
+        http=DeadlineProtocol,
         log_config=None,
         access_log=False,
         lifespan="off",
