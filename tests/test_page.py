@@ -225,6 +225,6 @@ def test_a_closed_page_does_not_end_the_drawing(served: Served) -> None:
             visit.cancel()
 
     asyncio.run(scene())
-    wait_until("the page to notice", lambda: not service.started[-1]._wakers)
+    wait_until("the page to notice", lambda: not service.started[-1].followed)
     service.let("drawing")
     assert service.started[-1].result(timeout_s=10).seed == 42
