@@ -118,12 +118,17 @@ class WatchedUNet(EagerUNet):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.shapes: list[BatchShape] = []
+        self.forgotten: list[BatchShape | None] = []
         self.before_call: Callable[[int], None] = lambda number: None
 
     def run(self, shape: BatchShape, inputs: UNetInputs) -> torch.Tensor:
         self.shapes.append(shape)
         self.before_call(len(self.shapes))
         return super().run(shape, inputs)
+
+    def forget(self, shape: BatchShape | None = None) -> None:
+        self.forgotten.append(shape)
+        super().forget(shape)
 
 
 class Rig:
@@ -170,8 +175,13 @@ class Rig:
         self.unet.before_call = before_call
 
 
-@functools.cache
 def loaded(kind: str, precision: str = "fp32") -> LoadedPipeline:
+    """The same for the same arguments, however they are given: a test may hook what a rig draws with."""
+    return _loaded(kind, precision)
+
+
+@functools.cache
+def _loaded(kind: str, precision: str) -> LoadedPipeline:
     torch.set_num_threads(1)  # such small tensors are not worth a second thread
     order = Load("diffusers", str(tiny_pipelines.folder(kind)), None, precision, device="cpu")
     return load(order, lambda stage: None)

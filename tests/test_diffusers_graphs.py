@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from inference_server.engines.diffusers import graphs
-from inference_server.engines.diffusers.graphs import STEPS_BETWEEN, USES_BEFORE, Graphs
+from inference_server.engines.diffusers.graphs import PAUSE_S, STEPS_BETWEEN, USES_BEFORE, Graphs
 from inference_server.engines.diffusers.networks import Network, Networks
 from inference_server.engines.diffusers.unet import BatchShape, InputSizes, UNetInputs
 
@@ -101,26 +101,56 @@ def test_other_inputs_are_recorded_anew() -> None:
     assert (record.recorded, record.closed) == (1, 1)
 
 
-def test_where_recording_fails_the_network_goes_on_and_it_is_not_tried_again() -> None:
-    """One failure turns recording off; every step is drawn all the same."""
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_where_recording_fails_the_network_goes_on_and_it_is_tried_ever_more_rarely() -> None:
+    """A failure turns recording off for a while that doubles; every step is drawn all the same."""
     tried = []
 
     def fail(network: Network, inputs: UNetInputs) -> StandInGraph:
         tried.append(1)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    run(Graphs(fail), ONE, SIZES.allocate(ONE), 5 * STEPS_BETWEEN)
-    assert len(tried) == 1
+    clock, inputs = Clock(), SIZES.allocate(ONE)
+    runner = Graphs(fail, clock)
+    for tries, pause_s in ((1, PAUSE_S), (2, 2 * PAUSE_S), (3, 4 * PAUSE_S)):
+        run(runner, ONE, inputs, 5 * STEPS_BETWEEN)
+        clock.now_s += pause_s - 1
+        run(runner, ONE, inputs, 5 * STEPS_BETWEEN)
+        assert len(tried) == tries
+        clock.now_s += 1
 
 
-def test_memory_that_is_asked_back_is_given_and_not_taken_again() -> None:
-    """After `forget` all recordings are closed and none is made; drawing goes on."""
-    record, inputs = StandIn(), SIZES.allocate(ONE)
-    runner = Graphs(record)
+def test_memory_that_is_asked_back_is_given_and_not_taken_again_for_a_while() -> None:
+    """After `forget` all recordings are closed and none is made before the pause is over; drawing goes on."""
+    record, inputs, clock = StandIn(), SIZES.allocate(ONE), Clock()
+    runner = Graphs(record, clock)
     run(runner, ONE, inputs, USES_BEFORE + 1)
     runner.forget()
     run(runner, ONE, inputs, 5 * STEPS_BETWEEN)
     assert (record.recorded, record.closed) == (1, 1)
+    clock.now_s += PAUSE_S
+    run(runner, ONE, inputs, 1)
+    assert record.recorded == 2
+
+
+def test_one_shape_that_is_forgotten_leaves_the_others_their_recordings() -> None:
+    """One picture that is too large is no reason for the others to be drawn more slowly."""
+    record, one, two = StandIn(), SIZES.allocate(ONE), SIZES.allocate(TWO)
+    runner = Graphs(record)
+    run(runner, ONE, one, USES_BEFORE + 1)
+    runner.forget(TWO)
+    run(runner, ONE, one, 1)
+    assert (record.recorded, record.closed, record.replays) == (1, 0, 2)
+    runner.forget(ONE)
+    assert record.closed == 1
+    run(runner, TWO, two, USES_BEFORE + STEPS_BETWEEN)
+    assert record.recorded == 2
 
 
 def test_recordings_are_bounded() -> None:

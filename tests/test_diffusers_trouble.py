@@ -9,6 +9,7 @@ from diffusers_desk import Rig, ScriptedDesk, difference, loaded, order, own_pic
 from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
+from inference_server.engines.diffusers.unet import BatchShape
 from inference_server.messages import Capacity, DrawFailed, Drawn, Step
 
 pytestmark = pytest.mark.slow
@@ -190,6 +191,7 @@ def test_short_memory_for_a_single_picture_lowers_nothing() -> None:
     assert 2 in desk.batches()
     assert isinstance(desk.end_of(2), Drawn)
     assert isinstance(desk.end_of(3), Drawn)
+    assert rig.unet.forgotten == [BatchShape(1, guided=True, height_px=64, width_px=128)]
 
 
 def test_short_memory_of_large_pictures_leaves_small_ones_their_company() -> None:
@@ -225,6 +227,75 @@ def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles() -> None
         handle.remove()
     assert desk.picture_of(1).shape == (64, 640, 3)
     assert difference(desk.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
+
+
+class DecoderShortOfMemory:
+    """The autoencoder finds no memory until the loop has been asked `times` times to make room."""
+
+    def __init__(self, rig: Rig, times: int) -> None:
+        self._rig, self._times = rig, times
+
+    def __enter__(self) -> None:
+        decoder = loaded("sd").pipeline.vae.decoder
+        self._handle = decoder.register_forward_pre_hook(self._before_forward)
+
+    def __exit__(self, *exc: object) -> None:
+        self._handle.remove()
+
+    def _before_forward(self, module: object, arguments: object) -> None:
+        if len(self._rig.unet.forgotten) < self._times:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room() -> None:
+    """The loop lets go of recordings and lowers its limit, and the picture is decoded then, whatever else is drawn."""
+    rig = Rig()
+    rest = [order(number, num_inference_steps=200) for number in (2, 3)]
+    with DecoderShortOfMemory(rig, times=1):
+        desk = rig.draw(order(1, num_inference_steps=2), *rest)
+    assert difference(desk.picture_of(1), own_picture("sd", order(1, num_inference_steps=2).drawing)) <= 2
+    assert [message.images for message in desk.told if isinstance(message, Capacity)] == [1]
+    assert rig.unet.forgotten == [None]
+    for one in rest:
+        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+
+
+def test_the_last_picture_is_given_room_too() -> None:
+    """Also when there are no more steps to make: the loop sees the finishing thread out."""
+    rig = Rig()
+    with DecoderShortOfMemory(rig, times=1):
+        desk = rig.draw(order(1))
+    assert difference(desk.picture_of(1), own_picture("sd", order(1).drawing)) == 0
+    assert not [message for message in desk.told if isinstance(message, Capacity)]
+
+
+def test_a_picture_that_still_cannot_be_decoded_fails_alone() -> None:
+    """Once only is room made for it; its reason says what was short."""
+    rig = Rig()
+    with DecoderShortOfMemory(rig, times=2):
+        desk = rig.draw(order(1))
+    assert "memory" in _failed(desk, 1)
+    assert rig.unet.forgotten == [None]
+
+
+class EncodesAtTheSecondTry(Preparer):
+    """The text encoders find no memory the first time."""
+
+    tries = 0
+
+    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+        EncodesAtTheSecondTry.tries += 1
+        if EncodesAtTheSecondTry.tries == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().prepare(in_hand)
+
+
+def test_a_prompt_that_cannot_be_encoded_for_want_of_memory_is_given_room() -> None:
+    """The loop, with nothing to do, wakes up for it; the picture is drawn."""
+    rig = Rig(preparer=EncodesAtTheSecondTry)
+    desk = rig.draw(order(1))
+    assert difference(desk.picture_of(1), own_picture("sd", order(1).drawing)) == 0
+    assert rig.unet.forgotten == [None]
 
 
 def test_an_error_of_the_unet_ends_those_who_were_in_it() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from inference_server.engines.diffusers import faults
-from inference_server.engines.diffusers.arrivals import Arrivals, Ended
-from inference_server.engines.diffusers.device_work import Lane, give_memory_back
+from inference_server.engines.diffusers.arrivals import AllTold, Arrivals, make_room
+from inference_server.engines.diffusers.device_work import Lane
 from inference_server.engines.diffusers.finishing import Finisher
 from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.preparing import ImageInMaking
@@ -48,23 +48,34 @@ class FinishingThread:
         self._queue.put(_Latents(in_hand, denoised, mark, None))
 
     def close(self) -> None:
-        """Waits until all is told."""
+        """No more will come; once all is told, `AllTold` arrives at the loop."""
         self._queue.put(None)
-        self._thread.join()
 
     def _run(self) -> None:
+        error: Exception | None = None
         try:
             with self._lane.entered():
                 while (one := self._queue.get()) is not None:
                     self._do(one)
         except Exception as exc:
-            self._arrivals.put(Ended(exc))
+            error = exc
+        self._arrivals.put(AllTold(error))
 
     def _do(self, one: _Latents) -> None:
-        """Raises: what leaves the process unfit to go on; anything else ends this drawing alone."""
+        """A picture that memory is too short for is tried once more when the step loop has made room.
+
+        Raises: what leaves the process unfit to go on; anything else ends this drawing alone.
+        """
         if one.in_hand.end_if_cancelled():
             return
         self._lane.adopt([one.latents], after=one.mark)
+        if self._is_done(one, last=one.index is None):
+            return
+        make_room(self._arrivals)
+        self._is_done(one, last=True)
+
+    def _is_done(self, one: _Latents, *, last: bool) -> bool:
+        """Whether it has come to an end, good or bad; False when memory was short and this was not the `last` try."""
         try:
             if one.index is None:
                 self._finisher.preview(one.in_hand, one.latents)
@@ -76,8 +87,11 @@ class FinishingThread:
             faults.log_without_text(exc)
             short = faults.is_out_of_memory(exc)
             drawing = one.in_hand.drawing
-            one.in_hand.fail(faults.drawing_reason(exc, drawing.width_px, drawing.height_px))
+            reason = faults.drawing_reason(exc, drawing.width_px, drawing.height_px)
         else:
-            return
-        if short:
-            give_memory_back()
+            return True
+        if short and not last:
+            return False
+        if one.index is not None:  # a preview is no loss
+            one.in_hand.fail(reason)
+        return True

@@ -1,9 +1,10 @@
 """CUDA graphs: the UNet's hundreds of launches recorded once per batch shape, and from then on replayed as one.
 
 Recording takes tens of ms and one more step, between two steps; so it is done for shapes that are really used, and
-seldom. Whatever fails here, the network is called as before.
+seldom. Whatever fails here, the network is called as before; after a pause it is tried again, ever more rarely.
 """
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from inference_server.engines.diffusers.unet import BatchShape, UNetInputs
 
 USES_BEFORE = 4  # steps of a shape before it is recorded; they also warm up the libraries' kernels
 STEPS_BETWEEN = 8  # of any shape, between two recordings
+PAUSE_S, MAX_PAUSE_S = 300.0, 3600.0  # without recordings after a failure, or when memory was short; it doubles
 MAX_SHAPES = 24  # that are known, recorded or not; each holds its inputs
 
 
@@ -45,8 +47,9 @@ class _Shape:
 class Graphs:
     """Calls networks, by their recording where there is one. For the step loop's thread alone."""
 
-    def __init__(self, record: Record) -> None:
-        self._record: Record | None = record  # None: recording failed, or memory is short
+    def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
+        self._record, self._clock = record, clock
+        self._pause_s, self._paused_until_s = PAUSE_S, float("-inf")
         self._shapes: dict[BatchShape, _Shape] = {}  # the longest unused first
         self._steps_since = STEPS_BETWEEN
 
@@ -59,12 +62,23 @@ class Graphs:
             self._try_to_record(one)
         return one.graph.replay() if one.graph is not None else network(inputs)
 
-    def forget(self) -> None:
-        """All recordings go and none is made any more: they hold memory, and it was not enough."""
+    def forget(self, shape: BatchShape | None = None) -> None:
+        """All recordings go and none is made for a while: they hold memory, and it was not enough.
+
+        With a `shape` that one's alone, and nothing else changes.
+        """
+        if shape is not None:
+            if one := self._shapes.pop(shape, None):
+                _close(one)
+            return
         for one in self._shapes.values():
             _close(one)
         self._shapes.clear()
-        self._record = None
+        self._pause()
+
+    def _pause(self) -> None:
+        self._paused_until_s = self._clock() + self._pause_s
+        self._pause_s = min(MAX_PAUSE_S, 2 * self._pause_s)
 
     def _known(self, shape: BatchShape, inputs: UNetInputs, network: Network) -> _Shape:
         """A recording of another network, or over other tensors, is none of this call's."""
@@ -79,15 +93,16 @@ class Graphs:
         return one
 
     def _try_to_record(self, one: _Shape) -> None:
-        if self._record is None:
+        if self._clock() < self._paused_until_s:
             return
         self._steps_since = 0
         try:
             one.graph = self._record(one.network, one.inputs)
         except Exception as exc:
-            print(f"CUDA graphs are off, drawing goes on without them: {type(exc).__name__}, raised in:", flush=True)
+            told = f"for {self._pause_s:.0f} s, drawing goes on without them: {type(exc).__name__}"
+            print(f"CUDA graphs are off {told}, raised in:", flush=True)
             traceback.print_tb(exc.__traceback__)
-            self._record = None
+            self._pause()
 
 
 def _close(one: _Shape) -> None:

@@ -4,11 +4,10 @@ import threading
 
 import torch
 
-from inference_server.engine_errors import short_reason
 from inference_server.engines import Desk
 from inference_server.engines.diffusers import faults
-from inference_server.engines.diffusers.arrivals import Arrivals, Ended, Prepared
-from inference_server.engines.diffusers.device_work import Lane, give_memory_back
+from inference_server.engines.diffusers.arrivals import Arrivals, Ended, Prepared, make_room
+from inference_server.engines.diffusers.device_work import Lane
 from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.preparing import Preparer
 
@@ -33,9 +32,17 @@ class PreparingThread:
         self._arrivals.put(Ended(error))
 
     def _prepare(self, in_hand: InHand) -> None:
-        """Raises: what leaves the process unfit to go on; anything else ends this drawing alone."""
-        if in_hand.end_if_cancelled():
+        """A drawing that memory is too short for is tried once more when the step loop has made room.
+
+        Raises: what leaves the process unfit to go on; anything else ends this drawing alone.
+        """
+        if in_hand.end_if_cancelled() or self._is_done(in_hand, last=False):
             return
+        make_room(self._arrivals)
+        self._is_done(in_hand, last=True)
+
+    def _is_done(self, in_hand: InHand, *, last: bool) -> bool:
+        """Whether it was handed on or failed; False when memory was short and this was not the `last` try."""
         try:
             images = self._preparer.prepare(in_hand)
             self._lane.flush()
@@ -45,12 +52,12 @@ class PreparingThread:
             faults.log_without_text(exc)
             short = faults.is_out_of_memory(exc)
             drawing = in_hand.drawing
-            in_hand.fail(
-                faults.drawing_reason(exc, drawing.width_px, drawing.height_px) if short else short_reason(exc)
-            )
+            reason = faults.drawing_reason(exc, drawing.width_px, drawing.height_px)
         else:
             in_hand.wait()
             self._arrivals.put(Prepared(tuple(images)))
-            return
-        if short:
-            give_memory_back()
+            return True
+        if short and not last:
+            return False
+        in_hand.fail(reason)
+        return True

@@ -28,10 +28,10 @@ class SwitchingUNet:
         network = self._networks.of(shape)
         return network(inputs) if self._graphs is None else self._graphs.run(shape, inputs, network)
 
-    def forget(self) -> None:
-        self._eager.forget()
+    def forget(self, shape: BatchShape | None = None) -> None:
+        self._eager.forget(shape)
         if self._graphs is not None:
-            self._graphs.forget()
+            self._graphs.forget(shape)
 
 
 def make_runner(unet: Any, sizes: InputSizes, order: Load, facts: ModelFacts) -> UNetRunner:

@@ -48,4 +48,4 @@ class SharedSteps:
         finishing.start()
         loop.run()
         finishing.close()
-        loop.raise_late_error()
+        loop.see_out()

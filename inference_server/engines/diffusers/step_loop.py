@@ -17,7 +17,7 @@ import torch
 
 from inference_server.engines import Desk
 from inference_server.engines.diffusers import faults
-from inference_server.engines.diffusers.arrivals import Arrivals, Ended, Prepared
+from inference_server.engines.diffusers.arrivals import AllTold, Arrival, Arrivals, Ended, MemoryShort
 from inference_server.engines.diffusers.batch import Advanced, Batch, BatchKey, RowsHeld, key_of
 from inference_server.engines.diffusers.device_work import Lane, Pace, StepTime, give_memory_back
 from inference_server.engines.diffusers.finishing_thread import FinishingThread
@@ -71,6 +71,7 @@ class StepLoop:
         self._waiting: deque[ImageInMaking] = deque()  # prepared, without a place yet
         self._batches: deque[Batch] = deque()  # in the order of their turns
         self._open = True  # whether more may arrive
+        self._all_told = False
 
     def run(self) -> None:
         """Raises: whatever leaves the process unfit to go on."""
@@ -81,9 +82,10 @@ class StepLoop:
                 self._step(batch)
             self._tell_times(self._pace.drain())
 
-    def raise_late_error(self) -> None:
-        """Of what came after the last step. Raises: as `run`."""
-        self._receive()
+    def see_out(self) -> None:
+        """After the last step: until the finishing thread has told all. Raises: as `run`."""
+        while not self._all_told:
+            self._on_arrival(self._arrivals.get())
 
     def _take_in(self) -> bool:
         """Lets leave whom nobody waits for, and join what was prepared; False when all is done."""
@@ -105,11 +107,15 @@ class StepLoop:
             except Empty:
                 return
 
-    def _on_arrival(self, arrival: Prepared | Ended) -> None:
-        if isinstance(arrival, Ended):
-            self._open = False
+    def _on_arrival(self, arrival: Arrival) -> None:
+        if isinstance(arrival, MemoryShort):
+            self._make_room()
+            arrival.answered.set()
+            return
+        if isinstance(arrival, Ended | AllTold):
             if arrival.error is not None:
                 raise arrival.error
+            self._open, self._all_told = False, isinstance(arrival, AllTold)
             return
         for image in arrival.images:
             self._lane.adopt(image.tensors())
@@ -214,7 +220,7 @@ class StepLoop:
 
     def _on_out_of_memory(self, batch: Batch, reason: str) -> None:
         """The newest drawing of the batch ends, the others go on in smaller batches; so do all to come."""
-        bucket, key = batch.bucket, batch.key
+        bucket, key, shape = batch.bucket, batch.key, batch.shape
         newest = max(batch.images, key=lambda image: image.in_hand.number)
         newest.in_hand.fail(reason)
         log.warning("out of memory with %d images of %dx%d px", bucket, key.width_px, key.height_px)
@@ -222,6 +228,16 @@ class StepLoop:
             self._lower(bucket // 2 * key.area_px)
         self._drop_ended()
         self._regroup()
+        self._runner.forget(None if bucket > 1 else shape)  # one picture that is too large is no reason for the others
+        give_memory_back()
+
+    def _make_room(self) -> None:
+        """A picture could not be decoded, or a prompt encoded, beside the largest of the present batches."""
+        largest = max(self._batches, key=lambda batch: batch.bucket * batch.key.area_px, default=None)
+        log.warning("out of memory beside the steps")
+        if largest is not None and largest.bucket > 1:
+            self._lower(largest.bucket // 2 * largest.key.area_px)
+            self._regroup()
         self._runner.forget()
         give_memory_back()
 

@@ -102,8 +102,8 @@ class UNetRunner(Protocol):
         Raises: torch.OutOfMemoryError; the inputs are then as they were, and the loop goes on with fewer images.
         """
 
-    def forget(self) -> None:
-        """Lets go of memory that can be had again: it was not enough."""
+    def forget(self, shape: BatchShape | None = None) -> None:
+        """Lets go of memory that can be had again, of this shape or of all: it was not enough."""
 
 
 class EagerUNet:
@@ -123,8 +123,11 @@ class EagerUNet:
     def run(self, shape: BatchShape, inputs: UNetInputs) -> torch.Tensor:
         return call_unet(self._unet, inputs)
 
-    def forget(self) -> None:
-        self._inputs.clear()
+    def forget(self, shape: BatchShape | None = None) -> None:
+        if shape is None:
+            self._inputs.clear()
+        else:
+            self._inputs.pop(shape, None)
 
 
 def call_unet(unet: Any, inputs: UNetInputs) -> torch.Tensor:
