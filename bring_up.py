@@ -174,7 +174,7 @@ class BringUp:
         now = time.monotonic()
         self._look_after_programs_now_and_then(now)
         if not self._chain.lists:
-            self._start_client_if_shut()
+            self._start_client_if_shut(answer)
             self._start_server_if_gone(answer, now)
         quiet_s = now - self._quiet_since
         if answer.how == "unheard":  # tells nothing of the services, so a short one counts for nothing
@@ -218,11 +218,16 @@ class BringUp:
         self._hiccups.over()
         return answer
 
-    def _start_client_if_shut(self) -> None:
-        """Starts the tunnel's client, unless one of ours runs: a second one would displace the first for ever."""
+    def _start_client_if_shut(self, answer: EndpointUnreachableError) -> None:
+        """Starts the tunnel's client, unless one of ours runs: a second one would displace the first for ever.
+
+        A refusal is sure to mean that none does; no answer at all may be the network's, and is waited for longer.
+        """
         if Role.TUNNEL_CLIENT not in self._services or Role.TUNNEL_CLIENT in self._chain.started:
             return
-        if self._watch.shut.seconds <= self._timing.client_after_s:
+        timing = self._timing
+        after_s = timing.client_after_s if answer.how == "refused" else max(timing.client_after_s, timing.silence_s)
+        if self._watch.shut.seconds <= after_s:
             return
         runs = self._asked_of_fair(lambda: self._chain.still_runs(Role.TUNNEL_CLIENT))
         self._watch.shut.observe(False)  # the next look is as long away

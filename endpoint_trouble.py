@@ -15,7 +15,12 @@ from addresses import host_port
 from errors import EndpointAnswerError, EndpointUnreachableError, EndpointUntrustedError, Silence
 
 _NOT_OURS = ("Fingerprints did not match", "WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY", "RECORD_LAYER_FAILURE")
-_NO_WAY_THERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
+_NO_WAY_THERE = {  # the network's own word; a firewall may say the first one
+    errno.EHOSTUNREACH: "the network leads to no such machine, or a firewall says so",
+    errno.EHOSTDOWN: "that machine is down",
+    errno.ENETUNREACH: "this machine has no network that leads there (to an IPv6 address, perhaps)",
+    errno.ENETDOWN: "this machine's network is down",
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,9 @@ class EndpointTrouble:
             )
         if _is_among(causes, NameResolutionError, socket.gaierror):
             return self.unreachable("unknown", tried, f"no name server knows the name {self._host}")
-        if any(isinstance(cause, OSError) and cause.errno in _NO_WAY_THERE for cause in causes):
-            return self.unreachable("unheard", tried, "the network knows no way to that address")
+        for cause in causes:
+            if isinstance(cause, OSError) and cause.errno in _NO_WAY_THERE:
+                return self.unreachable("unheard", tried, _NO_WAY_THERE[cause.errno])
         if _is_among(causes, ConnectTimeoutError) and not _is_among(causes, NewConnectionError):  # which is one, too
             place = host_port(self._host, self._port)
             return self.unreachable("unheard", tried, f"nothing came from {place} in {waited}, not even a refusal")

@@ -163,6 +163,8 @@ def test_node_that_never_takes_the_program(bench: Bench) -> None:
             line.answer(200, json.dumps({"containers": []}))
         elif request.path.endswith("/login"):
             line.answer(200, json.dumps({"token": "t"}))
+        elif request.path.endswith("/nodes/list"):
+            line.answer(200, json.dumps({"nodes": [{"name": "home", "id": "home", "host_address": "127.0.0.1"}]}))
         else:
             line.answer(200, json.dumps({"program_id": 1, "bucket_id": 2}))
         return True
