@@ -59,12 +59,16 @@ def look() -> Machine:
     import pynvml
 
     pynvml.nvmlInit()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
-    if visible.startswith("GPU-"):
-        handle = pynvml.nvmlDeviceGetHandleByUUID(visible)
-    else:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(visible or 0))
+    handle = first_handle(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     return Machine(Gpu(pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion(), pynvml, handle))
+
+
+def first_handle(nvml: Any, visible: str) -> Any:
+    """The library's handle of the first device in CUDA_VISIBLE_DEVICES: a number, or a GPU's or a MIG slice's name."""
+    first = visible.partition(",")[0].strip()
+    if first.isdigit() or not first:
+        return nvml.nvmlDeviceGetHandleByIndex(int(first or 0))
+    return nvml.nvmlDeviceGetHandleByUUID(first)
 
 
 class Table:

@@ -35,8 +35,9 @@ GOAL_IMAGES_S, GOAL_SINGLE_S, GOAL_RATIO, GOAL_OVERHEAD = 10.0, 0.16, 3.0, 0.05
 SCHEDULER = "DPMSolverMultistepScheduler"  # upstream's default
 OVERHEAD_PICTURES = 9
 COMPILE_DEADLINE_S = 3600.0
-# Of the engine's lines on compiling those after which nothing more comes for the model's own size.
-COMPILING_ENDS = ("by the compiled UNet", "without a compiled UNet", "nothing is compiled")
+# Of the engine's lines on compiling: what ends it well for the model's own size, and what is no use to wait after.
+COMPILED = "by the compiled UNet"
+NOT_COMPILED = ("without a compiled UNet", "nothing is compiled", "wait for memory")
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,21 @@ def _warm_up(servers: Sequence[Server], model: Model, machine: Machine) -> None:
                 _drive(server, model, clients, clients)
         for server in servers:
             if machine.gpu is not None and server.name != PLAIN:
-                _wait_compiled(server)
+                wait_compiled(server)
 
 
-def _wait_compiled(server: Server) -> None:
-    """Until the engine said what came of it. Raises: SystemExit."""
+def wait_compiled(server: Server) -> None:
+    """Until its UNet is compiled. Raises: SystemExit when it is not to be, since the table would be another one's."""
     until_s = time.monotonic() + COMPILE_DEADLINE_S
-    while not any(end in line for line in server.compiling_lines() for end in COMPILING_ENDS):
+    while True:
+        lines = server.compiling_lines()
+        if bad := next((line for line in lines if any(words in line for words in NOT_COMPILED)), None):
+            raise SystemExit(
+                f"{server.name} was to be measured with a compiled UNet, and its engine said: {bad!r}. "
+                "Nothing was measured: see to that (g++, free GPU memory), then start the benchmark again."
+            )
+        if any(COMPILED in line for line in lines):
+            return
         if time.monotonic() > until_s:
             raise SystemExit(f"{server.name} still compiles after {COMPILE_DEADLINE_S:g} s.\n{server.log_tail()}")
         time.sleep(0.5)

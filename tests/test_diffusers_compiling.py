@@ -29,12 +29,13 @@ from inference_server.engines.diffusers.compiling import (
     CompileError,
     CompilePlan,
     CompilingThread,
+    NoRoomError,
     compile_in_child,
 )
 from inference_server.engines.diffusers.engine import DiffusersEngine
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
 from inference_server.engines.diffusers.networks import Networks
-from inference_server.engines.diffusers.package_cache import PackageCache, PackageCacheError
+from inference_server.engines.diffusers.package_cache import MAX_TRIALS, PackageCache, PackageCacheError
 from inference_server.engines.diffusers.preparing import Preparer
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes
 from inference_server.engines.diffusers.unet_compiler import export
@@ -130,7 +131,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def start(unet: Any, sizes: InputSizes, cache: Path, compile_: Compile) -> Networks:
     networks = Networks(unet)
-    thread = CompilingThread(unet, sizes, CompilePlan((SIZE,), MAX_ROWS, cache), networks, compile_)
+    thread = CompilingThread(unet, sizes, CompilePlan((SIZE,), MAX_ROWS, cache), networks, compile_, retry_s=0.01)
     thread.start()
     assert thread.join(DEADLINE_S), "compiling took too long"
     return networks
@@ -227,9 +228,10 @@ def test_a_package_that_draws_something_else_is_refused(model: Model, tmp_path: 
 
 @pytest.mark.slow
 def test_a_package_that_took_a_process_down_is_not_tried_again(model: Model, tmp_path: Path) -> None:
-    """What a process began to try and never said to be good is made anew by the next."""
+    """What two processes began to try and never said to be good is made anew by the next."""
     folder = model.copied_cache(tmp_path)
-    PackageCache(folder).begin_trial(model.order.digest)
+    for _ in range(MAX_TRIALS):
+        PackageCache(folder).begin_trial(model.order.digest)
     with pytest.raises(PackageRefusedError):
         load_package(model.order, PackageCache(folder), model.unet, Networks(model.unet).eager)
     assert is_compiled(model.start(folder, model.put_good_package))
@@ -303,6 +305,76 @@ def test_where_compiling_fails_drawing_goes_on(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == (
         "compiling: 64x64 px are drawn without a compiled UNet: there is no C++ compiler\n"
     )
+
+
+def test_too_little_memory_at_the_start_is_no_verdict_for_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The size waits and is tried again until there is room."""
+    tries: list[int] = []
+
+    def compile_(order: PackageOrder, file: Path, kept: Path) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise NoRoomError("less than 2 GB is free")
+        raise CompileError("there is no C++ compiler")
+
+    start(small_unet(), small_sizes(), tmp_path / "cache", compile_)
+    assert len(tries) == 3
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "compiling: 64x64 px wait for memory: less than 2 GB is free",
+        "compiling: it is tried again in 0.01 s",
+    ]
+
+
+def test_what_compilers_have_done_outlives_a_process_that_is_ended(tmp_path: Path) -> None:
+    """The engine that falls asleep in the middle takes its compiler along; the next one finds what that one kept."""
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from inference_server.engines.diffusers.package_cache import PackageCache\n"
+        "cache = PackageCache(Path(sys.argv[1]))\n"
+        "with cache.scratch() as scratch, cache.compilers_own() as kept:\n"
+        "    (kept / 'kernel').touch(); print(scratch, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        scratch = Path(other.stdout.readline().strip())
+        long_ago_s = time.time() - 1000
+        os.utime(scratch, (long_ago_s, long_ago_s))
+        PackageCache(tmp_path)
+        assert scratch.exists(), "it belongs to a living process"
+        other.kill()
+    cache = PackageCache(tmp_path)
+    assert not scratch.exists()
+    with cache.compilers_own() as kept:
+        assert (kept / "kernel").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_that_was_cut_short_once_or_still_goes_on_is_no_verdict(tmp_path: Path) -> None:
+    """A server that ends in the middle, or another process at the same package, does not cost a good one."""
+    cache, made = PackageCache(tmp_path / "cache"), tmp_path / "made.pt2"
+    made.touch()
+    cache.put("digest", made)
+    PackageCache(tmp_path / "cache").begin_trial("digest")  # and is gone
+    assert cache.find("digest") is not None
+    living = PackageCache(tmp_path / "cache")
+    living.begin_trial("digest")
+    assert cache.find("digest") is not None
+    del living
+    assert cache.find("digest") is None
+
+
+@pytest.mark.parametrize("max_batch", [1, 2])
+def test_an_engine_of_one_picture_at_once_exports_too(max_batch: int) -> None:
+    """One guided picture has two rows: what is exported is good for one row as well."""
+    unet, sizes = small_unet(), small_sizes()
+    made = order_for(unet, sizes, *SIZE, max_rows=2 * max_batch)
+    network = UNetOverTensors(unet, [one.name for one in made.inputs])
+    program = export(network, made).module()
+    for rows in (1, 2, 4):
+        tensors = [torch.randn(rows, *one.shape[1:]) for one in made.inputs]
+        assert torch.allclose(program(*tensors), network(*tensors), atol=1e-5)
 
 
 def test_a_cache_that_others_can_write_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

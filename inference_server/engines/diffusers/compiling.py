@@ -1,8 +1,8 @@
 """Compiles the UNet while it draws: a process of its own does the work, this one loads what it made and switches.
 
-Steps go on meanwhile. The thread here mostly waits; loading a package takes some tens of ms, and comparing it with the
-UNet, on a CUDA stream of its own, about as long as some small steps, once a size. The weights are the UNet's: a package
-holds none.
+Where memory is too short for it just now, it is tried again later. Steps go on meanwhile. The thread here mostly waits;
+loading a package takes some tens of ms, and comparing it with the UNet, on a CUDA stream of its own, about as long as
+some small steps, once a size. The weights are the UNet's: a package holds none.
 
 The library calls a package with Python's lock held. With CUDA that is as long as the launches take (and nothing once
 they are recorded as a graph), but on a CPU it is the whole step: threads that prepare and finish pictures wait for it.
@@ -22,6 +22,7 @@ from typing import Any
 
 from inference_server.engine_child import PACKAGE_PARENT
 from inference_server.engine_errors import short_reason
+from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.device_work import give_memory_back
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
@@ -34,10 +35,15 @@ CHILD = "inference_server.engines.diffusers.compile_child"
 COMPILE_TIMEOUT_S = 1800
 # The compiling process's CUDA context and the kernels that it tries out; later the comparison of what it made.
 NEEDED_DEVICE_BYTES = 2_000_000_000
+RETRY_S, MAX_RETRY_S = 60.0, 960.0  # until memory is looked for again; it doubles
 
 
 class CompileError(Exception):
     """No package came of it; the text says why."""
+
+
+class NoRoomError(CompileError):
+    """Memory was too short for it; that may be otherwise later."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,23 @@ class CompilePlan:
     folder: Path | None  # None: for this process alone
 
 
-Compile = Callable[[PackageOrder, Path, Path], None]  # order, file to write, folder for whatever comes up meanwhile
+Compile = Callable[[PackageOrder, Path, Path], None]  # order, file to write, folder for what compilers keep
 
 
 class CompilingThread:
     """Has each size of the plan drawn by a compiled UNet, sooner or later; the log says which and why not."""
 
     def __init__(
-        self, unet: Any, sizes: InputSizes, plan: CompilePlan, networks: Networks, compile_: Compile | None = None
+        self,
+        unet: Any,
+        sizes: InputSizes,
+        plan: CompilePlan,
+        networks: Networks,
+        compile_: Compile | None = None,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._unet, self._sizes, self._plan, self._networks = unet, sizes, plan, networks
-        self._compile = compile_ or compile_in_child
+        self._compile, self._retry_s = compile_ or compile_in_child, retry_s
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -87,18 +99,30 @@ class CompilingThread:
             _say(f"nothing is compiled: {short_reason(exc)}")
 
     def _serve_all(self, cache: PackageCache) -> None:
-        with cache.scratch() as scratch:  # one for all, the compiler finds in it what sizes have in common
-            for size in self._plan.sizes:
-                try:
-                    self._serve(size, cache, Path(scratch))
-                except Exception as exc:
-                    _say(f"{size[0]}x{size[1]} px are drawn without a compiled UNet: {short_reason(exc)}")
+        sizes, pause_s = self._plan.sizes, self._retry_s
+        with cache.scratch() as scratch, cache.compilers_own() as kept:  # sizes have much in common
+            while sizes := tuple(size for size in sizes if not self._is_done(size, cache, Path(scratch), kept)):
+                _say(f"it is tried again in {pause_s:g} s")
+                time.sleep(pause_s)  # nothing tells when memory becomes free
+                pause_s = min(MAX_RETRY_S, 2 * pause_s)
 
-    def _serve(self, size: Size, cache: PackageCache, scratch: Path) -> None:
-        """Raises: CompileError, PackageRefusedError, OSError."""
+    def _is_done(self, size: Size, cache: PackageCache, scratch: Path, kept: Path) -> bool:
+        """Whether it is compiled, or cannot be; False when memory was too short just now."""
+        told = f"{size[0]}x{size[1]} px"
+        try:
+            self._serve(size, cache, scratch, kept)
+        except Exception as exc:
+            if isinstance(exc, NoRoomError) or faults.is_out_of_memory(exc):
+                _say(f"{told} wait for memory: {short_reason(exc)}")
+                return False
+            _say(f"{told} are drawn without a compiled UNet: {short_reason(exc)}")
+        return True
+
+    def _serve(self, size: Size, cache: PackageCache, scratch: Path, kept: Path) -> None:
+        """Raises: CompileError, PackageRefusedError, torch.OutOfMemoryError, OSError."""
         device = self._sizes.device
         if device.type == "cuda" and not is_free(device, NEEDED_DEVICE_BYTES):
-            raise CompileError(f"that takes {NEEDED_DEVICE_BYTES / 1e9:.0f} GB of the GPU for a while, less is free")
+            raise NoRoomError(f"that takes {NEEDED_DEVICE_BYTES / 1e9:.0f} GB of the GPU for a while, less is free")
         order = order_for(self._unet, self._sizes, *size, self._plan.max_rows)
         if cache.find(order.digest) is not None:
             try:
@@ -106,7 +130,7 @@ class CompilingThread:
             except PackageRefusedError as exc:
                 _say(f"a package of the compile cache is of no use, it is made anew: {exc}")
         started_s, made = time.monotonic(), scratch / f"{order.digest}.pt2"
-        self._compile(order, made, scratch)
+        self._compile(order, made, kept)
         cache.put(order.digest, made)
         _say(f"compiled {size[0]}x{size[1]} px in {time.monotonic() - started_s:.0f} s")
         self._adopt(size, order, cache)
@@ -119,8 +143,8 @@ class CompilingThread:
         _say(f"{size[0]}x{size[1]} px are drawn by the compiled UNet from here on")
 
 
-def compile_in_child(order: PackageOrder, file: Path, scratch: Path) -> None:
-    """Raises: CompileError."""
+def compile_in_child(order: PackageOrder, file: Path, kept: Path) -> None:
+    """Raises: CompileError, NoRoomError."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", CHILD, str(os.getpid()), str(file)],
@@ -129,7 +153,7 @@ def compile_in_child(order: PackageOrder, file: Path, scratch: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, **_child_environment(scratch)},
+            env={**os.environ, **_child_environment(kept)},
             timeout=COMPILE_TIMEOUT_S,
             check=False,
         )
@@ -137,13 +161,15 @@ def compile_in_child(order: PackageOrder, file: Path, scratch: Path) -> None:
         raise CompileError(f"the compiler was not done after {COMPILE_TIMEOUT_S} s") from None
     if done.returncode != 0 or not file.is_file():
         lines = done.stderr.strip().splitlines()
-        raise CompileError(f"the compiler ended with {done.returncode}: {lines[-1][:500] if lines else 'no word'}")
+        told = lines[-1][:500] if lines else "no word"
+        error = NoRoomError if "out of memory" in told else CompileError
+        raise error(f"the compiler ended with {done.returncode}: {told}")
 
 
-def _child_environment(scratch: Path) -> dict[str, str]:
-    """It finds this package, and all that the compilers leave behind goes to `scratch`."""
+def _child_environment(kept: Path) -> dict[str, str]:
+    """It finds this package, and all that the compilers leave behind goes to `kept`."""
     python_path = os.pathsep.join(filter(None, (str(PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
-    folders = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"), "TRITON_CACHE_DIR": str(scratch / "triton")}
+    folders = {"TORCHINDUCTOR_CACHE_DIR": str(kept / "inductor"), "TRITON_CACHE_DIR": str(kept / "triton")}
     return {"PYTHONPATH": python_path, **folders, **_cuda_headers()}
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from inference_server.engines.diffusers.unet import BatchShape, InputSizes, UNetInputs, call_unet
 
+LEAST_MAX_ROWS = 4  # the exporter takes a range of 1 or 2 rows for a constant
 FORMAT = 1  # of the packages; counted up when the way they are made changes
 
 
@@ -38,7 +39,7 @@ class PackageOrder(BaseModel):
     unet_config: dict[str, Any]  # diffusers' own, as in its config.json
     weights: tuple[TensorLayout, ...]
     inputs: tuple[TensorLayout, ...]  # in the order of UNetInputs, of one row each
-    max_rows: int  # at least 2
+    max_rows: int  # at least LEAST_MAX_ROWS
     device: str  # "cuda:0"
     matmul_precision: str  # torch.set_float32_matmul_precision
     made_with: tuple[str, ...]  # versions and hardware
@@ -68,7 +69,7 @@ def order_for(unet: Any, sizes: InputSizes, width_px: int, height_px: int, max_r
         unet_config=config,
         weights=tuple(layout(name, weight) for name, weight in unet.state_dict().items()),
         inputs=tuple(layout(name, tensor) for name, tensor in one_row.tensors()),
-        max_rows=max(2, max_rows),
+        max_rows=max(LEAST_MAX_ROWS, max_rows),
         device=str(sizes.device),
         matmul_precision=torch.get_float32_matmul_precision(),
         made_with=_made_with(sizes.device),
