@@ -2,15 +2,20 @@
 
 import pytest
 import torch
+from diffusers_desk import order
 
 from inference_server.engines import ModelLoadError
+from inference_server.engines.diffusers import faults
 from inference_server.engines.diffusers.gpu_memory import (
     WORKING_ROOM_BYTES,
     GpuBusyError,
     GpuMemory,
     Holder,
+    others_may_be_to_blame,
     require_free,
 )
+from inference_server.engines.diffusers.warm_up import WarmUpDesk
+from inference_server.messages import DrawFailed
 
 GPU = torch.device("cuda", 0)
 GB = 10**9
@@ -54,3 +59,49 @@ def test_a_gpu_that_is_too_small_is_not_busy() -> None:
     with pytest.raises(ModelLoadError, match=r"needs about 8\.5 GB and the whole GPU has 6\.0 GB.*fp16") as caught:
         require_free(GPU, 7 * GB, probe=lambda device: gpu(6, 6))
     assert caught.value.code == "MODEL_NOT_LOADED"
+
+
+def fail_short_of_memory() -> None:
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    except torch.OutOfMemoryError as exc:
+        raise ModelLoadError("the model does not fit") from exc
+
+
+def test_memory_that_others_took_after_the_look_is_a_busy_gpu_too() -> None:
+    """A game that starts while the model loads: the failure is told as what it is, and tried again later."""
+    memory = gpu(24, 0.5, Holder(4321, 20 * GB))
+    with (
+        pytest.raises(GpuBusyError, match=r"gpu-busy: 3\.5 GB of the GPU's 24\.0 GB are free.*Process 4321"),
+        others_may_be_to_blame(GPU, 5 * GB, probe=lambda device: memory, own_bytes=lambda device: 3 * GB),
+    ):
+        fail_short_of_memory()
+
+
+def test_a_model_that_needs_more_than_was_thought_is_not_a_busy_gpu() -> None:
+    """Where this process itself holds the memory nobody else is to blame."""
+    with (
+        pytest.raises(ModelLoadError, match="does not fit") as caught,
+        others_may_be_to_blame(GPU, 5 * GB, probe=lambda device: gpu(8, 0.1), own_bytes=lambda device: 7 * GB),
+    ):
+        fail_short_of_memory()
+    assert caught.value.code == "MODEL_NOT_LOADED"
+
+
+def test_another_failure_on_a_busy_gpu_stays_what_it_is() -> None:
+    """Weights that are broken are told as broken, whoever uses the GPU."""
+    with (
+        pytest.raises(ModelLoadError, match="no unet"),
+        others_may_be_to_blame(GPU, 5 * GB, probe=lambda device: gpu(24, 0), own_bytes=lambda device: 0),
+    ):
+        raise ModelLoadError("no unet")
+
+
+def test_a_first_picture_that_memory_is_too_short_for_says_so() -> None:
+    """The warm-up's failure has its cause with it, for the two above."""
+    desk = WarmUpDesk(order(0).drawing)
+    reason = faults.drawing_reason(torch.OutOfMemoryError("CUDA out of memory"), 64, 64)
+    desk.tell(DrawFailed(0, reason))
+    with pytest.raises(ModelLoadError, match="first picture failed") as caught:
+        desk.check()
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)

@@ -139,6 +139,13 @@ def test_weights_are_counted_in_the_precision_they_are_loaded_in() -> None:
     assert weights.count_bytes(folder, torch.float16, None) == pytest.approx(2 * parameters, rel=0.1)
 
 
+def test_only_the_weights_that_the_model_is_made_of_are_counted(copy: Path) -> None:
+    """A clone of a repository may hold much else; counted too, it would make a GPU look busy that is not."""
+    counted = weights.count_bytes(copy, torch.float32, None)
+    shutil.copytree(copy / "unet", copy / "unet_for_training")
+    assert weights.count_bytes(copy, torch.float32, None) == counted
+
+
 def test_facts_say_what_can_be_drawn() -> None:
     """Any size in steps of 8 px up to 1024, for a model of small pictures; the model's own scheduler first."""
     facts = model_facts("sd")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from diffusers import (
@@ -14,6 +15,7 @@ from diffusers import (
 from inference_server.engines import Desk
 from inference_server.engines.diffusers import facts, loading, noise
 from inference_server.engines.diffusers.device_work import settle
+from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame
 from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.preparing import Preparer
 from inference_server.engines.diffusers.runner import make_runner
@@ -40,27 +42,33 @@ class DiffusersEngine:
     """A pipeline of diffusers' in memory."""
 
     def __init__(self, order: Load, report: Callable[[str], None]) -> None:
-        """Raises: ModelLoadError."""
+        """Raises: ModelLoadError, GpuBusyError."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         loaded = loading.load(order, report)
         shares = shares_steps(loaded.pipeline)
         self.facts = facts.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
         if shares and loaded.device.type == "cuda":
             noise.do_not_wait()
-        self._drawer = _sharing(loaded, order, self.facts) if shares else _calling(loaded, self.facts)
-        settle(loaded.device)
+        self._device, self._weights_bytes = loaded.device, loaded.weights_bytes
+        with self._others_may_be_to_blame():
+            self._drawer = _sharing(loaded, order, self.facts) if shares else _calling(loaded, self.facts)
+            settle(loaded.device)
 
     def warm_up(self) -> None:
         """One small picture by the way that all pictures take: healthy means that the device drew.
 
-        Raises: ModelLoadError, or what the device raises.
+        Raises: ModelLoadError, GpuBusyError, or what the device raises.
         """
         desk = WarmUpDesk(small_drawing(self.facts))
-        self._drawer.work(desk)
-        desk.check()
+        with self._others_may_be_to_blame():
+            self._drawer.work(desk)
+            desk.check()
 
     def work(self, desk: Desk) -> None:
         self._drawer.work(desk)
+
+    def _others_may_be_to_blame(self) -> AbstractContextManager[None]:
+        return others_may_be_to_blame(self._device, self._weights_bytes)
 
 
 def shares_steps(pipeline: Any) -> bool:

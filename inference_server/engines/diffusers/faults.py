@@ -17,6 +17,7 @@ _STICKY = (
     "device-side assert",
     "NVRTC",
 )
+MEMORY_SHORT = "The device's memory does not suffice"  # how a reason for the visitor begins
 _SHORT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")  # libraries' own words for it
 
 
@@ -47,7 +48,7 @@ def drawing_reason(exc: BaseException, width_px: int, height_px: int) -> str:
     """Why the step failed, in words for the visitor; the device and the schedulers know no prompt."""
     if is_out_of_memory(exc):
         return (
-            f"The device's memory does not suffice for {width_px}x{height_px} px beside what else is drawn just now. "
+            f"{MEMORY_SHORT} for {width_px}x{height_px} px beside what else is drawn just now. "
             "Ask for a smaller picture or fewer at once, or try again later."
         )
     return short_reason(exc)

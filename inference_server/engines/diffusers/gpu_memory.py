@@ -1,4 +1,7 @@
-"""Looks, before a model is loaded, whether the GPU's memory is there to be had or somebody else is using it."""
+"""Looks, before a model is loaded, whether the GPU's memory is there to be had or somebody else is using it.
+
+And after a failure: between that look and the first picture somebody may have started a game.
+"""
 
 import contextlib
 import os
@@ -9,9 +12,11 @@ from typing import Any
 import torch
 
 from inference_server.engines import ModelLoadError
+from inference_server.engines.diffusers import faults
 
 # Beside the weights: CUDA's context and libraries (some 0.5 GB), and a picture's activations.
 WORKING_ROOM_BYTES = 1_500_000_000
+CONTEXT_BYTES = 500_000_000  # of those, what CUDA takes for itself
 
 
 class GpuBusyError(ModelLoadError):
@@ -62,10 +67,47 @@ def require_free(device: torch.device, weights_bytes: int, probe: Probe = read_g
             "model, or a lower MODEL_PRECISION (fp16)"
         )
     if memory.free_bytes < needed:
-        raise GpuBusyError(
-            f"gpu-busy: {_gb(memory.free_bytes)} of the GPU's {_gb(memory.total_bytes)} are free, the model needs "
-            f"about {_gb(needed)}. {_told(memory.holders)} Close what uses the GPU, or ask again later"
-        )
+        raise _busy(memory, memory.free_bytes, needed)
+
+
+@contextlib.contextmanager
+def others_may_be_to_blame(
+    device: torch.device,
+    weights_bytes: int,
+    probe: Probe = read_gpu_memory,
+    own_bytes: Callable[[torch.device], int] | None = None,
+) -> Iterator[None]:
+    """Around the loading and the first picture of a model that `require_free` let pass. Nothing is done on a CPU.
+
+    `own_bytes`: what this process holds of the GPU's memory.
+
+    Raises: GpuBusyError where memory was short and others hold what was free before; else what was raised within.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if device.type != "cuda" or not _was_short(exc):
+            raise
+        memory, needed = probe(device), weights_bytes + WORKING_ROOM_BYTES
+        without_us = memory.free_bytes + (own_bytes or _own_bytes)(device)
+        if without_us >= needed:
+            raise
+        raise _busy(memory, without_us, needed) from exc
+
+
+def _was_short(exc: BaseException | None) -> bool:
+    return exc is not None and (faults.is_out_of_memory(exc) or _was_short(exc.__cause__))
+
+
+def _own_bytes(device: torch.device) -> int:
+    return int(torch.cuda.memory_reserved(device)) + CONTEXT_BYTES
+
+
+def _busy(memory: GpuMemory, free_bytes: int, needed_bytes: int) -> GpuBusyError:
+    return GpuBusyError(
+        f"gpu-busy: {_gb(free_bytes)} of the GPU's {_gb(memory.total_bytes)} are free, the model needs "
+        f"about {_gb(needed_bytes)}. {_told(memory.holders)} Close what uses the GPU, or ask again later"
+    )
 
 
 def is_free(device: torch.device, needed_bytes: int, probe: Probe = read_gpu_memory) -> bool:

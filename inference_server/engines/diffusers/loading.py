@@ -15,7 +15,7 @@ import transformers
 from inference_server.engine_errors import short_reason
 from inference_server.engines import ModelLoadError, model_folder
 from inference_server.engines.diffusers import weights
-from inference_server.engines.diffusers.gpu_memory import require_free
+from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame, require_free
 from inference_server.engines.model_folder import FoundModel
 from inference_server.messages import Load
 
@@ -35,6 +35,7 @@ class LoadedPipeline:
     pipeline: Any
     device: torch.device
     dtype: torch.dtype
+    weights_bytes: int  # what the weights take of the device's memory
 
 
 def load(order: Load, report: Callable[[str], None]) -> LoadedPipeline:
@@ -49,17 +50,23 @@ def load(order: Load, report: Callable[[str], None]) -> LoadedPipeline:
         )
     found = model_folder.find(order, report, fetch=lambda load: _from_hub(load, dtype))
     variant = weights.variant(found.folder, dtype)
+    weights_bytes = weights.count_bytes(found.folder, dtype, variant)
     if device.type == "cuda":
-        require_free(device, weights.count_bytes(found.folder, dtype, variant))
+        require_free(device, weights_bytes)
     report("loading the model")
     pipeline = _pipeline(found.folder, dtype, variant)
     _arrange(device, dtype)
+    with others_may_be_to_blame(device, weights_bytes):
+        _bring(pipeline, device, found.name)
+    return LoadedPipeline(found, pipeline, device, dtype, weights_bytes)
+
+
+def _bring(pipeline: Any, device: torch.device, name: str) -> None:
     try:
         pipeline.to(device)
+        _lay_out(pipeline, device)
     except Exception as exc:
-        raise ModelLoadError(f"{found.name} does not fit on {device}: {short_reason(exc)}") from exc
-    _lay_out(pipeline, device)
-    return LoadedPipeline(found, pipeline, device, dtype)
+        raise ModelLoadError(f"{name} does not fit on {device}: {short_reason(exc)}") from exc
 
 
 def choose_device(asked: str | None) -> torch.device:

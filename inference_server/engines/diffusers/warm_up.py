@@ -1,6 +1,9 @@
 """A desk of one drawing: the first picture takes the way of all others, before the engine says that it is ready."""
 
+import torch
+
 from inference_server.engines import Desk, ModelLoadError
+from inference_server.engines.diffusers import faults
 from inference_server.messages import Draw, DrawFailed, Drawing, Drawn, FromEngine, ModelFacts
 
 PROMPT = "a red apple beside a blue bird"
@@ -24,10 +27,12 @@ class WarmUpDesk(Desk):
             self._end = message
 
     def check(self) -> None:
-        """Raises: ModelLoadError, unless the picture was drawn."""
-        if not isinstance(self._end, Drawn):
-            reason = self._end.reason if isinstance(self._end, DrawFailed) else "nothing came of it"
-            raise ModelLoadError(f"the model was loaded, but its first picture failed: {reason}")
+        """Raises: ModelLoadError, unless the picture was drawn; caused by an OutOfMemoryError if memory was short."""
+        if isinstance(self._end, Drawn):
+            return
+        reason = self._end.reason if isinstance(self._end, DrawFailed) else "nothing came of it"
+        cause = torch.OutOfMemoryError(reason) if reason.startswith(faults.MEMORY_SHORT) else None
+        raise ModelLoadError(f"the model was loaded, but its first picture failed: {reason}") from cause
 
 
 def small_drawing(facts: ModelFacts) -> Drawing:

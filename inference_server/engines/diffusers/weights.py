@@ -24,7 +24,7 @@ def variant(folder: Path, dtype: torch.dtype) -> str | None:
 def count_bytes(folder: Path, dtype: torch.dtype, chosen: str | None) -> int:
     """What the weights take once they are loaded as `dtype`."""
     total = 0
-    for part in (path for path in folder.iterdir() if path.is_dir()):
+    for part in _parts(folder):
         files = _files(part)
         half = [file for file in files if _FP16 in file.name]
         plain = [file for file in files if _FP16 not in file.name and "ema" not in file.name]
@@ -32,6 +32,18 @@ def count_bytes(folder: Path, dtype: torch.dtype, chosen: str | None) -> int:
         kind = next((kind for kind in _KINDS if any(file.suffix == kind for file in picked)), None)
         total += sum(_loaded_bytes(file, dtype) for file in picked if file.suffix == kind)
     return total
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The sub-folders that the model's index names: a clone may hold others (other sizes, ONNX, training states)."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        index = None
+    if not isinstance(index, dict):  # who loads it will say what is wrong
+        return []
+    named = [name for name, entry in index.items() if isinstance(entry, list) and entry and entry[0]]
+    return [folder / name for name in named if (folder / name).is_dir()]
 
 
 def _files(folder: Path) -> list[Path]:
