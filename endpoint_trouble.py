@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
 from addresses import host_port
 from errors import EndpointAnswerError, EndpointUnreachableError, EndpointUntrustedError, Silence
@@ -70,9 +70,9 @@ class EndpointTrouble:
                 next_step="If the secret was changed, let the services of the old one be replaced; otherwise somebody "
                 "else's service listens there.",
             )
-        if _is_among(causes, NameResolutionError, socket.gaierror):
-            return self.unreachable("unknown", tried, f"no name server knows the name {self._host}")
         for cause in causes:
+            if isinstance(cause, socket.gaierror):
+                return self.unreachable("unknown", tried, f"the name {self._host} is not known ({cause.strerror})")
             if isinstance(cause, OSError) and cause.errno in _NO_WAY_THERE:
                 return self.unreachable("unheard", tried, _NO_WAY_THERE[cause.errno])
         if _is_among(causes, ConnectTimeoutError) and not _is_among(causes, NewConnectionError):  # which is one, too
@@ -88,7 +88,7 @@ class EndpointTrouble:
         """The typed error for no answer, or one that broke off."""
         next_step = f"Check that {self._advice.runs}."
         if how == "unknown":
-            next_step = f"Check {self._advice.address}."
+            next_step = f"Check {self._advice.address}, and that this machine reaches a name server."
         elif how == "unheard":
             next_step = f"Check {self._advice.address}, and open TCP port {self._port} in that machine's firewall."
         return EndpointUnreachableError(self.link, how=how, tried=tried, came_back=came_back, next_step=next_step)

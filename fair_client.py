@@ -13,22 +13,22 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
 import requests
 from fair import FairClient
 
-from addresses import is_loopback
 from containers import Container, ContainerSpec, Node, Program, ProgramEnd
 from errors import FairError
+from fair_transport import is_success, refusal, send
 from patience import Hiccups
 
 CLUSTER = "default"
 OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of this very program
 # What Rust's panics (rathole's) print after their reason.
 _BACKTRACE = re.compile(r"\d+: \S|at \S+:\d+|(stack )?backtrace:|note: (some details|run with)", re.IGNORECASE)
-_NO_PROXIES = {"http": None, "https": None, "all": None}  # a proxy of the environment does not lead to this machine
-_NOT_LISTING = (404, 405, 501)  # how a Fair server without a list of containers answers
+# How a Fair server without a list of containers answers; one that also serves pages may lead to one of them.
+_NOT_LISTING = (301, 302, 303, 307, 308, 404, 405, 501)
 
 
 class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has no types
@@ -51,10 +51,10 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         """Logs in. Raises: FairError, with what to check."""
         body = {"email": user_email, "password": user_password, "version": "V018"}
         response = self._send("post", f"{self.server_address}/auth/login", tried="log in", json=body)
-        if not _is_success(response):
+        if not is_success(response):
             raise FairError(
                 tried=f"log in to {self._address}",
-                came_back=f"it answered {_refusal(response)}",
+                came_back=f"it answered {refusal(response)}",
                 next_step="Check FAIRCOMPUTE_EMAIL, FAIRCOMPUTE_PASSWORD and FAIRCOMPUTE_SERVER_ADDRESS.",
                 status=response.status_code,
             )
@@ -250,10 +250,10 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                 if self.token == token:  # else another thread has logged in meanwhile
                     self.authenticate(*self._login)
             response = self._send(method, url, tried=what, headers=self._make_headers(), **kwargs)
-        if not _is_success(response):
+        if not is_success(response):
             raise FairError(
                 tried=f"{what} at {self._address}",
-                came_back=f"it answered {_refusal(response)}",
+                came_back=f"it answered {refusal(response)}",
                 next_step="See the Fair server's log.",
                 status=response.status_code,
             )
@@ -261,57 +261,4 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
 
     def _send(self, method: str, url: str, *, tried: str, **kwargs: Any) -> requests.Response:
         timeout_s = kwargs.pop("timeout", self._timeout_s)
-        if is_loopback(urlsplit(url).hostname or ""):
-            kwargs["proxies"] = _NO_PROXIES
-        try:
-            return requests.request(
-                method,
-                url,
-                timeout=(min(5.0, timeout_s), timeout_s),
-                auth=_as_it_is,
-                allow_redirects=False,
-                **kwargs,
-            )
-        except requests.RequestException as error:
-            raise FairError(
-                tried=f"{tried} at {self._address}",
-                came_back=f"{_failure(error, timeout_s)} ({_cause(error)})",
-                next_step="Check FAIRCOMPUTE_SERVER_ADDRESS, and that the Fair server runs and can be reached "
-                "from here (a Space reaches ports 80, 443 and 8080 only).",
-            ) from error
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keeps our own Authorization: without an `auth`, requests puts a password of ~/.netrc in its place."""
-    return request
-
-
-def _is_success(response: requests.Response) -> bool:
-    """A redirect is none: followed, it would take the password or the token to wherever it leads."""
-    return 200 <= response.status_code < 300
-
-
-def _refusal(response: requests.Response) -> str:
-    """Status and message of a refusal, short."""
-    where = response.headers.get("Location")
-    if where and response.is_redirect:
-        return f"{response.status_code} (to {where[:200]}; redirects are not followed)"
-    try:
-        body = response.json()
-        error = body.get("error") if isinstance(body, dict) else None
-        message = error.get("message") if isinstance(error, dict) else error
-    except requests.JSONDecodeError:
-        message = response.text
-    return f"{response.status_code} {str(message or response.reason)[:300]}"
-
-
-def _failure(error: requests.RequestException, timeout_s: float) -> str:
-    late = isinstance(error, requests.Timeout)
-    return f"nothing came back within {timeout_s:g} s" if late else "the connection failed"
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a failed request, without object addresses and URLs."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return str(error).rsplit(": ", 1)[-1][:200] or type(error).__name__
+        return send(method, url, tried=f"{tried} at {self._address}", timeout_s=timeout_s, **kwargs)

@@ -141,7 +141,7 @@ def test_last_words_are_the_end_of_much(fair: DeadlineFairClient) -> None:
     assert len(end.last_words) <= 800
 
 
-@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize("status", [302, 404, 405, 501])
 def test_fair_that_cannot_list(server: RunningServer, status: int) -> None:
     """A Fair without a list says so by None; all else works with it."""
     with fair_that_cannot_list(server.url, status) as front:
