@@ -13,8 +13,7 @@ from inference_server.limits import Defaults, Limits, Scale, Side
 from inference_server.messages import Drawing, ModelFacts
 from inference_server.wire import MAX_SEED, PictureRequest
 
-# What clients call "text to image", whatever the model's own class is.
-TEXT_PIPELINES = ("AutoPipelineForText2Image", "StableDiffusionPipeline")
+TEXT_PIPELINE = "AutoPipelineForText2Image"  # "text to image", whatever the model's own class is
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class _Resolver:
         """The pipeline first: an image for another pipeline is not even looked at."""
         request, limits = self._request, self._offer.limits
         self._pipeline()
-        if request.image_inputs and (self._offer.facts or request.pipeline in (None, *TEXT_PIPELINES)):
+        if request.image_inputs and (self._offer.facts or request.pipeline in (None, TEXT_PIPELINE)):
             raise invalid_inputs(f"modelInputs.{request.image_inputs[0]}: this server draws from text alone.")
         self._text("prompt", request.prompt)
         self._text("negative_prompt", request.negative_prompt)
@@ -93,9 +92,9 @@ class _Resolver:
 
     def _pipeline(self) -> None:
         asked, facts = self._request.pipeline, self._offer.facts
-        if asked is None or asked in TEXT_PIPELINES or facts is None:
+        if asked is None or asked == TEXT_PIPELINE or facts is None:
             return
-        offered = dict.fromkeys((*TEXT_PIPELINES, facts.pipeline))
+        offered = (TEXT_PIPELINE, facts.pipeline)
         if asked not in offered:
             raise Refusal(
                 400, "NO_SUCH_PIPELINE", f"There is no pipeline {_quoted(asked)} here. Pipelines: {', '.join(offered)}."

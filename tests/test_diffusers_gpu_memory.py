@@ -62,10 +62,7 @@ def test_a_gpu_that_is_too_small_is_not_busy() -> None:
 
 
 def fail_short_of_memory() -> None:
-    try:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    except torch.OutOfMemoryError as exc:
-        raise ModelLoadError("the model does not fit") from exc
+    raise ModelLoadError("the model does not fit") from torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_memory_that_others_took_after_the_look_is_a_busy_gpu_too() -> None:

@@ -40,7 +40,10 @@ def test_waiting_for_a_place_is_no_drawing() -> None:
     now_s = 11.0
     in_hand.begin()
     in_hand.begin()  # a second image of the same drawing
-    now_s = 13.0
+    in_hand.wait()  # memory was short, it is to begin anew
+    now_s = 21.0
+    in_hand.begin()
+    now_s = 23.0
     in_hand.finish(0, RawImage(8, 8, bytes(192)), None)
     (drawn,) = desk.messages
     assert isinstance(drawn, Drawn)

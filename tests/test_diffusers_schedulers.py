@@ -1,5 +1,8 @@
 """All schedulers that a model offers draw what diffusers' own call draws with them."""
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -39,15 +42,45 @@ def test_a_scheduler_draws_what_diffusers_draws_with_it(rig: Rig, scheduler: str
     assert difference(rig.draw(one).picture_of(1), own_picture("sd", one.drawing)) == 0
 
 
-def test_noise_that_does_not_wait_for_a_gpu_is_the_same_noise(rig: Rig) -> None:
-    """On a GPU the schedulers get their noise by another copy; the numbers are diffusers' own."""
-    shape, seed = (1, 4, 8, 8), 3
-    ours = noise.randn_tensor(shape, torch.Generator().manual_seed(seed), torch.device("cpu"), torch.float16)
-    theirs = randn_tensor(shape, torch.Generator().manual_seed(seed), torch.device("cpu"), torch.float16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_noise_that_does_not_wait_for_a_gpu_is_the_same_noise(dtype: torch.dtype) -> None:
+    """What is drawn for a GPU, before it is copied there, are the numbers of diffusers' own function, in any precision.
+
+    The copy itself (pinned memory, not waited for) takes a GPU: see the next test for that.
+    """
+    shape, ours_from, theirs_from = (1, 4, 8, 8), torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    for _ in range(2):  # the generator goes on as theirs does
+        ours = noise.drawn(shape, ours_from, dtype, pinned=False)
+        assert torch.equal(ours, randn_tensor(shape, theirs_from, torch.device("cpu"), dtype))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="takes a GPU")
+def test_noise_reaches_a_gpu_whole() -> None:
+    """After the copy the GPU has what diffusers' own function gives it."""
+    gpu, seed = torch.device("cuda"), 3
+    ours = noise.randn_tensor((1, 4, 8, 8), torch.Generator().manual_seed(seed), gpu, torch.float16)
+    theirs = randn_tensor((1, 4, 8, 8), torch.Generator().manual_seed(seed), gpu, torch.float16)
     assert torch.equal(ours, theirs)
+
+
+@pytest.fixture
+def schedulers_own_noise() -> Iterator[None]:
+    """Afterwards all schedulers take their noise from where they did before."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("diffusers.schedulers.")]
+    before = [(module, module.randn_tensor) for module in modules if hasattr(module, "randn_tensor")]
+    yield
+    for module, function in before:
+        module.randn_tensor = function  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("schedulers_own_noise")
+def test_schedulers_that_add_noise_take_it_from_there(rig: Rig) -> None:
+    """All of diffusers' are told so; on the CPU their pictures stay what they were."""
     one = order(scheduler="EulerAncestralDiscreteScheduler")
     before = own_picture("sd", one.drawing)
     assert noise.do_not_wait() >= 5
+    for scheduler in ("euler_ancestral_discrete", "ddpm", "lcm", "k_dpm_2_ancestral_discrete"):
+        assert sys.modules[f"diffusers.schedulers.scheduling_{scheduler}"].randn_tensor is noise.randn_tensor
     assert difference(rig.draw(one).picture_of(1), before) == 0
 
 

@@ -16,11 +16,11 @@ def one(number: int, **changes: object) -> Draw:
     return order(number, **({"scheduler": SCHEDULER} | changes))
 
 
-def draw(desk: ScriptedDesk, capacity: int = 4) -> ScriptedDesk:
+def draw(desk: ScriptedDesk, capacity: int = 4, kind: str = "sd3", preview_every_s: float = 3600.0) -> ScriptedDesk:
     """All that was given is done."""
-    model = loaded("sd3")
+    model = loaded(kind)
     desk.close()
-    WholeCalls(model.pipeline, model.device, capacity).work(desk)
+    WholeCalls(model.pipeline, model.device, capacity, preview_every_s).work(desk)
     return desk
 
 
@@ -102,3 +102,42 @@ def test_short_memory_ends_the_newest_and_lowers_the_limit() -> None:
     assert [message.images for message in desk.told if isinstance(message, Capacity)] == [1]
     assert isinstance(desk.end_of(1), Drawn)
     assert isinstance(desk.end_of(3), Drawn)
+
+
+@pytest.mark.parametrize(("kind", "found"), [("sd_strict", True), ("sd_mild", False), ("sd", None)])
+def test_what_the_pipelines_safety_checker_finds_is_told_and_black(kind: str, found: bool | None) -> None:
+    """A flag for each image, none where nobody looked; the pixels of what was found are gone."""
+    desk = draw(ScriptedDesk(order(1, seeds=(1, 2))), kind=kind)
+    end = desk.end_of(1)
+    assert isinstance(end, Drawn)
+    assert end.nsfw == (None if found is None else (found, found))
+    assert bool(desk.picture_of(1).any()) is not (found is True)
+
+
+def test_a_request_that_wants_no_safety_checker_gets_none() -> None:
+    """For itself alone: who shares the wait but not the wish is looked at as ever."""
+    desk = draw(ScriptedDesk(order(1, safety_checker=False), order(2)), kind="sd_strict")
+    unlooked, looked = desk.end_of(1), desk.end_of(2)
+    assert isinstance(unlooked, Drawn)
+    assert isinstance(looked, Drawn)
+    assert (unlooked.nsfw, looked.nsfw) == (None, (True,))
+    assert desk.picture_of(1).any()
+    assert not desk.picture_of(2).any()
+
+
+def test_steps_carry_previews_once_a_picture_was_drawn() -> None:
+    """Small ones of the latents' size, from the second drawing on, of whose latents have places."""
+    desk = draw(ScriptedDesk(one(1), one(2, width_px=96)), preview_every_s=0.0)
+    assert not [step for step in desk.steps_of(1) if step.preview]
+    previews = [step.preview for step in desk.steps_of(2) if step.preview is not None]
+    assert previews
+    assert (previews[0].width_px, previews[0].height_px) == (12, 8)
+
+
+def test_waiting_for_others_is_not_told_as_drawing() -> None:
+    """The time of one step is not that of the forty before it."""
+    desk = draw(ScriptedDesk(one(1, num_inference_steps=40), one(2, num_inference_steps=1)))
+    long, short = desk.end_of(1), desk.end_of(2)
+    assert isinstance(long, Drawn)
+    assert isinstance(short, Drawn)
+    assert short.inference_s < long.inference_s

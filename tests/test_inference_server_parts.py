@@ -119,12 +119,14 @@ def test_all_of_diffusers_schedulers_for_one_kind_of_model_are_known() -> None:
     assert {scheduler.name for scheduler in KarrasDiffusionSchedulers} <= set(limits_module.ALL_SCHEDULERS)
 
 
-def test_a_models_own_pipeline_and_the_general_ones_are_served() -> None:
-    """Text to image goes by three names; any other is refused with them."""
-    for name in ("AutoPipelineForText2Image", "StableDiffusionPipeline", "StableDiffusionXLPipeline"):
+def test_a_models_own_pipeline_and_the_general_one_are_served() -> None:
+    """Text to image goes by two names (the tutorial's client takes the general one); any other is refused with them."""
+    for name in ("AutoPipelineForText2Image", "StableDiffusionXLPipeline"):
         check(request(PIPELINE=name), offer())
-    with pytest.raises(Refusal, match="StableDiffusionXLPipeline"):
-        check(request(PIPELINE="FluxPipeline"), offer())
+    for name in ("FluxPipeline", "StableDiffusionPipeline"):
+        with pytest.raises(Refusal, match="AutoPipelineForText2Image, StableDiffusionXLPipeline") as refused:
+            check(request(PIPELINE=name), offer())
+        assert refused.value.code == "NO_SUCH_PIPELINE"
 
 
 def test_what_is_quoted_in_a_refusal_is_short_and_ascii() -> None:

@@ -26,13 +26,14 @@ class InHand:
         self.ended = False
 
     def wait(self) -> None:
-        """It is prepared, and waits for a place: that is not drawing."""
+        """For a place: that is not drawing. It may be more than once."""
         self._prepared_s = self._clock()
 
     def begin(self) -> None:
         """Its first image has a place; later calls do nothing."""
         if self._prepared_s is not None:
-            self._waited_s, self._prepared_s = self._clock() - self._prepared_s, None
+            self._waited_s += self._clock() - self._prepared_s
+            self._prepared_s = None
 
     def step(self, image: int, steps_done: int) -> None:
         """Image `image` has come to this step."""

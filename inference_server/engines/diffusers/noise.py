@@ -22,7 +22,12 @@ def randn_tensor(
     on_gpu = device is not None and torch.device(device).type == "cuda"
     if not on_gpu or not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
         return torch_utils.randn_tensor(shape, generator=generator, device=device, dtype=dtype, layout=layout)
-    return torch.randn(shape, generator=generator, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+    return drawn(shape, generator, dtype, pinned=True).to(device, non_blocking=True)
+
+
+def drawn(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype | None, pinned: bool) -> torch.Tensor:
+    """The numbers on the CPU; `pinned`: in memory that a GPU reads by itself (there must be one)."""
+    return torch.randn(shape, generator=generator, dtype=dtype, pin_memory=pinned)
 
 
 def do_not_wait() -> int:
