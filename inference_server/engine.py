@@ -46,7 +46,6 @@ class EngineSettings:
     override: LimitsOverride
     lenient: bool
     idle_engine_s: float  # 0 = never asleep
-    max_batch: int  # bounds what the engine process says of itself
 
 
 class Engine:
@@ -154,7 +153,7 @@ class Engine:
         self._metrics.touch()
         self._limits = self._settings.override.over(of_model(facts))
         self._facts, self._defaults = facts, defaults_of_model(facts, self._limits)
-        self._under_way.allow(min(facts.images_at_once, self._settings.max_batch), facts.images_ahead)
+        self._under_way.allow(facts.images_at_once, facts.images_ahead)
         self._next()
 
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:

@@ -116,7 +116,6 @@ async def _serve(
         override=config.endpoint.limits,
         lenient=config.lenient,
         idle_engine_s=config.endpoint.idle_engine_s,
-        max_batch=config.load.max_batch,
     )
     engine = Engine(settings, start_child, result_json, metrics)
     book = RequestBook(engine.submit, engine.cancel)

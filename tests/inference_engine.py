@@ -51,12 +51,12 @@ class StandInChild(EngineChild):
 class Bench:
     """An engine that is ready, and its stand-in process: the newest of `children`."""
 
-    def __init__(self, facts: ModelFacts = FACTS, max_batch: int = 16, **override: Any) -> None:
+    def __init__(self, facts: ModelFacts = FACTS, **override: Any) -> None:
         self.children: list[StandInChild] = []
         self.start_error: OSError | None = None  # instead of the next processes
         self.facts, self.metrics = facts, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
-        settings = EngineSettings("a-model", limits, lenient=False, idle_engine_s=100, max_batch=max_batch)
+        settings = EngineSettings("a-model", limits, lenient=False, idle_engine_s=100)
         self.engine = Engine(settings, self._new_child, result_json, self.metrics)
         self.engine.start(self._new_child())
 

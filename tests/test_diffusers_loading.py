@@ -185,6 +185,14 @@ def test_the_engine_is_ready_once_it_has_drawn() -> None:
         assert engine.facts.images_at_once == at_once
 
 
+@pytest.mark.parametrize(("max_batch", "at_once", "ahead"), [(1, 1, 0), (2, 2, 2)])
+def test_the_maintainers_bound_holds_for_what_is_drawn_side_by_side(max_batch: int, at_once: int, ahead: int) -> None:
+    """`max_batch` bounds what the engine says of itself, and with it what it is given ahead of time."""
+    load = Load("diffusers", str(tiny_pipelines.folder("sd")), None, None, "cpu", max_batch=max_batch)
+    facts = DiffusersEngine(load, lambda stage: None).facts
+    assert (facts.images_at_once, facts.images_ahead) == (at_once, ahead)
+
+
 def test_a_first_picture_that_fails_is_a_model_that_does_not_load(copy: Path) -> None:
     """Weights of not-a-number load without complaint; the warm-up tells."""
     engine = _load(str(copy))

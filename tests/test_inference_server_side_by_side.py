@@ -69,12 +69,11 @@ def test_more_images_than_fit_are_drawn_alone() -> None:
     run(story())
 
 
-@pytest.mark.parametrize(("facts", "max_batch"), [(ONE_AT_A_TIME, 16), (FACTS, 1)])
-def test_one_at_a_time_where_the_engine_or_the_maintainer_says_so(facts: object, max_batch: int) -> None:
-    """An engine that draws one image at once gets one drawing at once; `max_batch` bounds the others."""
+def test_one_at_a_time_where_the_engine_says_so() -> None:
+    """An engine that draws one image at once gets one drawing at once."""
 
     async def story() -> None:
-        bench = Bench(dataclasses.replace(FACTS, images_at_once=facts.images_at_once), max_batch)  # type: ignore[attr-defined]
+        bench = Bench(ONE_AT_A_TIME)
         await bench.ready()
         bench.post("a")
         bench.post("b", 2)
