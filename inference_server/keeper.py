@@ -82,13 +82,13 @@ class Keeper:
         self._stop_recovery()
         self.stage, self.stage_since_s = FIRST_STAGE, time.monotonic()
         self._set_phase(Phase.LOADING)
+        loop = asyncio.get_running_loop()
         try:
             self._child = child = child or self._start_child()
-        except OSError as exc:  # no memory, no process, no file left to open
-            self._fail(LoadFailed(f"the engine process cannot be started: {exc.strerror or type(exc).__name__}"))
+            child.listen(partial(_call, loop, self._on_message, child), partial(_call, loop, self._on_end, child))
+        except (OSError, RuntimeError) as exc:  # no memory, process, thread or file to be had
+            self._fail(LoadFailed(f"the engine process cannot be started: {getattr(exc, 'strerror', None) or exc}"))
             return
-        loop = asyncio.get_running_loop()
-        child.listen(partial(_call, loop, self._on_message, child), partial(_call, loop, self._on_end, child))
         log.info("engine process %d started", child.pid)
         self.expect_word(LOAD_DEADLINE_S)
 

@@ -53,7 +53,7 @@ class Bench:
 
     def __init__(self, facts: ModelFacts = FACTS, **override: Any) -> None:
         self.children: list[StandInChild] = []
-        self.start_error: OSError | None = None  # instead of the next processes
+        self.start_error: Exception | None = None  # instead of the next processes
         self.facts, self.metrics = facts, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
         settings = EngineSettings("a-model", limits, lenient=False, idle_engine_s=100)

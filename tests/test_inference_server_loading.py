@@ -210,7 +210,10 @@ def test_limits_that_do_not_fit_the_model_are_tried_ever_more_rarely() -> None:
     run(story())
 
 
-def test_a_process_that_cannot_be_started_is_a_failed_state() -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("Cannot allocate memory for a thread")]
+)
+def test_a_process_that_cannot_be_started_is_a_failed_state(error: Exception) -> None:
     """No memory for another process: who waits is refused with the reason, and it is tried again by itself."""
 
     async def story() -> None:
@@ -218,7 +221,7 @@ def test_a_process_that_cannot_be_started_is_a_failed_state() -> None:
         await bench.ready()
         await bench.after(101)
         assert bench.phase() is Phase.ASLEEP
-        bench.start_error = OSError(errno.ENOMEM, "Cannot allocate memory")
+        bench.start_error = error
         ticket = bench.post("a")
         assert code(ticket) == "MODEL_NOT_LOADED"
         assert bench.phase() is Phase.FAILED

@@ -77,13 +77,17 @@ def open_package(file: Path, folder: Path, order: PackageOrder, unet: Any) -> Ne
     return lambda inputs: package(*(tensor for _, tensor in inputs.tensors()))
 
 
+def _is_short(device: torch.device) -> bool:
+    return device.type == "cuda" and not is_free(device, NEEDED_FREE_BYTES)
+
+
 def load_package(
     order: PackageOrder,
     cache: PackageCache,
     unet: Any,
     eager: Network,
     open_: Open = open_package,
-    is_short: Callable[[torch.device], bool] | None = None,
+    is_short: Callable[[torch.device], bool] = _is_short,
 ) -> Network:
     """What the cache holds for this order, found to be good; a package that is not is thrown away.
 
@@ -98,22 +102,31 @@ def load_package(
         with cache.scratch() as folder:
             cache.begin_trial(order.digest)
             package = open_(file, Path(folder), order, unet)
-            _check_answers(package, eager, order, is_short or _is_short)
+            _check_answers(package, eager, order)
     except PackageRefusedError:
         cache.discard(order.digest)
         raise
     except Exception as exc:
-        if faults.is_out_of_memory(exc):
+        if _was_short(exc, torch.device(order.device), is_short):
             cache.end_trial(order.digest)
-            raise
+            raise torch.OutOfMemoryError(f"out of memory while a package was compared ({short_reason(exc)})") from exc
         cache.discard(order.digest)
         raise PackageRefusedError(f"it cannot be loaded or run ({short_reason(exc)})") from exc
     cache.end_trial(order.digest)
     return PackagedNetwork(package, eager, torch.device(order.device))
 
 
-def _is_short(device: torch.device) -> bool:
-    return device.type == "cuda" and not is_free(device, NEEDED_FREE_BYTES)
+def _was_short(exc: Exception, device: torch.device, is_short: Callable[[torch.device], bool]) -> bool:
+    """Whether memory was too short for the check, as far as can be told; never of a package that broke the device."""
+    if faults.is_out_of_memory(exc):
+        return True
+    if not isinstance(exc, RuntimeError):
+        return False
+    try:
+        settle(device)
+    except Exception:
+        return False
+    return is_short(device)
 
 
 def _check_digest(package: Path, order: PackageOrder) -> None:
@@ -123,24 +136,15 @@ def _check_digest(package: Path, order: PackageOrder) -> None:
         raise PackageRefusedError("it was made for something else")
 
 
-def _check_answers(
-    package: Network, eager: Network, order: PackageOrder, is_short: Callable[[torch.device], bool]
-) -> None:
+def _check_answers(package: Network, eager: Network, order: PackageOrder) -> None:
     """Raises: PackageRefusedError, and whatever the device raises."""
-    device = torch.device(order.device)
-    with Lane(device).entered():
+    with Lane(torch.device(order.device)).entered():
         for rows in CHECKED_ROWS:
             if rows > order.max_rows:
                 break
             inputs = _some_inputs(order, rows)
             theirs = eager(inputs).float()  # first: where memory is short, this one says so
-            try:
-                ours = package(inputs).float()
-            except RuntimeError as exc:
-                settle(device)
-                if is_short(device):
-                    raise torch.OutOfMemoryError("out of memory, most likely: a package does not say") from exc
-                raise
+            ours = package(inputs).float()
             difference = float((ours - theirs).abs().max() / theirs.abs().max())
             if not difference <= TOLERANCES[torch_dtype(order.inputs[0])]:  # so that "not a number" is refused too
                 raise PackageRefusedError(f"its answer for {rows} rows is {difference:.1%} away from the UNet's own")
