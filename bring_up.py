@@ -21,7 +21,7 @@ from errors import (
 from fair_client import DeadlineFairClient
 from fair_services import Role, Service, refuse_away
 from patience import HICCUPS_S, Hiccups
-from start_errors import cannot_stop, failed_to_load, how_to_stop, no_tunnel, service_ended, too_late
+from start_errors import cannot_stop, failed_to_load, how_to_stop, no_tunnel, no_way_there, service_ended, too_late
 from wire_format import Health
 
 log = logging.getLogger(__name__)
@@ -244,11 +244,11 @@ class BringUp:
     def _suspect(self, answer: EndpointUnreachableError) -> None:
         """All runs but nothing answers: starts the next suspect again, the inference server first.
 
-        Raises: EndpointUnreachableError where the way there is to blame, and no service.
+        Raises: StartError where the way there is to blame and no service, or where Fair cannot stop any.
         """
         self._quiet_since = time.monotonic()
         if answer.how == "unheard":
-            raise answer
+            raise no_way_there(answer)
         seen = self._asked_of_fair(lambda: (self._chain.survey(),))
         suspects = [role for role in self._suspects(answer) if role not in self._chain.started]
         if seen is None or not suspects:
@@ -274,7 +274,7 @@ class BringUp:
         if self._hiccups.last:
             return self._hiccups.last
         if isinstance(answer, EndpointUnreachableError) and answer.how == "unheard":
-            return answer
+            return no_way_there(answer)
         if isinstance(answer, EndpointUnreachableError) and answer.how == "refused" and len(self._services) > 1:
             return no_tunnel(self._endpoint.url, self._services, timeout_s)
         if isinstance(answer, Health):

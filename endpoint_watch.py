@@ -5,6 +5,7 @@ import time
 from endpoint_client import EndpointClient
 from errors import EndpointError, EndpointUnreachableError
 from patience import Spell
+from start_errors import no_way_there
 from wire_format import Health
 
 
@@ -24,7 +25,7 @@ class EndpointWatch:
     def ask(self, *, left_s: float) -> Health | EndpointError:
         """What it answers, once the name of its host is known: until then nothing else is to be done.
 
-        Raises: EndpointUnreachableError when no name server has known it for `name_s` seconds, `left_s` at most.
+        Raises: StartError when it has not been known for `name_s` seconds, `left_s` at most.
         """
         deadline = time.monotonic() + left_s
         while True:
@@ -33,10 +34,10 @@ class EndpointWatch:
             self.shut.observe(how in ("refused", "unheard"))
             self.unheard.observe(how == "unheard")
             self._unknown.observe(how == "unknown")
-            if isinstance(answer, Health) or how != "unknown":
+            if not isinstance(answer, EndpointUnreachableError) or answer.how != "unknown":
                 return answer
             if self._unknown.seconds > self._name_s or time.monotonic() > deadline:
-                raise answer
+                raise no_way_there(answer)
             time.sleep(self._poll_s)
 
     def _probe(self) -> Health | EndpointError:

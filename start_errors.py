@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from containers import ProgramEnd
-from errors import PortTakenError, StartError
+from errors import EndpointUnreachableError, PortTakenError, StartError
 from fair_services import Role, Service
 from wire_format import Health
 
@@ -38,6 +38,11 @@ def too_late(link: str, timeout_s: float, came_back: str) -> StartError:
         next_step="Look at the log of the inference server and of the tunnel on their nodes; START_TIMEOUT_S sets "
         "this deadline.",
     )
+
+
+def no_way_there(answer: EndpointUnreachableError) -> StartError:
+    """Not the services are to blame, but the way to them: an unknown name, a firewall. Only the maintainer mends it."""
+    return StartError(answer.link, tried=answer.tried, came_back=answer.came_back, next_step=answer.next_step)
 
 
 def no_tunnel(url: str, services: Mapping[Role, Service], timeout_s: float) -> StartError:

@@ -18,7 +18,7 @@ from hostile_server import HostileServer, Line, Received, dropping_server, hosti
 from processes import wait_until
 
 from containers import Program
-from errors import EndpointUnreachableError, FairError, StartError
+from errors import FairError, StartError
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,7 @@ def test_a_firewall_on_the_tunnels_node(bench: Bench) -> None:
     """When nothing comes from the public port, not even a refusal, that is told with the port; nothing is restarted."""
     with dropping_server() as port:
         chain = chain_settings(tunnel_public_port=port)
-        with pytest.raises(EndpointUnreachableError, match=rf"not even a refusal.*open TCP port {port}"):
+        with pytest.raises(StartError, match=rf"not even a refusal.*open TCP port {port}"):
             bench.bring_up(chain, timing=IMPATIENT)
     assert len(bench.alive()) == 3
     assert max(bench.log.starts().values()) == 1
@@ -130,7 +130,7 @@ def test_a_firewall_and_no_list(bench: Bench, unlisted: HostileServer) -> None:
     with dropping_server() as port:
         chain = chain_settings(tunnel_public_port=port)
         for _ in range(2):
-            with pytest.raises(EndpointUnreachableError, match=rf"open TCP port {port}"):
+            with pytest.raises(StartError, match=rf"open TCP port {port}"):
                 bench.bring_up(chain, url=unlisted.url, timing=replace(IMPATIENT, fetching_s=5), launched=launched)
     assert launches(unlisted, "--client") == 1
 
