@@ -87,6 +87,12 @@ class ScriptedDesk(Desk):
         """The message that ends the drawing."""
         return self._wait(lambda: self._find_end(number), f"the end of drawing {number}")  # type: ignore[no-any-return]
 
+    def reason_of(self, number: int) -> str:
+        """Why the drawing failed; one that ended otherwise fails the test."""
+        end = self.end_of(number)
+        assert isinstance(end, DrawFailed), end
+        return end.reason
+
     def picture_of(self, number: int, image: int = 0) -> Any:
         """(H, W, 3) uint8; a failed drawing fails the test with its reason."""
         end = self.end_of(number)
