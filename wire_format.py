@@ -61,7 +61,7 @@ class Health(BaseModel):
 
     @property
     def broken(self) -> bool:
-        """The model cannot be loaded, and will not be by itself."""
+        """The model could not be loaded. Our server tries again by itself, at growing intervals."""
         return self.state == "failed" and not self.gpu_busy
 
     @property
