@@ -25,7 +25,7 @@ def failed_to_load(health: Health, stop_by_hand: str = "") -> StartError:
         "Inference server",
         tried=f"load the model {health.model or ''}".rstrip(),
         came_back=health.reason or "it failed without a reason",
-        next_step=f"It is tried again by itself; check MODEL_ID and the inference server's log. {stop_by_hand}".rstrip(),
+        next_step=f"It tries again by itself; check MODEL_ID and the inference server's log. {stop_by_hand}".rstrip(),
     )
 
 
