@@ -15,11 +15,12 @@ from torch import Tensor
 CHANNELS = 1  # of the latents, after the autoencoder's
 _SMALLEST = 0.82  # of the size that things are drawn in
 _LARGEST_TURN = math.radians(7)
+_WHITE = 0.98  # all four corners lighter than this, -1 to 1: the ground is white
 _REACH = 0.95  # how far from the middle things are drawn, two side by side the farthest; 1: the edge
 
 
 def posed(pictures: Tensor, latents: Tensor) -> Tensor:
-    """Returns pictures moved, made smaller and turned; what comes in from outside is what lay at their edge.
+    """Returns pictures moved, made smaller and turned; what comes in is white on white, else what lay at the edge.
 
     A round or a wide thing that reached 0.95 of the way from the middle to the edge stays inside.
 
@@ -37,7 +38,11 @@ def posed(pictures: Tensor, latents: Tensor) -> Tensor:
     y = _places(height, pictures)[None, :, None] - (down * room)[:, None, None]
     cosine, sine = (part[:, None, None] for part in (cosine / size, sine / size))
     taken_from = torch.stack([cosine * x + sine * y, cosine * y - sine * x], dim=-1)
-    return F.grid_sample(pictures, taken_from, "bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)
+    moved = F.grid_sample(pictures, taken_from, "bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)
+    # A thing's last tinge at the edge would become a stripe there.
+    on_white = pictures[..., :: height - 1, :: width - 1].amin((1, 2, 3)) > _WHITE
+    from_outside = taken_from.abs().amax(-1) > 1
+    return torch.where((from_outside & on_white[:, None, None])[:, None], 1.0, moved)
 
 
 def _places(number: int, like: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ def hues(picture: NDArray[np.int32]) -> dict[str, int]:
     }
 
 
+def box(picture: NDArray[np.int32]) -> tuple[int, int, int, int]:
+    """Returns left, top, right and bottom of what stands on the white ground, in pixels."""
+    rows, columns = np.nonzero(picture.min(axis=-1) < 215)
+    return columns.min(), rows.min(), columns.max(), rows.max()
+
+
 def blobs(picture: NDArray[np.int32]) -> int:
     """Returns how many things stand on the white ground: connected areas of at least a hundredth of the picture."""
     marked = (picture.min(axis=-1) < 215).astype(bool)
@@ -57,6 +63,17 @@ def test_a_seed_repeats_its_picture(painter: Painter) -> None:
     first = draw(painter, "a dog", 7)
     assert (first == draw(painter, "a dog", 7)).all()
     assert (first != draw(painter, "a dog", 8)).any()
+
+
+def test_a_seed_poses_the_picture(painter: Painter) -> None:
+    """Eight seeds give eight places and sizes of a thing, which stays wholly inside."""
+    pictures = [draw(painter, "a dog", seed) for seed in range(8)]
+    boxes = np.array([box(picture) for picture in pictures])
+    assert boxes.min() > 0
+    assert boxes.max() < 255
+    for number, one in enumerate(boxes):
+        assert all(np.abs(one - other).max() > 3 for other in boxes[:number])
+    assert np.ptp(boxes, axis=0).min() > 12
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,12 @@ def test_a_coloured_ground_stays_whole() -> None:
     """What comes in from outside has the colour of the ground at the edge."""
     ground = torch.tensor([0.8, -0.2, 0.4]).view(1, 3, 1, 1).expand(1, 3, SIDE, SIDE)
     assert (pose.posed(ground, latents(3, 3, 3, 3)) - ground).abs().max() < 1 / 255
+
+
+def test_nothing_is_drawn_out_of_the_edge() -> None:
+    """On white, a thing that touches the edge leaves no stripe in what comes in from outside."""
+    picture = torch.ones(1, 3, SIDE, SIDE)
+    picture[..., 100:150, :40] = -1
+    left, _, width, _ = box(pose.posed(picture, latents(3)))
+    assert left > 0
+    assert width <= 41
