@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from bring_up_bench import Bench, running_bench
+from fair_fronts import fair_that_cannot_list
+from hostile_server import HostileServer
 from processes import REPOSITORY, Processes, is_setting
 from processes import free_port as _free_port
 
@@ -39,6 +42,26 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 def free_port() -> Callable[[], int]:
     """A function that returns another free TCP port of 127.0.0.1 at every call."""
     return _free_port
+
+
+@pytest.fixture(scope="module")
+def _bench_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with running_bench(tmp_path_factory.mktemp("bench")) as bench:
+        yield bench
+
+
+@pytest.fixture
+def bench(_bench_of_module: Bench) -> Iterator[Bench]:
+    """The module's Fair server with stand-ins for chains, nothing running on it before and after."""
+    yield _bench_of_module
+    _bench_of_module.end_all()
+
+
+@pytest.fixture
+def unlisted(bench: Bench) -> Iterator[HostileServer]:
+    """The same as a Fair that cannot list containers."""
+    with fair_that_cannot_list(bench.url) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from bring_up_bench import IMPATIENT, QUICK, SECRET, Bench, chain_settings, running_bench
+from bring_up_bench import IMPATIENT, QUICK, SECRET, Bench, chain_settings
 from fair_servers import EMAIL, PASSWORD
 from hostile_server import hostile_server
 
@@ -21,19 +20,6 @@ from wire_format import Health
 
 pytestmark = pytest.mark.slow
 INFERENCE, SERVER, CLIENT = Role.INFERENCE, Role.TUNNEL_SERVER, Role.TUNNEL_CLIENT
-
-
-@pytest.fixture(scope="module")
-def fair_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with running_bench(tmp_path_factory.mktemp("bench")) as bench:
-        yield bench
-
-
-@pytest.fixture
-def bench(fair_server: Bench) -> Iterator[Bench]:
-    """The module's Fair server, with nothing running on it before and after."""
-    yield fair_server
-    fair_server.end_all()
 
 
 def test_cold_then_warm(bench: Bench) -> None:

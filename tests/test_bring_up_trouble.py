@@ -12,8 +12,7 @@ from dataclasses import replace
 
 import pytest
 import requests
-from bring_up_bench import IMPATIENT, QUICK, SECRET, Bench, chain_settings, running_bench
-from fair_fronts import fair_that_cannot_list
+from bring_up_bench import IMPATIENT, QUICK, SECRET, Bench, chain_settings
 from hostile_server import HostileServer, Line, Received, dropping_server, hostile_server
 from processes import wait_until
 
@@ -23,26 +22,6 @@ from errors import FairError, StartError
 pytestmark = pytest.mark.slow
 
 drops = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse where Linux drops")
-
-
-@pytest.fixture(scope="module")
-def fair_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with running_bench(tmp_path_factory.mktemp("bench")) as bench:
-        yield bench
-
-
-@pytest.fixture
-def bench(fair_server: Bench) -> Iterator[Bench]:
-    """The module's Fair server, with nothing running on it before and after."""
-    yield fair_server
-    fair_server.end_all()
-
-
-@pytest.fixture
-def unlisted(bench: Bench) -> Iterator[HostileServer]:
-    """The same as a Fair that cannot list containers."""
-    with fair_that_cannot_list(bench.url) as server:
-        yield server
 
 
 @contextmanager

@@ -5,14 +5,12 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import requests
-from bring_up_bench import IMPATIENT, QUICK, Bench, chain_settings, running_bench
-from fair_fronts import fair_that_cannot_list
+from bring_up_bench import IMPATIENT, QUICK, Bench, chain_settings
 from hostile_server import HostileServer, Line, Received, hostile_server
 from processes import is_open, wait_until
 
@@ -22,42 +20,23 @@ from fair_services import Role
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def fair_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with running_bench(tmp_path_factory.mktemp("bench")) as bench:
-        yield bench
-
-
-@pytest.fixture
-def bench(fair_server: Bench) -> Iterator[Bench]:
-    """The module's Fair server, with nothing running on it before and after."""
-    yield fair_server
-    fair_server.end_all()
-
-
-@pytest.fixture
-def front(bench: Bench) -> Iterator[HostileServer]:
-    with fair_that_cannot_list(bench.url) as server:
-        yield server
-
-
-def test_cold_then_warm(bench: Bench, front: HostileServer) -> None:
+def test_cold_then_warm(bench: Bench, unlisted: HostileServer) -> None:
     """All three are started, the client when the public port stayed closed; a second Space starts nothing."""
     chain = chain_settings()
-    assert bench.bring_up(chain, url=front.url).state == "healthy"
+    assert bench.bring_up(chain, url=unlisted.url).state == "healthy"
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
-    programs = [json.loads(request.body) for request in front.requests if request.path.endswith("/programs")]
+    programs = [json.loads(request.body) for request in unlisted.requests if request.path.endswith("/programs")]
     assert len(programs) == 3
     assert not any("labels" in program["commands"][0]["container_desc"] for program in programs)
-    assert bench.bring_up(chain, url=front.url).state == "healthy"
+    assert bench.bring_up(chain, url=unlisted.url).state == "healthy"
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
 
 
 @pytest.mark.parametrize("role", ["inference", "tunnel-server", "tunnel-client"])
-def test_what_ended_is_started_again(bench: Bench, front: HostileServer, role: str) -> None:
+def test_what_ended_is_started_again(bench: Bench, unlisted: HostileServer, role: str) -> None:
     """The one that has ended comes back; a port that is taken by what runs already is no error."""
     chain = chain_settings()
-    bench.bring_up(chain, url=front.url)
+    bench.bring_up(chain, url=unlisted.url)
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
     ports = {
         "inference": chain.inference_host_port,
@@ -66,30 +45,30 @@ def test_what_ended_is_started_again(bench: Bench, front: HostileServer, role: s
     }
     os.kill(bench.log.pid(role), signal.SIGKILL)
     wait_until("its port to be closed", lambda: not is_open(ports[role]))
-    assert bench.bring_up(chain, url=front.url).state == "healthy"
+    assert bench.bring_up(chain, url=unlisted.url).state == "healthy"
     bench.wait_for_starts(**{name.replace("-", "_"): 1 + (name == role) for name in ports})
 
 
-def test_a_port_that_is_not_free_yet(bench: Bench, front: HostileServer) -> None:
+def test_a_port_that_is_not_free_yet(bench: Bench, unlisted: HostileServer) -> None:
     """What still holds the inference server's port when it is to come back does not pass for it for long."""
     chain = chain_settings()
-    bench.bring_up(chain, url=front.url)
+    bench.bring_up(chain, url=unlisted.url)
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
-    launches = len(_launches(front))
+    launches = len(_launches(unlisted))
     os.kill(bench.log.pid("inference"), signal.SIGKILL)
     holder = wait_until("the port to be free", lambda: _listen(chain.inference_host_port))
     assert holder is not None
     with ThreadPoolExecutor(2) as pool:
         pool.submit(_turn_away, holder)
-        health = pool.submit(bench.bring_up, chain, url=front.url, timing=replace(QUICK, fetching_s=20))
-        wait_until("two starts, and another of the inference server", lambda: len(_launches(front)) >= launches + 3)
+        health = pool.submit(bench.bring_up, chain, url=unlisted.url, timing=replace(QUICK, fetching_s=20))
+        wait_until("two starts, and another of the inference server", lambda: len(_launches(unlisted)) >= launches + 3)
         holder.shutdown(socket.SHUT_RDWR)
         assert health.result(60).state == "healthy"
     bench.wait_for_starts(inference=2, tunnel_server=1, tunnel_client=1)
 
 
-def _launches(front: HostileServer) -> list[Received]:
-    return [request for request in front.requests if request.path.endswith("/programs")]
+def _launches(unlisted: HostileServer) -> list[Received]:
+    return [request for request in unlisted.requests if request.path.endswith("/programs")]
 
 
 def _listen(port: int) -> socket.socket | None:
@@ -105,28 +84,28 @@ def _turn_away(listener: socket.socket) -> None:
             listener.accept()[0].close()
 
 
-def test_frozen(bench: Bench, front: HostileServer) -> None:
+def test_frozen(bench: Bench, unlisted: HostileServer) -> None:
     """What cannot be stopped is told as commands to type, well before the deadline."""
     chain = chain_settings()
-    bench.bring_up(chain, url=front.url)
+    bench.bring_up(chain, url=unlisted.url)
     os.kill(bench.log.pid("inference"), signal.SIGSTOP)
     with pytest.raises(StartError, match=r"cannot stop containers.*fair node home list.*fair node home kill"):
-        bench.bring_up(chain, url=front.url, timing=IMPATIENT)
+        bench.bring_up(chain, url=unlisted.url, timing=IMPATIENT)
     os.kill(bench.log.pid("inference"), signal.SIGCONT)
 
 
-def test_another_configuration(bench: Bench, front: HostileServer) -> None:
+def test_another_configuration(bench: Bench, unlisted: HostileServer) -> None:
     """An inference server of another configuration, which cannot be replaced, is told as commands to type."""
     chain = chain_settings()
-    bench.bring_up(chain, url=front.url)
+    bench.bring_up(chain, url=unlisted.url)
     with pytest.raises(StartError, match=r"another configuration.*cannot stop.*fair node home kill"):
-        bench.bring_up(replace(chain, model_id="another/model"), url=front.url, timing=IMPATIENT)
+        bench.bring_up(replace(chain, model_id="another/model"), url=unlisted.url, timing=IMPATIENT)
 
 
-def test_image_that_dies(bench: Bench, front: HostileServer) -> None:
+def test_image_that_dies(bench: Bench, unlisted: HostileServer) -> None:
     """A container that ends by itself is told with its last words, here as well."""
     with pytest.raises(StartError, match="CUDA is not available"):
-        bench.bring_up(chain_settings(inference_image="dies"), url=front.url)
+        bench.bring_up(chain_settings(inference_image="dies"), url=unlisted.url)
 
 
 def test_node_away(bench: Bench) -> None:
@@ -173,7 +152,7 @@ def test_node_that_never_takes_the_program(bench: Bench) -> None:
         bench.bring_up(chain_settings(tunnel_node=None), url=server.url, timing=replace(QUICK, schedule_s=0.3))
 
 
-def test_roles_are_told_apart(bench: Bench, front: HostileServer) -> None:
+def test_roles_are_told_apart(bench: Bench, unlisted: HostileServer) -> None:
     """Without a list and without a tunnel the inference server alone is started."""
-    assert bench.bring_up(chain_settings(tunnel_node=None), url=front.url).state == "healthy"
+    assert bench.bring_up(chain_settings(tunnel_node=None), url=unlisted.url).state == "healthy"
     assert bench.log.starts() == {Role.INFERENCE: 1}
