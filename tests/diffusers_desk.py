@@ -52,6 +52,13 @@ class ScriptedDesk(Desk):
         self._given += 1
         self._orders.put(order)
 
+    def join(self, *orders: Draw) -> None:
+        """To be called before a step: they come now, are prepared when this returns, and share the step after it."""
+        for order in orders:
+            self.give(order)
+        # Whoever takes orders and asks for one more than was given is done with those.
+        self._wait(lambda: self._asked > self._given, "all orders to be prepared")
+
     def close(self) -> None:
         """No more orders: the loop ends when all are done."""
         self._orders.put(None)
@@ -78,10 +85,6 @@ class ScriptedDesk(Desk):
         with self._changed:
             self.told.append(message)
             self._changed.notify_all()
-
-    def wait_all_prepared(self) -> None:
-        """Until whoever takes orders asks for one more than was given: it is done with those."""
-        self._wait(lambda: self._asked > self._given, "all orders to be prepared")
 
     def end_of(self, number: int) -> Drawn | DrawFailed | Cancelled:
         """The message that ends the drawing."""
@@ -158,11 +161,19 @@ class Rig:
         room = Room(capacity or buckets[-1], buckets, facts.width_px * facts.height_px)
         self.steps = SharedSteps(model.pipeline, model.device, preparing, self.unet, room, preview_every_s)
 
-    def draw(self, *orders: Draw) -> ScriptedDesk:
-        """All of them, all prepared during the first one's first step."""
-        desk = ScriptedDesk(*orders)
-        self.at_call(1, desk.wait_all_prepared)
-        self.work(desk)
+    def draw(self, first: Draw, *others: Draw) -> ScriptedDesk:
+        """The first has its first step alone; the others, prepared meanwhile, share its second."""
+        desk = ScriptedDesk(first)
+
+        def others_come() -> None:
+            desk.join(*others)
+            desk.close()
+
+        if others:
+            self.at_call(1, others_come)
+            self.steps.work(desk)
+        else:
+            self.work(desk)
         return desk
 
     def work(self, desk: ScriptedDesk) -> None:

@@ -1,6 +1,6 @@
 """Memory that is short: who ends, what is lowered, who gets room; and that everybody still draws the own prompt."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,31 +9,34 @@ from diffusers_desk import Rig, ScriptedDesk, difference, loaded, order, own_pic
 from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
 from inference_server.engines.diffusers.unet import BatchShape
-from inference_server.messages import Capacity, Drawn, Step
+from inference_server.messages import Capacity, Draw, Drawn, Step
 
 pytestmark = pytest.mark.slow
 
 WISHES = ("a pear", "fog at sea", "the moon", "zebra", "QUICK", "?!", "on a hill", "0123")
 
 
-def _too_many(most: int, rig: Rig, desk: ScriptedDesk) -> Any:
-    """Memory for `most` images side by side; the first step is one image's, then all are there."""
+def draw_with_memory_for(most: int, first: Draw, *others: Draw, late: Sequence[Draw] = ()) -> ScriptedDesk:
+    """Memory for `most` images side by side; the others join at the second step, which fails, `late` at the fourth."""
+    rig, desk = Rig(), ScriptedDesk(first)
 
     def before_call(call: int) -> None:
-        if call == 1:
-            desk.wait_all_prepared()
         if rig.unet.shapes[-1].bucket > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if call == 1:
+            desk.join(*others)
+        if call == 4:
+            desk.join(*late)
+            desk.close()
 
-    return before_call
+    rig.unet.before_call = before_call
+    rig.steps.work(desk)
+    return desk
 
 
 def test_short_memory_ends_the_newest_drawing_and_lowers_the_limit() -> None:
     """Four images do not fit, two do: the newest fails, the others are drawn two at a time, and so are later ones."""
-    rig = Rig()
-    desk = ScriptedDesk(*(order(number, num_inference_steps=9) for number in (1, 2, 3, 4)))
-    rig.unet.before_call = _too_many(2, rig, desk)
-    rig.work(desk)
+    desk = draw_with_memory_for(2, *(order(number, num_inference_steps=9) for number in (1, 2, 3, 4)))
     reason = desk.reason_of(4)
     assert "memory" in reason
     assert "64x64" in reason
@@ -54,13 +57,10 @@ def test_batches_of_one_shape_keep_their_own_prompts() -> None:
 
 def test_after_short_memory_everybody_still_draws_the_own_prompt() -> None:
     """Seven go on in batches of four and three, in the same tensors; the three outlive the four."""
-    rig = Rig()
     orders = [
         order(number, num_inference_steps=4 if number < 5 else 9, prompt=WISHES[number - 1]) for number in range(1, 9)
     ]
-    desk = ScriptedDesk(*orders)
-    rig.unet.before_call = _too_many(4, rig, desk)
-    rig.work(desk)
+    desk = draw_with_memory_for(4, *orders)
     assert "memory" in desk.reason_of(8)
     for one in orders[:-1]:
         assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
@@ -68,20 +68,8 @@ def test_after_short_memory_everybody_still_draws_the_own_prompt() -> None:
 
 def test_a_lowered_limit_is_kept_to() -> None:
     """Once two at a time is what memory allows, no third has a step before one of those two is done."""
-    rig = Rig()
-    desk = ScriptedDesk(*(order(number, num_inference_steps=9) for number in (1, 2, 3)))
-    short = _too_many(2, rig, desk)
-
-    def before_call(call: int) -> None:
-        short(call)
-        if call == 4:  # memory was short at the second
-            for number in range(4, 9):
-                desk.give(order(number, num_inference_steps=3))
-            desk.wait_all_prepared()
-            desk.close()
-
-    rig.unet.before_call = before_call
-    rig.steps.work(desk)
+    early = [order(number, num_inference_steps=9) for number in (1, 2, 3)]
+    desk = draw_with_memory_for(2, *early, late=[order(number, num_inference_steps=3) for number in range(4, 9)])
     assert "memory" in desk.reason_of(3)
     running, most = set[int](), 0
     for step in (message for message in desk.told if isinstance(message, Step)):
@@ -95,21 +83,18 @@ def test_a_lowered_limit_is_kept_to() -> None:
 
 def test_a_size_that_is_full_holds_up_no_other() -> None:
     """After memory was short for two large pictures, a small one is drawn beside the large one, not after the next."""
-    rig = Rig()
+    rig, desk = Rig(), ScriptedDesk(order(1, width_px=128, num_inference_steps=9))
 
     def before_call(call: int) -> None:
         if call == 1:
-            desk.wait_all_prepared()
+            desk.join(order(2, width_px=128))
         if rig.unet.shapes[-1].bucket * rig.unet.shapes[-1].width_px > 128:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if call == 4:
-            desk.give(order(3, width_px=128, num_inference_steps=3))
-            desk.give(order(4, num_inference_steps=3))
-            desk.wait_all_prepared()
+            desk.join(order(3, width_px=128, num_inference_steps=3), order(4, num_inference_steps=3))
             desk.close()
 
     rig.unet.before_call = before_call
-    desk = ScriptedDesk(order(1, width_px=128, num_inference_steps=9), order(2, width_px=128))
     rig.steps.work(desk)
     assert "memory" in desk.reason_of(2)
     assert [message.number for message in desk.told if isinstance(message, Drawn)] == [4, 1, 3]

@@ -75,8 +75,7 @@ def test_a_newcomer_joins_at_the_next_step_and_leaves_before_the_first() -> None
     rig, desk = Rig(), ScriptedDesk(order(1, num_inference_steps=8))
 
     def second_comes() -> None:
-        desk.give(order(2, num_inference_steps=2))
-        desk.wait_all_prepared()
+        desk.join(order(2, num_inference_steps=2))
         desk.close()
 
     rig.at_call(3, second_comes)
@@ -90,13 +89,12 @@ def test_a_newcomer_joins_at_the_next_step_and_leaves_before_the_first() -> None
 
 def test_a_cancelled_drawing_leaves_at_the_next_step() -> None:
     """The others go on in a smaller bucket, and their pictures are their own."""
-    rig = Rig()
-    desk = ScriptedDesk(order(1, num_inference_steps=50), order(2, num_inference_steps=4))
-    desk.close()
+    rig, desk = Rig(), ScriptedDesk(order(1, num_inference_steps=50))
 
     def act(call: int) -> None:
         if call == 1:
-            desk.wait_all_prepared()
+            desk.join(order(2, num_inference_steps=4))
+            desk.close()
         if call == 3:
             desk.cancel(1)
 
@@ -146,16 +144,14 @@ def test_a_cancel_before_there_is_a_place_does_not_end_the_work() -> None:
 
 def test_sizes_take_turns_and_a_newcomer_waits_for_one_step_of_each() -> None:
     """With two sizes running, a third has its first step after at most one step of each."""
-    rig = Rig()
-    desk = ScriptedDesk(order(1, num_inference_steps=9), order(2, num_inference_steps=9, width_px=96))
+    rig, desk = Rig(), ScriptedDesk(order(1, num_inference_steps=9))
     comes_at: list[int] = []
 
     def act(call: int) -> None:
         if call == 1:
-            desk.wait_all_prepared()
+            desk.join(order(2, num_inference_steps=9, width_px=96))
         if call == 6:
-            desk.give(order(3, width_px=128))
-            desk.wait_all_prepared()
+            desk.join(order(3, width_px=128))
             desk.close()
             comes_at.append(call)
 

@@ -54,7 +54,8 @@ def test_a_failing_scheduler_and_a_ruined_picture_harm_nobody_else() -> None:
 
 def test_a_number_of_steps_that_the_scheduler_cannot_do_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> None:
     """The reason names scheduler and steps; the prompt is neither there nor in the log."""
-    desk = Rig("lcm").draw(order(1, scheduler="LCMScheduler", num_inference_steps=200, prompt=SECRET), order(2))
+    desk = ScriptedDesk(order(1, scheduler="LCMScheduler", num_inference_steps=200, prompt=SECRET), order(2))
+    Rig("lcm").work(desk)
     reason = desk.reason_of(1)
     assert "LCMScheduler cannot draw in 200 steps" in reason
     assert SECRET not in reason + "".join(capfd.readouterr())
