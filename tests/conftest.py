@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -42,6 +43,14 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 def free_port() -> Callable[[], int]:
     """A function that returns another free TCP port of 127.0.0.1 at every call."""
     return _free_port
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A TCP port of 127.0.0.1 where nobody listens, nor can before the test is over: connections are refused."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +97,7 @@ def browser() -> Iterator["Browser"]:
     """A Chromium without a window. No longer than a module: its event loop would be in the way of `asyncio.run`."""
     from playwright.sync_api import expect, sync_playwright  # only for those who need it: it takes its time
 
-    expect.set_options(timeout=20_000)  # ms; the usual 5 s are short where all else runs on the same two cores
+    expect.set_options(timeout=60_000)  # ms; the usual 5 s are short where all else runs on the same two cores
 
     found = shutil.which("chromium")
     if found is None:

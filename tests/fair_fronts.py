@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Container, Iterator
 
 import requests
-from fair_servers import EMAIL, PASSWORD
+from fair_servers import DEADLINE_S, EMAIL, PASSWORD
 from hostile_server import HostileServer, Line, Received, Script, hostile_server
 
 from fair_client import DeadlineFairClient
@@ -20,14 +21,37 @@ def fair_that_cannot_list(url: str, status: int = 404, body: str = "") -> Iterat
     def script(line: Line, request: Received) -> bool:
         if "/containers" in request.path:
             line.answer(status, body)
-            return True
-        headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
-        answer = requests.request(request.method, url + request.path, headers=headers, data=request.body, timeout=30)
-        line.answer(answer.status_code, answer.content, Content_Type=answer.headers.get("Content-Type", "text/plain"))
+        else:
+            _pass_on(url, line, request)
         return True
 
     with hostile_server(script) as server:
         yield server
+
+
+@contextlib.contextmanager
+def fair_with_expired_tokens(url: str, expired: Container[str], at_once: int) -> Iterator[HostileServer]:
+    """A front that takes these tokens for expired, and says so when so many requests have come with one."""
+    all_came = threading.Barrier(at_once)
+
+    def script(line: Line, request: Received) -> bool:
+        if request.headers.get("authorization", "").removeprefix("Bearer ") in expired:
+            all_came.wait(DEADLINE_S)
+            line.answer(401, "{}")
+        else:
+            _pass_on(url, line, request)
+        return True
+
+    with hostile_server(script) as server:
+        yield server
+
+
+def _pass_on(url: str, line: Line, request: Received) -> None:
+    headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
+    answer = requests.request(
+        request.method, url + request.path, headers=headers, data=request.body, timeout=DEADLINE_S
+    )
+    line.answer(answer.status_code, answer.content, Content_Type=answer.headers.get("Content-Type", "text/plain"))
 
 
 def logs_in(script: Script) -> Script:
