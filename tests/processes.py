@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,12 +17,14 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 _POLL_S = 0.02
+_KILLED_S = 60  # for the kernel to end what was killed
 _T = TypeVar("_T")
 # The product's own settings: what the developer has set must not reach the programs under test.
 _SETTINGS = re.compile(
     r"(FAIRCOMPUTE|ENDPOINT|INFERENCE|TUNNEL|MODEL|GRADIO|SPACE|IDLE)_|(TUNNEL|DEPLOYMENT|START_TIMEOUT_S)$"
 )
-_ports_given: set[int] = set()
+_BLOCK = 100  # ports
+_marks: list[socket.socket] = []
 
 
 def is_setting(name: str) -> bool:
@@ -30,14 +33,35 @@ def is_setting(name: str) -> bool:
 
 
 def free_port() -> int:
-    """Returns a TCP port of 127.0.0.1 that nobody listens on, a different one at every call."""
-    while True:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = int(listener.getsockname()[1])
-        if port not in _ports_given:
-            _ports_given.add(port)
+    """Returns a TCP port that nobody on this machine listens on, a different one at every call.
+
+    It stays free until its program listens there, however late: the kernel gives it to nobody who asks for any port,
+    nor to a connection, and no other test run takes it.
+    """
+    for port in _ports:
+        with socket.socket() as listener, contextlib.suppress(OSError):  # it is taken, by a service of the machine say
+            listener.bind(("", port))
             return port
+    raise AssertionError("no port is left")
+
+
+def _own_ports() -> Iterator[int]:
+    """Ports outside the range that the kernel gives from. A mark that ends with this process keeps other runs off."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    blocks = range(11_000, 65_000, _BLOCK)
+    outside = [first for first in blocks if first + _BLOCK <= low or first > high]
+    for first in random.sample(outside or blocks, len(outside or blocks)):
+        mark = socket.socket(socket.AF_UNIX)
+        try:
+            mark.bind(f"\0ports-of-tests-{first}")
+        except OSError:  # another run has these
+            mark.close()
+            continue
+        _marks.append(mark)
+        yield from range(first, first + _BLOCK)
+
+
+_ports = _own_ports()
 
 
 def is_open(port: int) -> bool:
@@ -46,14 +70,16 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until(what: str, probe: Callable[[], _T], timeout_s: float = 30) -> _T:
+def wait_until(what: str, probe: Callable[[], _T], timeout_s: float = 60) -> _T:
     """Returns the first truthy answer of `probe`; fails the test when `timeout_s` pass without one."""
     deadline = time.monotonic() + timeout_s
-    while not (answer := probe()):
-        if time.monotonic() > deadline:
+    while True:
+        late = time.monotonic() > deadline  # before asking: a machine that stood still is asked once more
+        if answer := probe():
+            return answer
+        if late:
             pytest.fail(f"waited {timeout_s:g} s for {what}, the last answer was {answer!r}")
         time.sleep(_POLL_S)
-    return answer
 
 
 def is_running(pid: int) -> bool:
@@ -81,7 +107,7 @@ class Program:
         """Returns all that it has printed so far, stdout and stderr as they came."""
         return self.output_file.read_text(errors="replace")
 
-    def wait_for_line(self, pattern: str, timeout_s: float = 30) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, timeout_s: float = 60) -> re.Match[str]:
         """Returns the match in the first whole line where the regular expression is found.
 
         Fails the test, with the end of the output, when `timeout_s` pass or when the program ends without such a line.
@@ -89,16 +115,17 @@ class Program:
         expression = re.compile(rf"(?m)(?:{pattern}).*\n")
         deadline = time.monotonic() + timeout_s
         while True:
-            ended = self.process.poll()  # before reading: then nothing can follow what is read
+            # Before reading: nothing can follow what is read then, and after a standstill it is read once more.
+            ended, late = self.process.poll(), time.monotonic() > deadline
             if match := expression.search(self.output()):
                 return match
             if ended is not None:
                 pytest.fail(f"{self} ended with code {ended} without a line like {pattern!r}:\n{self._tail()}")
-            if time.monotonic() > deadline:
+            if late:
                 pytest.fail(f"{self} printed no line like {pattern!r} within {timeout_s:g} s:\n{self._tail()}")
             time.sleep(_POLL_S)
 
-    def wait_for_end(self, timeout_s: float = 30) -> int:
+    def wait_for_end(self, timeout_s: float = 60) -> int:
         """Returns the exit code (negative: the signal that ended it); fails the test when `timeout_s` pass before."""
         try:
             return self.process.wait(timeout_s)
@@ -121,7 +148,7 @@ class Program:
             code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            code = self.process.wait(timeout_s)
+            code = self.process.wait(_KILLED_S)
         if not is_running(self.pid):  # else its number is somebody else's by now
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from processes import Processes, is_running, wait_until
@@ -58,3 +60,18 @@ def test_programs_end(processes: Processes) -> None:
 def test_free_ports_differ(free_port: Callable[[], int]) -> None:
     """No two calls give the same port."""
     assert len({free_port() for _ in range(50)}) == 50
+
+
+def test_free_ports_stay_free(free_port: Callable[[], int]) -> None:
+    """A port is given neither to whoever asks the kernel for any port, nor to another test run."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ours = {free_port() for _ in range(300)}
+    if low > 20_000:  # else the kernel leaves too few
+        assert not ours & set(range(low, high + 1))
+    another_run = "from processes import free_port; print(*(free_port() for _ in range(300)))"
+    done = subprocess.run(
+        [sys.executable, "-c", another_run], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    theirs = set(map(int, done.stdout.split()))
+    assert len(theirs) == 300, done.stderr
+    assert not ours & theirs
