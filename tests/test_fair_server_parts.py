@@ -1,11 +1,13 @@
 """Parts of the Fair server that are best seen alone: clocks, long waits, nodes that are not ready."""
 
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from fair_server.accounts import Accounts
 from fair_server.buckets import STDERR, Bucket, Buckets
 from fair_server.environment import program_environment
 from fair_server.errors import ApiError
@@ -84,7 +86,7 @@ def test_missing_file(tmp_path: Path) -> None:
         programs = Programs(FakeExecutor(), Buckets(tmp_path / "buckets"), upload_wait_s=0.05)
         program = programs.create("one", NODE, "gpu", request("/app/here", "/app/missing"))
         program.bucket.declare_end("/app/here")
-        await asyncio.wait_for(program.ended.wait(), 5)
+        await asyncio.wait_for(program.ended.wait(), 60)
         assert program.exit_code == 125
         assert "missing: /app/missing." in program.bucket.existing_file(STDERR).path.read_text()
 
@@ -104,11 +106,11 @@ def test_files_of_another_bucket(tmp_path: Path) -> None:
             programs.create("two", NODE, "gpu", second)
         copying = programs.create("one", NODE, "gpu", second)
         first.bucket.declare_end("/app/a")
-        await asyncio.wait_for(copying.ended.wait(), 5)
+        await asyncio.wait_for(copying.ended.wait(), 60)
         assert copying.exit_code == 0
-        await asyncio.wait_for(programs.stop(first), 5)
+        await asyncio.wait_for(programs.stop(first), 60)
         late = programs.create("one", NODE, "gpu", second)
-        await asyncio.wait_for(late.ended.wait(), 5)
+        await asyncio.wait_for(late.ended.wait(), 60)
         assert "its program has ended" in late.bucket.existing_file(STDERR).path.read_text()
 
     asyncio.run(scenario())
@@ -124,9 +126,30 @@ def test_node_that_is_off(tmp_path: Path) -> None:
         program = programs.create("one", NODE, "gpu", request())
         assert program.status(programs.is_ready(NODE)) is ProgramStatus.NOT_RESPONDING
         assert program.row(programs.is_ready(NODE)).status is ContainerStatus.UNREACHABLE
-        await asyncio.wait_for(program.ended.wait(), 5)
+        await asyncio.wait_for(program.ended.wait(), 60)
         assert program.exit_code == 125
         assert "node gpu to be ready" in program.bucket.existing_file(STDERR).path.read_text()
+
+    asyncio.run(scenario())
+
+
+def test_logins_are_checked_off_the_event_loop() -> None:
+    """However long passwords take to be checked, the server goes on with all else."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class SlowAccounts(Accounts):
+        def _is_right(self, email: str, password: str) -> bool:
+            begun.set()
+            in_time = go_on.wait(60)
+            go_on.set()  # where that failed the others need not wait, too
+            return in_time
+
+    async def scenario() -> None:
+        accounts = SlowAccounts({})
+        logins = [asyncio.create_task(accounts.check("one", "password")) for _ in range(50)]
+        assert await asyncio.to_thread(begun.wait, 60)
+        go_on.set()
+        assert await asyncio.gather(*logins) == ["one"] * 50
 
     asyncio.run(scenario())
 

@@ -10,16 +10,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from fair_servers import DEADLINE_S, Account, commands, start_server
-from processes import Processes, is_running, wait_until
+from fair_servers import DEADLINE_S, Account, commands, running_server
+from processes import is_running, wait_until
 
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """An account of one server for all tests of this module."""
-    started = Processes(tmp_path_factory.mktemp("server"))
-    yield start_server(started, tmp_path_factory.mktemp("nodes")).log_in()
-    started.stop_all()
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server.log_in()
 
 
 def ask(port: int, said: bytes = b"hello") -> bytes:
@@ -83,7 +82,7 @@ def test_copied_files(account: Account) -> None:
         f"{folder}/files/notes/n 1+2.txt 0o600 é",
         f"{folder}/files/app/eof 0o600 end",
     ]
-    wait_until("the folder with the secrets to go", lambda: not Path(folder).exists(), 5)
+    wait_until("the folder with the secrets to go", lambda: not Path(folder).exists(), DEADLINE_S)
     key = account.request("GET", f"/buckets/{launched.bucket_id}/%2Fapp%2Fconfig.toml")
     assert key.status_code == 404  # the bucket's copy went with it
 
@@ -251,7 +250,7 @@ def test_delete_frozen(account: Account) -> None:
     os.kill(child, signal.SIGSTOP)
     assert account.delete(launched).json()["status"] == "ended"
     assert not is_running(parent)
-    wait_until("the child to be gone", lambda: not is_running(child), 2)
+    wait_until("the child to be gone", lambda: not is_running(child), DEADLINE_S)
 
 
 @pytest.mark.slow
@@ -269,4 +268,4 @@ def test_nothing_outlives_its_leader(account: Account) -> None:
     launched = account.launch("parent", ["--end"])
     _, child = (int(pid) for pid in account.first_line(launched).split())
     assert account.exit_code(launched) == 7
-    wait_until("the child to be gone", lambda: not is_running(child), 2)
+    wait_until("the child to be gone", lambda: not is_running(child), DEADLINE_S)
