@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from page_service import StandInService, picture, serve
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from processes import wait_until
+from visits import Visit, wait_until_ready
 
 import page_text
 from errors import BusyError, EndpointUnreachableError
@@ -19,23 +19,6 @@ pytestmark = pytest.mark.slow
 
 PHONE = {"width": 390, "height": 844}
 TOUCH: dict[str, object] = {"has_touch": True, "is_mobile": True}
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A visitor's page, and the stand-in behind it."""
-
-    page: Page
-    service: StandInService
-
-    def ask(self, prompt: str) -> None:
-        """Types the prompt and presses Enter."""
-        self.page.fill("#prompt textarea", prompt)
-        self.page.press("#prompt textarea", "Enter")
-
-    def says(self, sentence: str | re.Pattern[str]) -> None:
-        """The living sentence becomes this."""
-        expect(self.page.locator("#status")).to_have_text(sentence)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +41,7 @@ def open_page(browser: Browser, _served: tuple[StandInService, str]) -> Iterator
             contexts.append(context)
         page = context.new_page()
         page.goto(url)
-        # Gradio shows each kind of component as soon as it has its code. Draw is not enabled where a drawing is found.
-        expect(page.locator("#draw")).to_be_visible()
-        expect(page.locator("#more [data-testid=accordion-content]")).to_be_hidden()
-        expect(page.locator("#more.starting")).to_have_count(0)
+        wait_until_ready(page)
         return Visit(page, service)
 
     yield visit
@@ -72,19 +52,19 @@ def open_page(browser: Browser, _served: tuple[StandInService, str]) -> Iterator
         context.close()
 
 
-def _is_on_first_screen(page: Page, selector: str) -> bool:
-    box = page.locator(selector).bounding_box()
-    return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"]
+def _expect_on_first_screen(page: Page, *selectors: str) -> None:
+    for selector in selectors:
+        expect(page.locator(selector)).to_be_in_viewport(ratio=1)
 
 
 def test_first_screen_of_a_phone(open_page: Callable[..., Visit]) -> None:
     """Prompt, Draw and the picture share the first screen of a phone, before and after a drawing."""
     visit = open_page()
     parts = ("#prompt", "#draw", "#result")
-    assert all(_is_on_first_screen(visit.page, part) for part in parts)
+    _expect_on_first_screen(visit.page, *parts)
     visit.ask("a red apple")
-    expect(visit.page.locator("#result img")).to_be_visible()
-    assert all(_is_on_first_screen(visit.page, part) for part in parts)
+    visit.page.locator("#result img").evaluate("image => image.decode()")  # until then it takes no room
+    _expect_on_first_screen(visit.page, *parts)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
@@ -201,8 +181,8 @@ def test_one_drawing_at_a_time(open_page: Callable[..., Visit]) -> None:
     before = len(visit.service.started)
     visit.ask("a castle")
     visit.ask("an owl")
+    expect(visit.page.get_by_text("One picture at a time").first).to_be_visible()  # now: it stays for 10 s only
     visit.says("Drawing: step 8 of 20")
-    expect(visit.page.get_by_text("One picture at a time").first).to_be_visible()
     visit.service.let("drawing")
     visit.says(re.compile("Done"))
     assert len(visit.service.started) == before + 1
@@ -214,7 +194,9 @@ def test_a_double_click_draws_once(open_page: Callable[..., Visit]) -> None:
     visit.service.hold("drawing")
     before = len(visit.service.started)
     visit.page.fill("#prompt textarea", "a castle")
-    visit.page.dblclick("#draw")
+    # Both before any news: Draw is disabled then. That the second one has come is told, and only after that it counts.
+    visit.page.locator("#draw").evaluate("button => { button.click(); button.click(); }")
+    expect(visit.page.get_by_text("One picture at a time").first).to_be_visible()
     visit.says("Drawing: step 8 of 20")
     visit.service.let("drawing")
     visit.says(re.compile("Done"))
@@ -253,6 +235,7 @@ def test_cancel_after_opening_again(open_page: Callable[..., Visit]) -> None:
     first.ask("a castle")
     first.says("Drawing: step 8 of 20")
     first.page.reload()
+    wait_until_ready(first.page)
     first.says("Drawing: step 8 of 20")
     first.page.click("#cancel")
     first.says("Cancelled. Nothing was drawn.")
@@ -314,13 +297,15 @@ def test_download_keeps_the_metadata(open_page: Callable[..., Visit], tmp_path: 
 def test_nothing_is_fetched_from_elsewhere(open_page: Callable[..., Visit]) -> None:
     """Fonts, scripts and styles come from the page's own server, and a drawing leaves no error in the console."""
     visit = open_page()
-    hosts, errors = set(), []
+    hosts, errors, url = set(), [], visit.page.url
+    visit.page.goto("about:blank")  # what is cut short there is no error of the page's
     visit.page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc or "data"))
     visit.page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    visit.page.reload()
+    visit.page.goto(url)
+    wait_until_ready(visit.page)
     visit.ask("a castle")
     visit.says(re.compile("Done"))
-    assert hosts <= {urlsplit(visit.page.url).netloc, "data"}
+    assert hosts <= {urlsplit(url).netloc, "data"}
     assert errors == []
 
 
@@ -356,6 +341,7 @@ def test_the_keyboard_keeps_its_place(open_page: Callable[..., Visit]) -> None:
     visit.service.hold("drawing")
     draw.press("Enter")
     visit.says("Drawing: step 8 of 20")
+    expect(cancel).to_be_visible()  # else Tab would pass it
     visit.page.keyboard.press("Tab")
     expect(cancel).to_be_focused()
     visit.page.keyboard.press("Enter")
