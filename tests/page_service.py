@@ -2,7 +2,6 @@
 
 import io
 import threading
-import time
 from typing import Any
 
 import gradio as gr
@@ -42,10 +41,10 @@ class StandInService:
     """Takes the place of `TextToImage`. A drawing passes the gates in order: waking, queued, drawing, done.
 
     Gates are open unless `hold(name)` closed one; `let(name)` opens it again. `fail_with`: the error that the next
-    drawings end in; `refuse_with`: the error that the next requests are refused with. `pause_s`: what one step takes.
+    drawings end in; `refuse_with`: the error that the next requests are refused with.
     """
 
-    def __init__(self, *, demo: bool = True, tunnel: bool = True, pause_s: float = 0.0) -> None:
+    def __init__(self, *, demo: bool = True, tunnel: bool = True) -> None:
         self.fail_with: SpaceError | None = None
         self.refuse_with: SpaceError | None = None
         self.limits = Limits()
@@ -54,15 +53,15 @@ class StandInService:
         self.looked_for: list[str] = []  # the ids that the page asked for
         self.closed = False
         self.jobs = Jobs()
-        self._demo, self._tunnel, self._pause_s = demo, tunnel, pause_s
+        self._demo, self._tunnel = demo, tunnel
         self._gates = {name: threading.Event() for name in ("waking", "queued", "drawing", "done")}
         for gate in self._gates.values():
             gate.set()
-        self._free_since = float("inf")
+        self._newcomers_are_free = False
 
     def hold(self, gate: str) -> None:
         """Drawings stop before they leave this stage."""
-        self._free_since = float("inf")
+        self._newcomers_are_free = False
         self._gates[gate].clear()
 
     def let(self, gate: str) -> None:
@@ -70,8 +69,8 @@ class StandInService:
         self._gates[gate].set()
 
     def let_newcomers(self) -> None:
-        """Drawings that begin from now on pass every gate; those under way stay held."""
-        self._free_since = time.monotonic()
+        """Drawings that are asked for from now on pass every gate; the others stay held."""
+        self._newcomers_are_free = True
 
     def check(self, prompt: Any, negative_prompt: Any = "", *numbers: Any) -> DrawRequest:
         """See TextToImage."""
@@ -82,7 +81,8 @@ class StandInService:
         """See TextToImage."""
         if self.refuse_with is not None:
             raise self.refuse_with
-        job = self.jobs.start(self.check(*arguments), self._draw)
+        free = self._newcomers_are_free  # decided here: the job's thread may begin much later
+        job = self.jobs.start(self.check(*arguments), lambda job: self._draw(job, free))
         self.started.append(job)
         return job
 
@@ -99,8 +99,7 @@ class StandInService:
         """See TextToImage."""
         self.closed = True
 
-    def _draw(self, job: Job) -> Drawing:
-        free = time.monotonic() >= self._free_since
+    def _draw(self, job: Job, free: bool) -> Drawing:
         job.tell(Waking("Starting the picture server on the GPU"))
         self._pass("waking", job, free)
         job.tell(Queued(3))
@@ -109,7 +108,6 @@ class StandInService:
             job.tell(Step(step, STEPS, small_preview(step)))
             if step == STEPS * 2 // 5:
                 self._pass("drawing", job, free)
-            job.cancel_requested.wait(self._pause_s)
         self._pass("done", job, free)
         if self.fail_with is not None:
             raise self.fail_with

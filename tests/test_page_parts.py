@@ -97,7 +97,7 @@ def test_whoever_stops_following_leaves_the_job_alone() -> None:
 
     asyncio.run(scene())
     service.let("queued")
-    assert job.result(timeout_s=10).seed == 42
+    assert job.result(timeout_s=60).seed == 42
 
 
 _DRAWING = picture(DrawRequest("a cat"), 42)
@@ -260,7 +260,7 @@ def test_an_older_picture_leaves_a_new_drawing_alone(tmp_path: Path) -> None:
     service = StandInService()
     handlers = _handlers(service, tmp_path)
     old = service.submit("a castle")
-    old.result(timeout_s=10)
+    old.result(timeout_s=60)
     service.hold("drawing")
     visitor = gr.Request(session_hash="quick")
 
@@ -283,7 +283,7 @@ def test_a_found_drawing_leaves_what_is_typed_alone(tmp_path: Path, typed: str |
     """The prompt of a drawing that was found again stands in its field unless the visitor has begun to type there."""
     service = StandInService()
     job = service.submit("a castle")
-    job.result(timeout_s=10)
+    job.result(timeout_s=60)
 
     async def scene() -> list[object]:
         found = _handlers(service, tmp_path).resume(job.id, typed, gr.Request(session_hash="s"))
