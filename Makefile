@@ -31,14 +31,21 @@ bench: $(BENCHMARKS) ## run every benchmark; each prints a table
 demo-sheet: .venv/installed-run ## draw the demo model's prompt lists on contact sheets, in build/demo_sheets
 	@$(PYTHON) -m demo_model.sheet
 
-TRAIN_PYTHON := $(PYTHON)
 TRAIN_FOLDER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stable-diffusion-space-training
+TRAIN_PYTHON := $(TRAIN_FOLDER)/venv/bin/python
 TRAIN := OMP_WAIT_POLICY=passive nice -n 19 $(TRAIN_PYTHON) -m
 
-demo-train: $(TRAIN_FOLDER)/npm/node_modules ## train the demo model, or go on with it (hours; see demo_model/README.md)
+demo-train: $(TRAIN_FOLDER)/venv/installed $(TRAIN_FOLDER)/npm/node_modules ## train the demo model, or go on with it (hours; see demo_model/README.md)
 	@$(TRAIN) demo_model.train_autoencoder --run $(TRAIN_FOLDER)
 	@$(TRAIN) demo_model.samples --run $(TRAIN_FOLDER)
 	@$(TRAIN) demo_model.train --run $(TRAIN_FOLDER)
+
+$(TRAIN_FOLDER)/venv/installed: demo_model/requirements.txt
+	@mkdir -p $(TRAIN_FOLDER)
+	@sh tools/venv.sh $(TRAIN_FOLDER)/venv
+	@echo "Installing what the training needs (6 GB on the disk) ..."
+	@$(TRAIN_PYTHON) -m pip --disable-pip-version-check --no-input install --quiet -r demo_model/requirements.txt
+	@touch $@
 
 $(TRAIN_FOLDER)/npm/node_modules: demo_model/package.json
 	@mkdir -p $(TRAIN_FOLDER)/npm
@@ -46,12 +53,13 @@ $(TRAIN_FOLDER)/npm/node_modules: demo_model/package.json
 	@npm install --silent --prefix $(TRAIN_FOLDER)/npm
 	@touch $@
 
-clean: ## remove what these commands have put into this folder (not: ~/.cache, Chromium)
+clean: ## remove what these commands have put into this folder (not: benchmarks/results, ~/.cache, Chromium)
 	rm -rf .venv .rathole .cache .mypy_cache .pytest_cache .ruff_cache build
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 install: .venv/installed-test $(OLD_CLIENT)/installed chromium rathole
 
-$(BENCHMARKS): bench-%: .venv/installed-test $(OLD_CLIENT)/installed rathole
+$(BENCHMARKS): bench-%: .venv/installed-test rathole
 	@$(PYTHON) -m benchmarks.$*
 
 # A virtual environment dies with the Python that it was made from, after an upgrade of the system for instance.
@@ -59,7 +67,7 @@ $(shell [ ! -d .venv ] || $(PYTHON) -c "" 2>/dev/null || rm -f .venv/installed-*
 
 # The files `installed-*` are stamps: a step is done again only when what it installs from has changed since.
 .venv/installed-python:
-	@sh tools/venv.sh
+	@sh tools/venv.sh .venv
 	@touch $@
 
 .venv/installed-run: .venv/installed-python requirements.txt $(if $(filter diffusers,$(INFERENCE_ENGINE)),.venv/installed-engine)

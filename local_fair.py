@@ -45,7 +45,6 @@ class LocalFair:
         self._password = secrets.token_urlsafe(24)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
-        self._folder: Path | None = None
         self._client: DeadlineFairClient | None = None
 
     def connect(self) -> DeadlineFairClient:
@@ -66,10 +65,15 @@ class LocalFair:
 
     def _start(self) -> str:
         """Starts the server; returns its address once it is ready."""
-        self._folder = Path(tempfile.mkdtemp(prefix="local-fair-"))
-        nodes = self._folder / "nodes.toml"
-        nodes.write_text(self._nodes_toml())
-        self._process = subprocess.Popen(
+        with tempfile.TemporaryDirectory(prefix="local-fair-") as folder:  # read once: nobody has to call `close`
+            nodes = Path(folder) / "nodes.toml"
+            nodes.write_text(self._nodes_toml())
+            self._process = self._server(nodes)
+            log.info("started this machine's own Fair server, process %d", self._process.pid)
+            return self._read_address(self._process)
+
+    def _server(self, nodes: Path) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
             [
                 sys.executable,
                 *("-m", "fair_server", "--host", "127.0.0.1", "--port", "0"),
@@ -83,8 +87,6 @@ class LocalFair:
             text=True,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the server in order
         )
-        log.info("started this machine's own Fair server, process %d", self._process.pid)
-        return self._read_address(self._process)
 
     def _read_address(self, process: subprocess.Popen[str]) -> str:
         lines: Queue[str] = Queue()
@@ -143,6 +145,3 @@ class LocalFair:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None

@@ -1,4 +1,4 @@
-"""The tiny text-to-image model that draws when no other is configured: 256x256 pictures, 0.2 s each on two cores.
+"""The tiny text-to-image model that draws when no other is configured: 256x256 pictures, 0.4 s each on two cores.
 
 `folder()` is all that others need: the path of a Stable Diffusion model in OpenVINO's format, ready for
 `openvino_genai.Text2ImagePipeline`, with the `defaults.json` that it draws best with. `known_words(prompt)` tells which

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes the virtual environment .venv with the first Python on the PATH that is new enough and complete, or says in one
-# line what to install.
+# Makes the virtual environment FOLDER (the one argument) with the first Python on the PATH that is new enough and
+# complete, or says in one line what to install.
 set -u
+folder=$1
 
 found=""
 for python in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -18,8 +19,8 @@ print("%d.%d%s" % (sys.version_info[0], sys.version_info[1], complete))' 2>/dev/
     case $version in
     *- | 2.* | 3.? | 3.10) ;;
     *)
-        echo "Making the virtual environment .venv with $python ($version) ..."
-        exec "$python" -m venv --clear .venv
+        echo "Making the virtual environment $folder with $python ($version) ..."
+        exec "$python" -m venv --clear "$folder"
         ;;
     esac
 done
