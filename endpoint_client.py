@@ -83,17 +83,25 @@ class EndpointClient:
     ) -> Drawing:
         """Draws, telling every event. A lost connection is repeated once, on a fresh one, under the same id.
 
-        Raises: JobCancelledError once `cancelled()` says so (the server is told), EndpointUnreachableError,
-        EndpointUntrustedError, EndpointAnswerError, InvalidRequestError, BusyError, DrawingError.
+        Raises: JobCancelledError once `cancelled()` says so (the server is told of what it was posted),
+        EndpointUnreachableError, EndpointUntrustedError, EndpointAnswerError, InvalidRequestError, BusyError,
+        DrawingError.
         """
         body = json.dumps(write_request(request, request_id)).encode()
+        if cancelled():
+            raise JobCancelledError("The drawing was cancelled.")
         try:
             return self._infer_once(body, request, request_id, tell, cancelled)
         except EndpointUnreachableError as error:
-            log.warning("connection lost, trying once more on a fresh one: %s", error.came_back)
-            self._transport.renew()
-            if error.how in ("silent", "unheard"):
-                self.health(timeout_s=min(3.0, self._silence_s))  # a frozen server need not be waited for twice
+            lost = error
+        # Not within the handler: what goes wrong from here on would pass for a consequence of the first loss.
+        if cancelled():
+            self.cancel(request_id)  # the way there may be broken while the server draws on
+            raise JobCancelledError("The drawing was cancelled.")
+        log.warning("connection lost, trying once more on a fresh one: %s", lost.came_back)
+        self._transport.renew()
+        if lost.how in ("silent", "unheard"):
+            self.health(timeout_s=min(3.0, self._silence_s))  # a frozen server need not be waited for twice
         return self._infer_once(body, request, request_id, tell, cancelled)
 
     def cancel(self, request_id: str) -> None:

@@ -48,7 +48,7 @@ class SingleFlight:
         self._not_before = 0.0
 
     def join(self, tell: Tell, cancelled: Callable[[], bool], *, timeout_s: float) -> None:
-        """Returns once the work is done. Starts it unless it is under way.
+        """Returns once the work is done. Starts it unless it is under way, or `cancelled()` already.
 
         Raises: what the work raised, JobCancelledError as soon as `cancelled()` says so (the work goes on), StartError
         after `timeout_s` seconds.
@@ -57,6 +57,8 @@ class SingleFlight:
         with self._changed:
             flight = self._flight
             if flight is None:
+                if cancelled():
+                    raise JobCancelledError("The drawing was cancelled.")
                 flight = self._take_off()
         told = ""
         while True:
@@ -67,10 +69,10 @@ class SingleFlight:
             if stage != told:
                 tell(Waking(stage))
                 told = stage
-            if done:
-                break
             if cancelled():
                 raise JobCancelledError("The drawing was cancelled.")
+            if done:
+                break
             if time.monotonic() > deadline:
                 raise StartError(
                     self._name,

@@ -13,7 +13,7 @@ from PIL import Image
 from backend_choice import choose_backend
 from backends import Backend, BackendStatus
 from drawing import Drawing, DrawRequest
-from errors import EndpointUnreachableError
+from errors import EndpointUnreachableError, JobCancelledError
 from jobs import Job, Jobs
 from settings import Settings
 
@@ -77,6 +77,7 @@ class TextToImage:
 
     def _draw(self, job: Job) -> Drawing:
         for attempt in range(1, ROUNDS + 1):
+            _end_if_cancelled(job)
             self._backend.ensure(job.tell, job.cancel_requested.is_set)
             job.request.check(self._backend.status().limits)
             try:
@@ -84,10 +85,17 @@ class TextToImage:
                     job.request, job_id=job.id, tell=job.tell, cancelled=job.cancel_requested.is_set
                 )
             except EndpointUnreachableError as error:
+                _end_if_cancelled(job)  # which is then no failure
                 if attempt == ROUNDS:
                     raise
                 log.warning("looking after the services: %s", error)
         raise AssertionError("unreachable: the last round returns or raises")
+
+
+def _end_if_cancelled(job: Job) -> None:
+    """Raises: JobCancelledError."""
+    if job.cancel_requested.is_set():
+        raise JobCancelledError("The drawing was cancelled.")
 
 
 def default_service() -> TextToImage:
