@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fair_servers import ACCOUNT, EMAIL, PASSWORD, SERVER
-from processes import Processes, Program, free_port, wait_until
+from fair_servers import ACCOUNT, DEADLINE_S, EMAIL, PASSWORD, SERVER
+from processes import Processes, Program, free_port, is_open, wait_until
 from stand_ins import StartLog, images
 
-from bring_up import BringUp, Timing
+from bring_up import BringUp, TellStage, Timing
 from containers import Container
 from containers import Program as Launched
 from credentials import Credentials
@@ -22,15 +22,15 @@ from wire_format import Health
 
 NODES = ("home", "vm")
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"
-# Longer than a stand-in takes to start on a busy machine: what is not up by then would be taken for frozen.
+# Quick to ask, but whoever is slow is waited for: what is not up in time would be taken for frozen.
 QUICK = Timing(
-    timeout_s=60,
-    silence_s=5,
-    fetching_s=5,
+    timeout_s=120,
+    silence_s=30,
+    fetching_s=30,
     client_after_s=1.5,
-    schedule_s=5,
-    stop_s=10,
-    probe_s=3,
+    schedule_s=30,
+    stop_s=30,
+    probe_s=10,
     poll_s=0.02,
     look_s=0.1,
 )
@@ -63,7 +63,7 @@ class Bench:
     told: list[str] = field(default_factory=list)
 
     def client(self, url: str | None = None) -> DeadlineFairClient:
-        return DeadlineFairClient(url or self.url, EMAIL, PASSWORD)
+        return DeadlineFairClient(url or self.url, EMAIL, PASSWORD, timeout_s=DEADLINE_S)
 
     def services(self, chain: ChainSettings, secret: str = SECRET, url: str | None = None) -> dict[Role, Service]:
         fair = self.client(url)
@@ -79,6 +79,7 @@ class Bench:
         secret: str = SECRET,
         url: str | None = None,
         launched: dict[str, Launched] | None = None,
+        tell: TellStage | None = None,
     ) -> Health:
         """One try to get the chain ready, as a Space makes it that was just started, or has `launched` these before."""
         credentials = Credentials.from_secret(secret)
@@ -91,9 +92,9 @@ class Bench:
             silence_s=timing.silence_s,
         )
         services = self.services(chain, secret, url)
-        tell = self.told.append
         launched = {} if launched is None else launched
-        return BringUp(self.client(url), services, endpoint, chain.deployment, tell, timing, launched).run()
+        fair, tell = self.client(url), tell or self.told.append
+        return BringUp(fair, services, endpoint, chain.deployment, tell, timing, launched).run()
 
     def alive(self) -> dict[str, Container]:
         """Role -> container of what runs now."""
@@ -104,17 +105,28 @@ class Bench:
         """Ends the containers of these roles."""
         fair, alive = self.client(), self.alive()
         for role in roles:
-            fair.delete_container("vm" if role is Role.TUNNEL_SERVER else "home", alive[role].id, timeout_s=10)
+            node = "vm" if role is Role.TUNNEL_SERVER else "home"
+            fair.delete_container(node, alive[role].id, timeout_s=DEADLINE_S)
+
+    def wait_until_gone(self, role: Role | str, chain: ChainSettings) -> None:
+        """Waits until nobody can take a service that has just ended for one that serves."""
+        ports = {
+            Role.INFERENCE: chain.inference_host_port,
+            Role.TUNNEL_SERVER: chain.tunnel_control_port,
+            Role.TUNNEL_CLIENT: chain.tunnel_public_port,  # its server closes it, as soon as it sees the client's end
+        }
+        wait_until(f"the port of {role} to be closed", lambda: not is_open(ports[Role(role)]))
 
     def end_all(self) -> None:
         """Ends everything, and forgets what came up."""
         fair = self.client()
         rows = [(node, row.id) for node in NODES for row in fair.containers(node) or [] if row.alive]
-        threads = [threading.Thread(target=fair.delete_container, args=row, kwargs={"timeout_s": 10}) for row in rows]
+        deadline = {"timeout_s": DEADLINE_S}
+        threads = [threading.Thread(target=fair.delete_container, args=row, kwargs=deadline) for row in rows]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(DEADLINE_S)
         self.log.clear()
         self.told.clear()
 

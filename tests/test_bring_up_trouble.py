@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -96,10 +95,11 @@ def test_a_firewall_on_the_tunnels_node(bench: Bench) -> None:
     """When nothing comes from the public port, not even a refusal, that is told with the port; nothing is restarted."""
     with dropping_server() as port:
         chain = chain_settings(tunnel_public_port=port)
-        with pytest.raises(StartError, match=rf"not even a refusal.*open TCP port {port}"):
-            bench.bring_up(chain, timing=IMPATIENT)
+        with front(bench, lambda request, text: text) as server:
+            with pytest.raises(StartError, match=rf"not even a refusal.*open TCP port {port}"):
+                bench.bring_up(chain, url=server.url, timing=IMPATIENT)
+            assert launches(server) == 3
     assert len(bench.alive()) == 3
-    assert max(bench.log.starts().values()) == 1
 
 
 @drops
@@ -117,22 +117,27 @@ def test_a_firewall_and_no_list(bench: Bench, unlisted: HostileServer) -> None:
 def test_a_failed_start_doubles_no_client(bench: Bench, unlisted: HostileServer) -> None:
     """A client that has not reached its server is launched once, however many starts fail; it serves when it has."""
     chain, launched = chain_settings(), dict[str, Program]()
-    timing = replace(QUICK, timeout_s=8, client_after_s=3)
+    passed_on = unlisted.script
 
-    def bring_up() -> str:
+    def bring_up(**waits: float) -> str:
+        timing = replace(QUICK, client_after_s=0, **waits)
         return bench.bring_up(chain, url=unlisted.url, timing=timing, launched=launched).state
 
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(bring_up)
-        wait_until("the tunnel's server", lambda: bench.log.starts().get("tunnel-server"))
-        os.kill(bench.log.pid("tunnel-server"), signal.SIGSTOP)  # its port takes connections, and no client gets in
-        with pytest.raises(StartError, match="its client has not reached its server"):
-            first.result(60)
+    def freeze_its_server_first(line: Line, request: Received) -> bool | None:
+        if launches(unlisted, "--client") == 1 and not frozen:
+            wait_until("the tunnel's server", lambda: bench.log.starts().get("tunnel-server"))
+            frozen.append(bench.log.pid("tunnel-server"))
+            os.kill(frozen[0], signal.SIGSTOP)  # its port takes connections, and no client gets in
+        return passed_on(line, request)
+
+    frozen: list[int] = []
+    unlisted.script = freeze_its_server_first
+    with pytest.raises(StartError, match="its client has not reached its server"):
+        bring_up(timeout_s=10)
     with pytest.raises(StartError, match=r"has not reached its server, and this Fair server cannot stop containers"):
-        bring_up()
+        bring_up(silence_s=2)
     assert launches(unlisted, "--client") == 1
-    os.kill(bench.log.pid("tunnel-server"), signal.SIGCONT)
-    timing = QUICK
+    os.kill(frozen[0], signal.SIGCONT)
     assert bring_up() == "healthy"
     assert launches(unlisted, "--client") == 1
 
@@ -143,6 +148,7 @@ def test_a_client_that_ended_is_launched_again(bench: Bench, unlisted: HostileSe
     bench.bring_up(chain, url=unlisted.url, launched=launched)
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
     os.kill(bench.log.pid("tunnel-client"), signal.SIGKILL)
+    bench.wait_until_gone("tunnel-client", chain)
     assert bench.bring_up(chain, url=unlisted.url, launched=launched).state == "healthy"
     assert launches(unlisted, "--client") == 2
 

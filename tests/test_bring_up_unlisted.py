@@ -5,14 +5,14 @@ import json
 import os
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import replace
 
 import pytest
 import requests
 from bring_up_bench import IMPATIENT, QUICK, Bench, chain_settings
 from hostile_server import HostileServer, Line, Received, hostile_server
-from processes import is_open, wait_until
+from processes import wait_until
 
 from errors import FairError, StartError
 from fair_services import Role
@@ -38,15 +38,12 @@ def test_what_ended_is_started_again(bench: Bench, unlisted: HostileServer, role
     chain = chain_settings()
     bench.bring_up(chain, url=unlisted.url)
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
-    ports = {
-        "inference": chain.inference_host_port,
-        "tunnel-server": chain.tunnel_control_port,
-        "tunnel-client": chain.tunnel_public_port,  # its server closes it, as soon as it sees that the client is gone
-    }
     os.kill(bench.log.pid(role), signal.SIGKILL)
-    wait_until("its port to be closed", lambda: not is_open(ports[role]))
-    assert bench.bring_up(chain, url=unlisted.url).state == "healthy"
-    bench.wait_for_starts(**{name.replace("-", "_"): 1 + (name == role) for name in ports})
+    bench.wait_until_gone(role, chain)
+    # A client that runs finds its server again, and must be given the time for that: this Space cannot know of it.
+    timing = QUICK if role == "tunnel-client" else replace(QUICK, client_after_s=60)
+    assert bench.bring_up(chain, url=unlisted.url, timing=timing).state == "healthy"
+    bench.wait_for_starts(**{name.replace("-", "_"): 1 + (name == role) for name in Role})
 
 
 def test_a_port_that_is_not_free_yet(bench: Bench, unlisted: HostileServer) -> None:
@@ -54,16 +51,29 @@ def test_a_port_that_is_not_free_yet(bench: Bench, unlisted: HostileServer) -> N
     chain = chain_settings()
     bench.bring_up(chain, url=unlisted.url)
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
-    launches = len(_launches(unlisted))
+    launches, passed_on = len(_launches(unlisted)), unlisted.script
     os.kill(bench.log.pid("inference"), signal.SIGKILL)
     holder = wait_until("the port to be free", lambda: _listen(chain.inference_host_port))
     assert holder is not None
-    with ThreadPoolExecutor(2) as pool:
-        pool.submit(_turn_away, holder)
-        health = pool.submit(bench.bring_up, chain, url=unlisted.url, timing=replace(QUICK, fetching_s=20))
-        wait_until("two starts, and another of the inference server", lambda: len(_launches(unlisted)) >= launches + 3)
-        holder.shutdown(socket.SHUT_RDWR)
-        assert health.result(60).state == "healthy"
+
+    def script(line: Line, request: Received) -> bool | None:
+        if len(_launches(unlisted)) == launches + 3:  # after the two starts another one of the inference server
+            let_go()
+        return passed_on(line, request)
+
+    def let_go() -> None:
+        with contextlib.suppress(OSError):  # it was done already
+            holder.shutdown(socket.SHUT_RDWR)
+
+    unlisted.script = script
+    turning_away = threading.Thread(target=_turn_away, args=(holder,))
+    turning_away.start()
+    try:
+        assert bench.bring_up(chain, url=unlisted.url).state == "healthy"
+    finally:
+        let_go()
+        turning_away.join()
+    assert len(_launches(unlisted)) >= launches + 3
     bench.wait_for_starts(inference=2, tunnel_server=1, tunnel_client=1)
 
 
@@ -98,8 +108,9 @@ def test_another_configuration(bench: Bench, unlisted: HostileServer) -> None:
     """An inference server of another configuration, which cannot be replaced, is told as commands to type."""
     chain = chain_settings()
     bench.bring_up(chain, url=unlisted.url)
+    timing = replace(QUICK, silence_s=2)  # but patient with its answer, which is not to pass for silence
     with pytest.raises(StartError, match=r"another configuration.*cannot stop.*fair node home kill"):
-        bench.bring_up(replace(chain, model_id="another/model"), url=unlisted.url, timing=IMPATIENT)
+        bench.bring_up(replace(chain, model_id="another/model"), url=unlisted.url, timing=timing)
 
 
 def test_image_that_dies(bench: Bench, unlisted: HostileServer) -> None:
@@ -126,7 +137,7 @@ def test_node_away(bench: Bench) -> None:
     os.kill(bench.log.pid("inference"), signal.SIGSTOP)
     with hostile_server(script) as server:
         with pytest.raises(StartError, match=r"Node (home|vm).*not ready.*nothing was started"):
-            bench.bring_up(chain, url=server.url)
+            bench.bring_up(chain, url=server.url, timing=IMPATIENT)
         assert not any(request.path.endswith("/programs") for request in server.requests)
     os.kill(bench.log.pid("inference"), signal.SIGCONT)
     assert {role: row.id for role, row in bench.alive().items()} == {role: row.id for role, row in before.items()}
