@@ -18,11 +18,15 @@ from typing import Any
 import requests
 from PIL import Image
 
+import demo_model
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-START_DEADLINE_S = 90.0
+# What ends early when all is well may take long: the machine may be slow, and busy with other tests.
+START_DEADLINE_S = 150.0
+DEADLINE_S = 60.0
 
 
-def wait_until(met: Callable[[], Any], what: str, deadline_s: float = 30.0) -> Any:
+def wait_until(met: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
     """The first truthy answer of `met`. Raises: AssertionError naming `what` at the deadline."""
     until_s = time.monotonic() + deadline_s
     while time.monotonic() < until_s:
@@ -83,7 +87,7 @@ class InferenceProcess:
         return self.stderr_path.read_text(errors="replace")
 
     def health(self, **options: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self.session.get(f"{self.url}/healthcheck", timeout=10, **options).json()
+        answer: dict[str, Any] = self.session.get(f"{self.url}/healthcheck", timeout=DEADLINE_S, **options).json()
         return answer
 
     def wait_healthy(self) -> dict[str, Any]:
@@ -94,12 +98,21 @@ class InferenceProcess:
         wait_until(lambda: self.health()["engine"] == "ready", "the engine to be ready", START_DEADLINE_S)
         return self.health()
 
-    def post(self, model_inputs: dict[str, Any], timeout_s: float = 60, **call_inputs: Any) -> requests.Response:
+    def wait_failed(self) -> dict[str, Any]:
+        """The health that said so: a moment later the model may be loaded again."""
+
+        def failed() -> dict[str, Any] | None:
+            told = self.health()
+            return told if told["state"] == "failed" else None
+
+        return dict(wait_until(failed, f"the state failed; stderr: {self.log()}", START_DEADLINE_S))
+
+    def post(self, model_inputs: dict[str, Any], timeout_s: float = 120, **call_inputs: Any) -> requests.Response:
         body = {"modelInputs": model_inputs, "callInputs": call_inputs}
         return self.session.post(self.url, json=body, timeout=timeout_s)
 
     def stream(
-        self, model_inputs: dict[str, Any], timeout_s: float = 60, **call_inputs: Any
+        self, model_inputs: dict[str, Any], timeout_s: float = DEADLINE_S, **call_inputs: Any
     ) -> Iterator[dict[str, Any]]:
         """The lines of a streamed answer as they come; closing the generator hangs up."""
         body = {"modelInputs": model_inputs, "callInputs": {"streamEvents": 1, **call_inputs}}
@@ -108,18 +121,37 @@ class InferenceProcess:
             for line in response.iter_lines(chunk_size=None):
                 yield json.loads(line)
 
+    def metrics(self) -> dict[str, float]:
+        """All samples of /metrics, of one moment."""
+        text = self.session.get(f"{self.url}/metrics", timeout=DEADLINE_S).text
+        rows = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in rows}
+
     def metric(self, name: str) -> float:
-        """The value of one sample of /metrics, 0 when it is not there yet."""
-        for line in self.session.get(f"{self.url}/metrics", timeout=10).text.splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.split()[-1])
-        return 0.0
+        """The value of one sample, 0 when it is not there yet."""
+        return self.metrics().get(name, 0.0)
+
+    def steps_done(self) -> float:
+        """How many steps of the model its engine processes have told, all drawings together."""
+        return self.metric("inference_step_seconds_count")
+
+    @contextlib.contextmanager
+    def frozen_engine(self) -> Iterator[None]:
+        """Its engine process does nothing meanwhile: whatever is posted waits, and no drawing comes to its end."""
+        pid = self.engine_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def engine_pid(self) -> int:
         """The engine process, found among the server's children; waits for one that runs Python already."""
-        return int(wait_until(self._find_engine, "an engine process among the server's children"))
+        return int(wait_until(self.find_engine, "an engine process among the server's children"))
 
-    def _find_engine(self) -> int | None:
+    def find_engine(self) -> int | None:
+        """The same, None where there is none now."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for pid in children:
             with contextlib.suppress(OSError):
@@ -129,7 +161,7 @@ class InferenceProcess:
                     return int(pid)
         return None
 
-    def stop(self, number: int = signal.SIGTERM, deadline_s: float = 10) -> int:
+    def stop(self, number: int = signal.SIGTERM, deadline_s: float = DEADLINE_S) -> int:
         """The exit code after the signal."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -153,6 +185,27 @@ def running(*arguments: str, config: dict[str, Any] | None = None, **environment
         yield server
     finally:
         server.stop()
+
+
+class HeldModel:
+    """The demo model in a folder of its own, which an engine cannot load to the end before `give` is called."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is to be made."""
+        self.folder, self._whole = folder, demo_model.folder()
+        folder.mkdir()
+        for part in self._whole.iterdir():
+            if part.name != "model_index.json":
+                (folder / part.name).symlink_to(part)
+        os.mkfifo(folder / "model_index.json")  # what the engine reads first: it waits for whoever writes
+
+    def give(self) -> None:
+        """Waits for an engine that loads the model, and lets it go on."""
+        index = self.folder / "model_index.json"
+        with index.open("w") as to_reader:
+            index.unlink()  # whoever opens it from here on finds a file
+            index.symlink_to(self._whole / index.name)
+            to_reader.write(index.read_text())
 
 
 def picture(result: dict[str, Any], index: int | None = None) -> Image.Image:

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
-from inference_process import InferenceProcess, picture, running, wait_until
+from inference_process import DEADLINE_S, START_DEADLINE_S, InferenceProcess, picture, running
 from PIL import Image
 from requests.adapters import HTTPAdapter
 
@@ -43,9 +43,9 @@ def lenient() -> Iterator[InferenceProcess]:
 
 def test_the_tutorials_client_draws_on_a_server_that_has_just_begun(lenient: InferenceProcess) -> None:
     """Healthy at once; the tutorial's post waits for the engine and gets a picture, `$meta` says what was served."""
-    health = requests.get(os.path.join(lenient.url, "healthcheck"), timeout=5).json()
+    health = requests.get(os.path.join(lenient.url, "healthcheck"), timeout=DEADLINE_S).json()
     assert health["state"] == "healthy"
-    response = requests.post(lenient.url, json=TUTORIAL_INPUTS, timeout=60).json()
+    response = requests.post(lenient.url, json=TUTORIAL_INPUTS, timeout=START_DEADLINE_S).json()
     drawn = Image.open(BytesIO(base64.b64decode(response["image_base64"])))
     assert drawn.size == (256, 256)
     meta = response["$meta"]
@@ -140,7 +140,7 @@ def test_tls_with_pinned_certificate_and_bearer(tmp_path: Path) -> None:
         wrong.trust_env, wrong.verify = False, False
         wrong.mount("https://", PinningAdapter("00" * 32))
         with pytest.raises(requests.exceptions.SSLError):
-            wrong.get(f"{server.url}/healthcheck", timeout=5)
+            wrong.get(f"{server.url}/healthcheck", timeout=DEADLINE_S)
 
 
 def test_a_tls_handshake_that_stalls_is_cut() -> None:
@@ -148,11 +148,11 @@ def test_a_tls_handshake_that_stalls_is_cut() -> None:
     key, cert, _ = certificate()
     with running(config={"tls_key": key, "tls_certificate": cert}) as server:
         port = int(server.url.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=25) as silent:
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as silent:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             with (
-                socket.create_connection(("127.0.0.1", port), timeout=5) as other,
+                socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as other,
                 context.wrap_socket(other) as secure,
             ):
                 secure.sendall(b"GET /healthcheck HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -178,7 +178,7 @@ def test_a_tls_handshake_that_stalls_is_cut() -> None:
 def test_a_wrong_config_is_named_without_its_values(config: dict[str, Any], told: str) -> None:
     """The bad key is named, no value of the file is shown, the exit code is 2."""
     server = InferenceProcess(config=config)
-    assert server.process.wait(20) == 2
+    assert server.process.wait(DEADLINE_S) == 2
     assert told in server.log()
     assert "secret-value" not in server.log()
     assert "Traceback" not in server.log()
@@ -208,5 +208,4 @@ def test_the_config_file_overrides_limits_and_the_environment() -> None:
 def test_a_hub_id_that_cannot_be_fetched_is_a_failed_state() -> None:
     """Without a network a hub id ends in `failed` with a reason, not in silence."""
     with running(MODEL_ID="someone/some-model", HF_HUB_OFFLINE="1") as server:
-        wait_until(lambda: server.health()["state"] == "failed", "the state failed", 60)
-        assert "someone/some-model" in server.health()["reason"]
+        assert "someone/some-model" in server.wait_failed()["reason"]

@@ -1,4 +1,4 @@
-"""The inference server's parts that need no process: reading requests, limits, model folders, previews, the book."""
+"""The inference server's parts that need no process: reading requests, limits, model folders, previews."""
 
 import asyncio
 import dataclasses
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import openvino_genai
 import pytest
-from inference_engine import Bench, MovedClockLoop, run, settle
+from inference_engine import Bench, MovedClockLoop, run
 from starlette.types import Message
 
-from inference_server import errors, request_book
+from inference_server import errors
 from inference_server import limits as limits_module
 from inference_server.config import ConfigError, EndpointConfig, from_command_line, is_loopback, read_endpoint
 from inference_server.engine_errors import short_reason
@@ -24,10 +24,8 @@ from inference_server.engines.previews import PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
 from inference_server.messages import ModelFacts, Ready, Stage, Step
-from inference_server.request_book import REJOIN_S, RequestBook
 from inference_server.resolve import Offer, check, resolve
 from inference_server.responses import StreamResponse
-from inference_server.tickets import Outcome, Ticket
 from inference_server.wire import PictureRequest, read_request
 
 FACTS = ModelFacts(
@@ -294,54 +292,6 @@ def test_two_latents_in_a_row_give_the_denoised_one(spacing: str, zero_snr: bool
             for alpha in (levels._from[step], levels._to[step])
         )
         assert np.abs(levels.denoised(step, before, after) - picture).max() < 1e-3
-
-
-def test_kept_results_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the bound the oldest results go; the newest stays; failures are not kept at all."""
-    monkeypatch.setattr(request_book, "KEEP_BYTES", 250)
-
-    async def fill() -> None:
-        drawn: list[str] = []
-
-        def submit(wanted: PictureRequest) -> Ticket:
-            drawn.append(wanted.request_id)
-            return Ticket(wanted)
-
-        book = RequestBook(submit, lambda ticket: ticket.refuse(busy(0)))
-        for number in range(4):
-            ticket = book.join(request(startRequestId=f"id-{number}"))
-            ticket.finish(Outcome(b"x" * 100))
-            book.leave(ticket)
-        book.join(request(startRequestId="failed")).refuse(busy(0))
-        for request_id in ("id-2", "id-3", "id-0", "failed"):
-            book.join(request(startRequestId=request_id))
-        assert drawn == ["id-0", "id-1", "id-2", "id-3", "failed", "id-0", "failed"]
-
-    asyncio.run(fill())
-
-
-def test_a_late_timer_cancels_nobody_elses_drawing() -> None:
-    """Who leaves is waited for; a drawing that ended meanwhile leaves its id to the next, which is left alone."""
-
-    async def story() -> None:
-        loop, cancelled = asyncio.get_running_loop(), list[Ticket]()
-        assert isinstance(loop, MovedClockLoop)
-        book = RequestBook(Ticket, cancelled.append)
-        for ended in ("failed", "cancelled"):
-            left = book.join(request(startRequestId="same"))
-            book.leave(left)
-            if ended == "failed":
-                left.refuse(busy(0))
-            else:
-                assert book.cancel("same")
-            cancelled.clear()
-            book.join(request(startRequestId="same"))
-            loop.moved_s += REJOIN_S + 1
-            await settle()
-            assert cancelled == []
-            assert book.cancel("same")
-
-    run(story())
 
 
 def test_a_stream_has_a_line_every_second() -> None:

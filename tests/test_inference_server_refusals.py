@@ -3,17 +3,16 @@
 import contextlib
 import json
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
-from inference_process import InferenceProcess, running
-from processes import wait_until
+from inference_process import DEADLINE_S, InferenceProcess, running, wait_until
 
 pytestmark = pytest.mark.slow
 BEARER = "right-bearer-0123456789abcdef"
+ENDLESS = 999_999_999  # bytes
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +141,14 @@ def test_another_pipeline_is_refused_before_its_image_is_looked_at(server: Infer
 )
 def test_a_body_that_is_no_request_is_refused(server: InferenceProcess, body: bytes) -> None:
     """Anything but a JSON object of the right shape is a 400 in the wire's shape."""
-    refused(server.session.post(server.url, data=body, timeout=10), 400, "INVALID_INPUTS")
+    refused(server.session.post(server.url, data=body, timeout=DEADLINE_S), 400, "INVALID_INPUTS")
 
 
 def test_null_is_as_good_as_left_out(server: InferenceProcess) -> None:
     """Clients that send null for what they do not set get the defaults."""
     inputs = dict.fromkeys(("negative_prompt", "width", "seed", "guidance_scale", "image", "num_images_per_prompt"))
     body = {"modelInputs": {"prompt": "a cat", "num_inference_steps": 1, **inputs}, "callInputs": None}
-    answer = server.session.post(server.url, json=body, timeout=20)
+    answer = server.session.post(server.url, json=body, timeout=DEADLINE_S)
     assert answer.status_code == 200
     assert answer.json()["$meta"]["width"] == 256
 
@@ -157,21 +156,21 @@ def test_null_is_as_good_as_left_out(server: InferenceProcess) -> None:
 def test_unknown_routes_and_methods_are_json_too(server: InferenceProcess) -> None:
     """The framework's own refusals come in the wire's shape."""
     session, url = server.session, server.url
-    refused(session.get(f"{url}/nothing", timeout=10), 404, "NO_SUCH_ROUTE")
-    refused(session.post(f"{url}/nothing", json={}, timeout=10), 404, "NO_SUCH_ROUTE")
-    refused(session.get(f"{url}/", timeout=10), 405, "METHOD_NOT_ALLOWED")
-    refused(session.delete(f"{url}/requests/unknown", timeout=10), 404, "NO_SUCH_REQUEST")
-    refused(session.get(f"{url}/openapi.json", timeout=10), 404, "NO_SUCH_ROUTE")
+    refused(session.get(f"{url}/nothing", timeout=DEADLINE_S), 404, "NO_SUCH_ROUTE")
+    refused(session.post(f"{url}/nothing", json={}, timeout=DEADLINE_S), 404, "NO_SUCH_ROUTE")
+    refused(session.get(f"{url}/", timeout=DEADLINE_S), 405, "METHOD_NOT_ALLOWED")
+    refused(session.delete(f"{url}/requests/unknown", timeout=DEADLINE_S), 404, "NO_SUCH_REQUEST")
+    refused(session.get(f"{url}/openapi.json", timeout=DEADLINE_S), 404, "NO_SUCH_ROUTE")
 
 
 def test_strangers_learn_the_state_only(guarded: InferenceProcess) -> None:
     """Without a bearer the healthcheck tells state and gpu; with the right one all; a wrong one is refused."""
     url = f"{guarded.url}/healthcheck"
-    assert requests.get(url, timeout=10).json() == {"state": "healthy", "gpu": False}
+    assert requests.get(url, timeout=DEADLINE_S).json() == {"state": "healthy", "gpu": False}
     told = guarded.health()
     assert (told["deployment"], told["fingerprint"]) == ("mine", "abc")
     assert told["limits"]["body_bytes"] == {"max": 100_000}
-    refused(requests.get(url, headers={"Authorization": "Bearer wrong"}, timeout=10), 401, "UNAUTHORIZED")
+    refused(requests.get(url, headers={"Authorization": "Bearer wrong"}, timeout=DEADLINE_S), 401, "UNAUTHORIZED")
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", f"Basic {BEARER}", BEARER, "Bearer \xff\xfe"])
@@ -179,7 +178,7 @@ def test_every_other_route_needs_the_bearer(guarded: InferenceProcess, header: s
     """No or a wrong bearer: 401 and the connection is closed."""
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
     for method, path in (("POST", "/"), ("GET", "/metrics"), ("POST", "/shutdown"), ("DELETE", "/requests/x")):
-        answer = requests.request(method, guarded.url + path, headers=headers, json={}, timeout=10)
+        answer = requests.request(method, guarded.url + path, headers=headers, json={}, timeout=DEADLINE_S)
         refused(answer, 401, "UNAUTHORIZED")
         assert answer.headers["connection"] == "close"
     assert guarded.health()["state"] == "healthy"
@@ -187,7 +186,7 @@ def test_every_other_route_needs_the_bearer(guarded: InferenceProcess, header: s
 
 def connect(server: InferenceProcess) -> socket.socket:
     host, _, port = server.url.removeprefix("http://").partition(":")
-    return socket.create_connection((host, int(port)), timeout=40)
+    return socket.create_connection((host, int(port)), timeout=DEADLINE_S)
 
 
 def read_to_end(connection: socket.socket) -> bytes:
@@ -199,18 +198,19 @@ def read_to_end(connection: socket.socket) -> bytes:
     return received
 
 
-@pytest.mark.parametrize("encoding", ["Content-Length: 999999999", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("encoding", [f"Content-Length: {ENDLESS}", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("path", ["/", "/nothing"])
 def test_a_body_without_end_and_without_bearer_is_cut(guarded: InferenceProcess, encoding: str, path: str) -> None:
-    """A stranger's endless body gets a 401 before it is read, and its connection ends within seconds."""
+    """A stranger's endless body gets a 401 before it is read, and its connection ends long before that body does."""
     with connect(guarded) as connection:
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n{encoding}\r\n\r\n".encode())
-        assert connection.recv(12) == b"HTTP/1.1 401"
-        started_s = time.monotonic()
+        assert connection.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 401"
+        sent = 0
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - started_s < 10:
+            while sent < ENDLESS:
                 connection.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
-        assert time.monotonic() - started_s < 5
+                sent += 4096
+        assert sent < ENDLESS
 
 
 def test_a_body_over_the_limit_is_refused_while_it_comes(guarded: InferenceProcess) -> None:
@@ -219,15 +219,15 @@ def test_a_body_over_the_limit_is_refused_while_it_comes(guarded: InferenceProce
     with connect(guarded) as connection:
         headers = f"Host: x\r\nAuthorization: Bearer {BEARER}\r\nTransfer-Encoding: chunked"
         connection.sendall(f"POST / HTTP/1.1\r\n{headers}\r\n\r\n".encode())
-        for _ in range(30):
-            connection.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+        for _ in range(25):
+            connection.sendall(b"fa0\r\n" + b"x" * 4000 + b"\r\n")
+        connection.sendall(b"1000\r\nx")  # nothing is sent after what is too much: it would meet a closed connection
         assert read_to_end(connection).startswith(b"HTTP/1.1 413")
 
 
 def test_connections_that_send_nothing_or_no_end_are_cut(guarded: InferenceProcess) -> None:
-    """No bytes, headers without end, and a body that stops half way: each connection ends within half a minute."""
+    """No bytes, headers without end, and a body that stops half way: each connection ends by itself."""
     headers = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {BEARER}\r\nContent-Length: 100\r\n\r\n"
-    begun_s = time.monotonic()
     with connect(guarded) as silent, connect(guarded) as slow, connect(guarded) as half:
         slow.sendall(b"GET /healthcheck HTTP/1.1\r\nHost: ")
         half.sendall(headers.encode() + b"{")
@@ -238,7 +238,6 @@ def test_connections_that_send_nothing_or_no_end_are_cut(guarded: InferenceProce
         answer = read_to_end(half)
     assert answer.startswith(b"HTTP/1.1 408")
     assert json.loads(answer.rpartition(b"\r\n")[2])["$error"]["code"] == "TOO_SLOW"
-    assert time.monotonic() - begun_s < 36
     assert guarded.health()["state"] == "healthy"
 
 
@@ -254,15 +253,16 @@ def test_what_is_no_http_is_refused_in_json(guarded: InferenceProcess) -> None:
 
 def test_who_leaves_within_a_body_is_a_line_in_the_log(guarded: InferenceProcess) -> None:
     """A connection that ends before its body does is an ordinary refusal, not a failure of the server."""
+    before = guarded.log().count("refused, INVALID_INPUTS")
     with connect(guarded) as connection:
         headers = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {BEARER}\r\nContent-Length: 100\r\n\r\n"
         connection.sendall(headers.encode() + b"{")
-    wait_until("the refusal in the log", lambda: "refused, INVALID_INPUTS" in guarded.log(), 10)
+    wait_until(lambda: guarded.log().count("refused, INVALID_INPUTS") > before, "the refusal in the log")
     assert "Traceback" not in guarded.log()
 
 
 def test_the_bearer_is_in_no_log(guarded: InferenceProcess) -> None:
     """Neither the right bearer nor a wrong one is logged."""
-    requests.get(guarded.url, headers={"Authorization": "Bearer tried-secret"}, timeout=10)
+    requests.get(guarded.url, headers={"Authorization": "Bearer tried-secret"}, timeout=DEADLINE_S)
     assert BEARER not in guarded.log()
     assert "tried-secret" not in guarded.log()
