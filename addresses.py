@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import re
 import socket
 
 
@@ -14,6 +15,19 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(bare).is_loopback
     except ValueError:
         return False
+
+
+def is_host(text: str) -> bool:
+    """Whether `text` is an IP address, or a name that could be looked up; no scheme, no port. Asks no name server."""
+    written = re.fullmatch(r"[\w.-]+|\[?[0-9A-Fa-f:.]+\]?", text, re.ASCII)
+    return bool(written) and not re.fullmatch(r"[^:]+:\d+", text) and has_sound_parts(text)
+
+
+def has_sound_parts(host: str) -> bool:
+    """Whether 1 to 63 characters stand between the dots of `host`, one of which may end it. Longer or empty parts are
+    none of a name's, and urllib3 refuses them as soon as it is to connect there.
+    """
+    return all(1 <= len(part) <= 63 for part in host.removesuffix(".").split("."))
 
 
 def host_port(host: str, port: int) -> str:

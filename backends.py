@@ -20,7 +20,6 @@ from endpoint_trouble import Advice
 from errors import (
     EndpointError,
     EndpointUnreachableError,
-    FairError,
     GpuBusyError,
     PortTakenError,
     ServiceError,
@@ -29,7 +28,7 @@ from errors import (
 )
 from events import Tell
 from fair_client import DeadlineFairClient
-from fair_services import ChainSettings, chain_services
+from fair_services import ChainSettings, address_of, chain_services
 from settings import HOW_TO_MAKE_ONE
 from single_flight import SingleFlight
 from wire_format import Health
@@ -178,7 +177,7 @@ class FairChain(_OnePlace):
         chain = self._placed = self._placed or self._chain.with_ports()
         inference_node = fair.node(chain.inference_node)
         tunnel_node = fair.node(chain.tunnel_node) if chain.tunnel_node else None
-        address = self._address(tunnel_node or inference_node)
+        address = address_of(chain, tunnel_node or inference_node)
         self._require_secret(address, inference_node.host_address)
         services = chain_services(chain, self._credentials, inference_node, tunnel_node, address)
         port = chain.tunnel_public_port if tunnel_node else chain.inference_host_port
@@ -207,17 +206,6 @@ class FairChain(_OnePlace):
             return False
         self._note(health)
         return True
-
-    def _address(self, node: Node) -> str:
-        """Where the endpoint is reached from outside."""
-        address = self._chain.tunnel_address or node.host_address
-        if not address:
-            raise FairError(
-                tried=f"learn the address of the node {node.name}",
-                came_back="Fair does not tell it",
-                next_step="Set TUNNEL_ADDRESS to the address under which that machine is reached from outside.",
-            )
-        return address
 
     def _require_secret(self, *addresses: str | None) -> None:
         far = next((address for address in addresses if address and not is_loopback(address)), None)

@@ -79,7 +79,7 @@ class EndpointTransport:
                 stream=True,
                 allow_redirects=False,
             )
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
             raise self.trouble.of_transport(tried, error, since) from error
         try:
             yield response

@@ -9,10 +9,18 @@ import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
+from requests.exceptions import InvalidURL
+from urllib3.exceptions import ConnectTimeoutError, LocationValueError, NewConnectionError, ReadTimeoutError
 
 from addresses import host_port
-from errors import EndpointAnswerError, EndpointUnreachableError, EndpointUntrustedError, Silence
+from errors import (
+    EndpointAnswerError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    Silence,
+    causes,
+    is_among,
+)
 
 _NOT_OURS = ("Fingerprints did not match", "WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY", "RECORD_LAYER_FAILURE")
 _NO_WAY_THERE = {  # the network's own word; a firewall may say the first one
@@ -60,9 +68,9 @@ class EndpointTrouble:
 
         `since`: when the last sign of life was there, or when we began to wait for one (`time.monotonic`).
         """
-        causes = _causes(error)
+        of = causes(error)
         waited = f"{round(time.monotonic() - since, 1):g} s"
-        if any(sign in str(cause) for cause in causes for sign in _NOT_OURS):
+        if any(sign in str(cause) for cause in of for sign in _NOT_OURS):
             return EndpointUntrustedError(
                 self.link,
                 tried=tried,
@@ -70,17 +78,19 @@ class EndpointTrouble:
                 next_step="If the secret was changed, let the services of the old one be replaced; otherwise somebody "
                 "else's service listens there.",
             )
-        for cause in causes:
+        if is_among(of, LocationValueError, InvalidURL, UnicodeError):  # nobody was asked at all
+            return self.unreachable("unknown", tried, f"{self._host} is no host name that could be looked up")
+        for cause in of:
             if isinstance(cause, socket.gaierror):
                 return self.unreachable("unknown", tried, f"the name {self._host} is not known ({cause.strerror})")
             if isinstance(cause, OSError) and cause.errno in _NO_WAY_THERE:
                 return self.unreachable("unheard", tried, _NO_WAY_THERE[cause.errno])
-        if _is_among(causes, ConnectTimeoutError) and not _is_among(causes, NewConnectionError):  # which is one, too
+        if is_among(of, ConnectTimeoutError) and not is_among(of, NewConnectionError):  # which is one, too
             place = host_port(self._host, self._port)
             return self.unreachable("unheard", tried, f"nothing came from {place} in {waited}, not even a refusal")
-        if _is_among(causes, ReadTimeoutError, TimeoutError):
+        if is_among(of, ReadTimeoutError, TimeoutError):
             return self.unreachable("silent", tried, f"nothing came for {waited}")
-        if _is_among(causes, ConnectionRefusedError):
+        if is_among(of, ConnectionRefusedError):
             return self.unreachable("refused", tried, "nobody listens there")
         return self.unreachable("closed", tried, "the connection was closed")
 
@@ -92,16 +102,3 @@ class EndpointTrouble:
         elif how == "unheard":
             next_step = f"Check {self._advice.address}, and open TCP port {self._port} in that machine's firewall."
         return EndpointUnreachableError(self.link, how=how, tried=tried, came_back=came_back, next_step=next_step)
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """The error and what it came of, the innermost last."""
-    causes: list[BaseException] = []
-    while error is not None and error not in causes:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
-    return causes
-
-
-def _is_among(causes: list[BaseException], *kinds: type[BaseException]) -> bool:
-    return any(isinstance(cause, kinds) for cause in causes)

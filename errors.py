@@ -20,6 +20,7 @@
 Only app.py turns these into `gr.Error`. No message holds a secret.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 Silence = Literal["refused", "closed", "silent", "unheard", "unknown"]
@@ -90,18 +91,31 @@ class ServiceError(SpaceError):
 
 
 class FairError(ServiceError):
-    """Fair did not answer, or refused. `status`: the HTTP status that it sent, None when it sent none."""
+    """Fair did not answer, or refused. `status`: the HTTP status that it sent, None when it sent none.
+
+    `lasting`: waiting does not help; `unsent`: what was asked for has surely not reached it.
+    """
 
     def __init__(
-        self, link: str = "Fair", *, tried: str, came_back: str, next_step: str, status: int | None = None
+        self,
+        link: str = "Fair",
+        *,
+        tried: str,
+        came_back: str,
+        next_step: str,
+        status: int | None = None,
+        lasting: bool = False,
+        unsent: bool = False,
     ) -> None:
         super().__init__(link, tried=tried, came_back=came_back, next_step=next_step)
         self.status = status
+        self.lasting = lasting
+        self.unsent = unsent
 
     @property
     def may_pass(self) -> bool:
         """Whether it may be over in a moment: nothing understandable came back, or a fault on Fair's side did."""
-        return self.status is None or self.status >= 500
+        return not self.lasting and (self.status is None or self.status >= 500)
 
 
 class StartError(ServiceError):
@@ -135,3 +149,17 @@ class EndpointUntrustedError(EndpointError):
 
 class EndpointAnswerError(EndpointError):
     """An answer that cannot be understood, or a picture that is none."""
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    """The error and what it came of, the innermost last."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def is_among(errors: Iterable[BaseException], *kinds: type[BaseException]) -> bool:
+    """Whether one of these is of one of the `kinds`."""
+    return any(isinstance(error, kinds) for error in errors)

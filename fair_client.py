@@ -72,7 +72,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                 Node(
                     name=str(row.get("name") or row.get("id")),
                     id=str(row.get("id") or row.get("name")),
-                    host_address=row.get("host_address") or addresses.get(row.get("id")),
+                    host_address=str(row.get("host_address") or addresses.get(row.get("id")) or "") or None,
                     status=row.get("status"),
                 )
                 for row in rows

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from addresses import free_ports, host_port, is_loopback
+from addresses import free_ports, host_port, is_host, is_loopback
 from containers import Container, ContainerSpec, Node
 from credentials import Credentials
-from errors import StartError
+from errors import FairError, StartError
 
 CONFIG_OF_INFERENCE = "/app/endpoint.json"
 CONFIG_OF_RATHOLE = "/app/config.toml"
@@ -74,10 +74,13 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class Service:
-    """One container that the chain needs, and the node that it belongs on. `node_away`: as Fair said of it last."""
+    """One container that the chain needs, and the node that it belongs on: `node` is its name, `node_id` what the
+    command `fair node` takes. `node_away`: as Fair said of it last.
+    """
 
     role: Role
     node: str
+    node_id: str
     spec: ContainerSpec
     fingerprint: str
     node_away: bool = False
@@ -90,6 +93,24 @@ class Plan:
     start: tuple[Role, ...]
     replace: tuple[tuple[Role, Container], ...]
     adopt: tuple[tuple[Role, Container], ...]
+
+
+def address_of(chain: ChainSettings, node: Node) -> str:
+    """Where the chain's endpoint, on this node, is reached from outside.
+
+    Raises: FairError when no setting says so and Fair tells no address, or one that is none.
+    """
+    address = chain.tunnel_address or node.host_address
+    if address and (chain.tunnel_address or is_host(address)):
+        return address
+    raise FairError(
+        tried=f"learn the address of the node {node.name}",
+        came_back=f"Fair tells {address!r}, which is no host name and no IP address"
+        if address
+        else "Fair does not tell it",
+        next_step="Set TUNNEL_ADDRESS to the address under which that machine is reached from outside.",
+        lasting=True,
+    )
 
 
 def chain_services(
@@ -181,7 +202,7 @@ def _labelled(role: Role, node: Node, deployment: str, spec: ContainerSpec) -> S
     ]
     fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     labels = {"role": str(role), "deployment": deployment, "fingerprint": fingerprint}
-    return Service(role, node.name, replace(spec, labels=labels), fingerprint, node.away)
+    return Service(role, node.name, node.id, replace(spec, labels=labels), fingerprint, node.away)
 
 
 def _inference_server(chain: ChainSettings, credentials: Credentials, node: Node) -> Service:

@@ -4,18 +4,18 @@ The only module that reads the environment. Names, meanings and defaults: the ta
 `SecretStr`: they appear in no `repr`, log or error.
 """
 
-import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from addresses import is_loopback
+from addresses import has_sound_parts, is_host, is_loopback
 from errors import SettingsError
 
 DEFAULT_FAIR_ADDRESS = "https://faircompute.com:8000"
 HOW_TO_MAKE_ONE = """python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"""
+_SOUND_PARTS = "must have 1 to 63 characters between the dots of its host name"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
@@ -27,6 +27,8 @@ def _http_url(value: str) -> str:
         raise ValueError("must be a URL such as https://host:port")
     if parts.username or parts.password:
         raise ValueError("must hold no user name or password")
+    if not has_sound_parts(parts.hostname):
+        raise ValueError(_SOUND_PARTS)
     _check_port(parts)
     return value.rstrip("/")
 
@@ -40,7 +42,9 @@ def _check_port(parts: SplitResult) -> None:
 
 def _host(value: str) -> str:
     """A host name or an IP address of either kind: it goes into rathole's configuration and into a URL."""
-    if not re.fullmatch(r"[\w.-]+|\[?[0-9A-Fa-f:.]+\]?", value, re.ASCII) or re.fullmatch(r"[^:]+:\d+", value):
+    if not has_sound_parts(value):
+        raise ValueError(_SOUND_PARTS)
+    if not is_host(value):
         raise ValueError("must be a host name or an IP address, without scheme and port")
     return value
 
