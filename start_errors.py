@@ -69,6 +69,6 @@ def cannot_stop(link: str, services: Mapping[Role, Service], came_back: str) -> 
 
 def how_to_stop(services: Iterable[Service]) -> str:
     """What the maintainer types where Fair cannot stop containers."""
-    nodes = sorted({service.node for service in services})
-    commands = "; ".join(f"fair node {node} list, then fair node {node} kill CONTAINER" for node in nodes)
+    nodes = sorted({service.node_id for service in services})
+    commands = "; ".join(f"fair node {node_id} list, then fair node {node_id} kill CONTAINER" for node_id in nodes)
     return f"Stop what runs by hand: {commands}. The next prompt starts it again."
