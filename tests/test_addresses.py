@@ -36,8 +36,13 @@ def test_host_port(host: str, written: str) -> None:
 
 
 def test_free_ports() -> None:
-    """Free ports differ, and each can be listened on."""
+    """Free ports differ, and they can be listened on."""
     ports = free_ports(50)
     assert len(set(ports)) == 50
-    with socket.create_server(("127.0.0.1", ports[0])) as listener:
-        assert listener.getsockname()[1] == ports[0]
+    taken = []
+    for port in ports:
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:  # the kernel has given it to somebody else of this machine meanwhile
+            taken.append(port)
+    assert len(taken) < 5

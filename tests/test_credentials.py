@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from endpoint_scripts import PATIENCE_S
 from hostile_server import Line, Received, hostile_server
 
 from credentials import Credentials, new_secret
@@ -72,7 +73,7 @@ def test_pin_is_the_served_certificate() -> None:
         served = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", server.port)))
         assert hashlib.sha256(served).hexdigest() == credentials.certificate_sha256
         client = EndpointClient(server.url, certificate_sha256=credentials.certificate_sha256)
-        assert client.health().state == "healthy"
+        assert client.health(timeout_s=PATIENCE_S).state == "healthy"
 
 
 def test_another_secrets_server_is_refused() -> None:
@@ -81,5 +82,5 @@ def test_another_secrets_server_is_refused() -> None:
         ours = Credentials.from_secret(SECRET)
         client = EndpointClient(server.url, bearer=ours.bearer, certificate_sha256=ours.certificate_sha256)
         with pytest.raises(EndpointUntrustedError, match="ENDPOINT_SECRET"):
-            client.health()
+            client.health(timeout_s=PATIENCE_S)
         assert server.requests == []

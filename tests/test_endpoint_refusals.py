@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from endpoint_scripts import PATIENCE_S
 from hostile_server import Line, Received, hostile_server
 
 from drawing import Drawing, DrawRequest
@@ -94,7 +95,7 @@ def test_odd_healthchecks(status: int, body: str, kind: type[SpaceError]) -> Non
     """A healthcheck ends in one of its three errors whatever comes back."""
     told = pytest.raises(kind, match=r"tried to (ask for its health|read its answer)")
     with hostile_server(lambda line, request: line.answer(status, body)) as server, told:
-        EndpointClient(server.url).health()
+        EndpointClient(server.url).health(timeout_s=PATIENCE_S)
 
 
 GARBAGE = [
@@ -113,4 +114,4 @@ GARBAGE = [
 def test_no_http_at_all(garbage: bytes) -> None:
     """Something that does not speak HTTP, or speaks it wrongly, is a typed error."""
     with hostile_server(lambda line, request: line.send(garbage)) as server, pytest.raises(SpaceError):
-        EndpointClient(server.url).health()
+        EndpointClient(server.url).health(timeout_s=PATIENCE_S)

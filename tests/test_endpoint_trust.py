@@ -4,9 +4,8 @@ import socket
 import threading
 
 import pytest
-from endpoint_scripts import good
+from endpoint_scripts import PATIENCE_S, good
 from hostile_server import Line, Received, hostile_server
-from processes import free_port
 
 from credentials import Credentials
 from drawing import Drawing, DrawRequest
@@ -40,7 +39,9 @@ def test_plain_http_where_tls_is_expected() -> None:
     with hostile_server(good) as server:
         url = server.url.replace("http:", "https:")
         with pytest.raises(EndpointUntrustedError):
-            EndpointClient(url, bearer=OURS.bearer, certificate_sha256=OURS.certificate_sha256).health()
+            EndpointClient(url, bearer=OURS.bearer, certificate_sha256=OURS.certificate_sha256).health(
+                timeout_s=PATIENCE_S
+            )
         assert not any(OURS.bearer in str(request) for request in server.requests)
 
 
@@ -50,7 +51,7 @@ def test_closed_during_the_handshake() -> None:
         threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(EndpointUnreachableError) as caught:
-            EndpointClient(url, certificate_sha256=OURS.certificate_sha256).health()
+            EndpointClient(url, certificate_sha256=OURS.certificate_sha256).health(timeout_s=PATIENCE_S)
     assert caught.value.how == "closed"
 
 
@@ -64,20 +65,23 @@ def test_silent_during_the_handshake() -> None:
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "HTTPS_PROXY", "ALL_PROXY"])
-def test_environment_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_changes_nothing(name: str, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a bundle of authorities nor a proxy of the environment comes between the client and its pin."""
-    value = f"http://127.0.0.1:{free_port()}" if "PROXY" in name else "/etc/ssl/certs/ca-certificates.crt"
+    value = f"http://127.0.0.1:{closed_port}" if "PROXY" in name else "/etc/ssl/certs/ca-certificates.crt"
     monkeypatch.setenv(name, value)
     with hostile_server(good, OURS) as server:
-        assert EndpointClient(server.url, certificate_sha256=OURS.certificate_sha256).health().state == "healthy"
+        assert (
+            EndpointClient(server.url, certificate_sha256=OURS.certificate_sha256).health(timeout_s=PATIENCE_S).state
+            == "healthy"
+        )
     with hostile_server(good, OTHERS) as server, pytest.raises(EndpointUntrustedError):
-        EndpointClient(server.url, certificate_sha256=OURS.certificate_sha256).health()
+        EndpointClient(server.url, certificate_sha256=OURS.certificate_sha256).health(timeout_s=PATIENCE_S)
 
 
 def test_without_a_pin_the_authorities_decide() -> None:
     """Over https without a pin a self-signed certificate is not trusted."""
     with hostile_server(good, OURS) as server, pytest.raises(EndpointUntrustedError):
-        EndpointClient(server.url).health()
+        EndpointClient(server.url).health(timeout_s=PATIENCE_S)
 
 
 def test_no_secret_in_repr_and_errors() -> None:
@@ -85,7 +89,7 @@ def test_no_secret_in_repr_and_errors() -> None:
     with hostile_server(closed) as server:
         client = EndpointClient(server.url, bearer=OURS.bearer)
         with pytest.raises(EndpointUnreachableError) as caught:
-            client.health()
+            client.health(timeout_s=PATIENCE_S)
     texts = [repr(client)]
     error: BaseException | None = caught.value
     while error:
