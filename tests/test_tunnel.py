@@ -93,15 +93,15 @@ def test_public_port_is_open_to_strangers_for_their_state_only(chain: Chain) -> 
     with requests.Session() as stranger:
         stranger.trust_env = False
         for headers in bearers:
-            refused = stranger.post(url, json=body, headers=headers, verify=False, timeout=20)
+            refused = stranger.post(url, json=body, headers=headers, verify=False, timeout=60)
             assert refused.status_code == 401
             assert "image_base64" not in refused.text
-        assert set(stranger.get(f"{url}/healthcheck", verify=False, timeout=20).json()) == {"state", "gpu"}
+        assert set(stranger.get(f"{url}/healthcheck", verify=False, timeout=60).json()) == {"state", "gpu"}
 
 
 def test_certificate_is_the_derived_one(chain: Chain) -> None:
     """What the public port shows is the certificate derived from the secret: TLS ends at the inference server."""
-    shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", chain.public_port), timeout=20))
+    shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", chain.public_port), timeout=60))
     assert hashlib.sha256(shown).hexdigest() == Credentials.from_secret(SECRET).certificate_sha256
 
 
