@@ -22,8 +22,8 @@ _HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
-    """Blocks with two changes: the public endpoint may be called with its first values only, over plain HTTP too, and
-    an output that is skipped costs nothing.
+    """Blocks with three changes: the public endpoint may be called with its first values only, over plain HTTP too; an
+    output that is skipped costs nothing; and the end of an event repeats nothing.
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
@@ -51,6 +51,13 @@ class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.
             for number, value in zip(changed, done, strict=True):
                 merged[number] = value
         return merged
+
+    def handle_streaming_diffs(self, block_fn: Any, data: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Tells nothing anew when a handler has ended. Gradio sends its last look once more then, which undid what a
+        visitor who pressed Draw again meanwhile had been shown: no Cancel, and a Draw that did nothing.
+        """
+        done: list[Any] = super().handle_streaming_diffs(block_fn, data, *args, **kwargs)
+        return [_SKIP] * len(done) if kwargs["final"] else done
 
 
 def launch(page: gr.Blocks, *, port: int | None = None) -> str:

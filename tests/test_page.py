@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 from gradio_client import Client  # type: ignore[import-untyped]
@@ -186,6 +187,18 @@ async def _visitor(
             if message.get("msg") == "process_completed":
                 return "done" if message["success"] else str(message["output"])
     return "cut off"
+
+
+def test_the_end_repeats_nothing(served: Served) -> None:
+    """That a drawing's event is over comes without its last look: the visitor may have asked for the next picture."""
+    body = {"data": ["a red apple", "", 0, True, "", "", "", ""], "fn_index": _draw_event(served.url)}
+    with httpx.Client(base_url=f"{served.url}gradio_api/queue/", timeout=PATIENT) as client:
+        client.post("join", json={**body, "session_hash": "ends"}).raise_for_status()
+        lines = client.get("data", params={"session_hash": "ends"}).text.splitlines()
+    messages = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    told = {message["msg"]: message["output"]["data"] for message in messages if "output" in message}
+    assert "Done in" in str(told["process_generating"])
+    assert told["process_completed"] == [gr.skip()] * len(told["process_generating"])
 
 
 def _draw_event(url: str) -> int:
