@@ -28,6 +28,7 @@ class BucketFile:
         self.path = path
         self.size_bytes = 0
         self.ended = False
+        self.put_at = 0.0  # when a client last put something, its end included; by the event loop's clock
         self.uploading = asyncio.Lock()  # one upload at a time
         self._changed = asyncio.Event()
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -49,6 +50,7 @@ class BucketFile:
         """
         if self.size_bytes + len(data) > UPLOAD_LIMIT_BYTES:
             raise ApiError(413, "TOO_LARGE", f"A file holds at most {UPLOAD_LIMIT_BYTES} bytes.")
+        self.put_at = asyncio.get_running_loop().time()
         self.append(data)
 
     def truncate(self, size_bytes: int) -> None:
@@ -163,7 +165,9 @@ class Bucket:
         if key in (STDOUT, STDERR):
             raise ApiError(409, "READ_ONLY", f"{key} is written by the program alone.")
         if not self.closed:
-            self.file(key).end()
+            file = self.file(key)
+            file.put_at = asyncio.get_running_loop().time()
+            file.end()
 
     def write_output(self, key: str, data: bytes) -> None:
         """Appends what the program wrote to `#stdout` or `#stderr`, as far as there is room.

@@ -16,7 +16,7 @@ from fair_server.wire import OWN_BUCKET, CopyInto, ProgramRequest
 KEPT = timedelta(hours=48)
 STOP_GRACE_S = 5.0  # from TERM to KILL when a container is deleted
 SHUTDOWN_GRACE_S = 3.0  # the same when the server ends
-UPLOAD_WAIT_S = 600.0  # how long a program waits for the files that are to be copied
+UPLOAD_WAIT_S = 30.0  # how long nothing may come of the files that are to be copied: whoever puts them has gone then
 NODE_WAIT_S = 300.0  # how long it waits for its node to be ready
 _NODE_POLL_S = 0.5
 _OPEN_AT_MOST = 500
@@ -183,16 +183,7 @@ class Programs:
         return bucket.file(copy.remote_key)
 
     async def _until_startable(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
-        try:
-            async with asyncio.timeout(self._upload_wait_s):
-                for _, file in sources:
-                    await file.until_ended()
-        except TimeoutError as exc:
-            missing = ", ".join(copy.remote_key for copy, file in sources if not file.ended)
-            raise CannotStart(
-                f"Waited {self._upload_wait_s:.0f} s for files to be put into bucket {program.bucket.id} and ended; "
-                f"missing: {missing}. Put them, and their eof, right after the program."
-            ) from exc
+        await self._until_uploaded(program, sources)
         try:
             async with asyncio.timeout(self._node_wait_s):
                 while not self._executor.is_ready(program.node):  # noqa: ASYNC110 - a node's state is no event
@@ -201,6 +192,23 @@ class Programs:
             raise CannotStart(
                 f"Waited {self._node_wait_s:.0f} s for node {program.node.name} to be ready. Look whether it is on."
             ) from exc
+
+    async def _until_uploaded(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
+        """Returns when all files are whole, however long they take, as long as something comes."""
+        put_at = asyncio.get_running_loop().time()
+        while missing := [(copy, file) for copy, file in sources if not file.ended]:
+            try:
+                async with asyncio.timeout_at(put_at + self._upload_wait_s):
+                    await missing[0][1].until_ended()
+            except TimeoutError as exc:
+                last_put_at = max(file.put_at for _, file in sources)
+                if last_put_at <= put_at:
+                    keys = ", ".join(copy.remote_key for copy, _ in missing)
+                    raise CannotStart(
+                        f"Waited {self._upload_wait_s:.0f} s for files to be put into bucket {program.bucket.id} and "
+                        f"ended; missing: {keys}. Put them, and their eof, right after the program."
+                    ) from exc
+                put_at = last_put_at
 
     def _tell(self, program: Program, message: str) -> None:
         """Writes one line to `#stderr`: what could not be done, and why."""
