@@ -33,8 +33,9 @@ INFERENCE_IMAGE, TUNNEL_IMAGE = "inference-server", "rapiz1/rathole:v0.5.0"
 ROLES = ("inference", "tunnel-server", "tunnel-client")
 ONE_EACH = dict.fromkeys(ROLES, 1)
 INFERENCE_ARGV = [sys.executable, "-m", "inference_server", "--host", "127.0.0.1", "--port", "{port:8000}"]
-DRAW_S = 120  # for one prompt, a start included, on a machine that is busy with other tests
-_API_S = 20
+START_S = 150  # for all services, on a machine that is busy with other tests
+DRAW_S = 200  # for one prompt, a start included
+_API_S = 60
 _WORDS_OF = {"inference": "inference_server", "tunnel-server": "--server", "tunnel-client": "--client"}
 
 
@@ -76,7 +77,7 @@ class Chain:
             "TUNNEL_PUBLIC_PORT": str(self.public_port),
             "ENDPOINT_SECRET": SECRET,
             "DEPLOYMENT": DEPLOYMENT,
-            "START_TIMEOUT_S": "90",
+            "START_TIMEOUT_S": str(START_S),
             **changes,
         }
         return {name: value for name, value in settings.items() if value is not None}

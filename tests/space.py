@@ -13,8 +13,9 @@ import requests
 from PIL import Image
 from processes import REPOSITORY, Processes, Program, free_port, is_running
 
-READY_S = 90
+READY_S = 120
 DRAW_S = 150
+ANSWER_S = 60
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,16 @@ class Space:
     def draw(self, prompt: str = "a red apple") -> Image.Image:
         """The picture of a prompt, asked for over plain HTTP as the API's documentation says."""
         call = f"{self.url}/gradio_api/call/text_to_image"
-        event_id = requests.post(call, json={"data": [prompt]}, timeout=20).json()["event_id"]
+        event_id = requests.post(call, json={"data": [prompt]}, timeout=ANSWER_S).json()["event_id"]
         with requests.get(f"{call}/{event_id}", stream=True, timeout=DRAW_S) as answer:
             picture, _seed = _result(answer)
-        picture_file = requests.get(picture["url"], timeout=20)
+        picture_file = requests.get(picture["url"], timeout=ANSWER_S)
         picture_file.raise_for_status()
         return Image.open(io.BytesIO(picture_file.content))
 
     def text(self) -> str:
         """All that the page shows when it is opened."""
-        return requests.get(f"{self.url}/config", timeout=20).text
+        return requests.get(f"{self.url}/config", timeout=ANSWER_S).text
 
     def living(self) -> dict[int, tuple[str, ...]]:
         """Command lines of the processes below it that have not ended, by process id."""

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chain import DEPLOYMENT, ONE_EACH, ROLES, Chain, draw, running_chain, start_chain
+from chain import DEPLOYMENT, DRAW_S, ONE_EACH, ROLES, Chain, draw, running_chain, start_chain
 from processes import Processes, is_running, wait_until
 
 from errors import StartError
 from jobs import Picture, Step, Waking
 from text_to_image import TextToImage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def test_first_and_second_prompt(cold: Chain) -> None:
     """The first prompt starts each service once, on its node and with its labels, the second one none."""
     with cold.service() as service:
         assert cold.containers() == []
-        first = service.submit("a red apple")
-        assert first.result(120).image.size == (256, 256)
+        first = service.submit("a red apple", num_inference_steps=50)  # enough for one to be told, however busy all are
+        assert first.result(DRAW_S).image.size == (256, 256)
         rows = cold.containers()
         draw(service, "a blue fish")
         assert cold.containers() == rows
@@ -62,9 +62,8 @@ def test_first_and_second_prompt(cold: Chain) -> None:
     assert {(row.deployment, row.status, row.exit_code) for row in rows} == {(DEPLOYMENT, "running", None)}
     assert len({row.fingerprint for row in rows if row.fingerprint}) == 3
     kinds = [type(event) for event in first.events]
-    assert kinds[0] is Waking
-    assert kinds[-1] is Picture
-    assert kinds.index(Waking) < kinds.index(Step)
+    assert (kinds[0], kinds[-1]) == (Waking, Picture)
+    assert Step in kinds
     assert f"request {first.id}: accepted" in cold.outputs()  # one id from the page to the inference server's log
 
 
@@ -91,22 +90,22 @@ def test_killed_engine(chain: Chain, warm: TextToImage) -> None:
 def test_engine_killed_while_drawing(chain: Chain, warm: TextToImage) -> None:
     """A drawing whose engine process is killed at work still ends in its picture, and no container is started."""
     before, pid = chain.starts(), chain.engine_pid()
-    job = warm.submit("a red apple", num_inference_steps=100)
+    job = warm.submit("a red apple", num_inference_steps=250)
     wait_until("a step", lambda: any(isinstance(event, Step) and event.step > 2 for event in job.events))
     assert not job.finished
     os.kill(pid, signal.SIGKILL)
-    assert job.result(120).image.size == (256, 256)
+    assert job.result(DRAW_S).image.size == (256, 256)
     assert chain.started_since(before) == {}
 
 
 def test_server_killed_while_drawing(chain: Chain, warm: TextToImage) -> None:
     """A drawing whose inference server is killed at work still ends in its picture, and only that one is started."""
     before = chain.starts()
-    job = warm.submit("a red apple", num_inference_steps=100)
+    job = warm.submit("a red apple", num_inference_steps=250)
     wait_until("a step", lambda: any(isinstance(event, Step) and event.step > 2 for event in job.events))
     assert not job.finished
     os.kill(chain.pid("inference"), signal.SIGKILL)
-    assert job.result(120).image.size == (256, 256)
+    assert job.result(DRAW_S).image.size == (256, 256)
     assert chain.started_since(before) == {"inference": 1}
 
 
@@ -159,10 +158,11 @@ def test_two_spaces_at_the_same_moment(cold: Chain) -> None:
     with cold.service() as one, cold.service() as other:
         jobs = [one.submit("a red apple"), other.submit("a blue fish")]
         for job in jobs:
-            assert job.result(120).image.size == (256, 256)
-        assert cold.running() == ONE_EACH
+            assert job.result(DRAW_S).image.size == (256, 256)
+        wait_until("the doubles to be ended", lambda: cold.running() == ONE_EACH)
         draw(one)
         draw(other)
+        assert cold.running() == ONE_EACH
 
 
 def test_without_a_tunnel(cold: Chain) -> None:
@@ -175,7 +175,7 @@ def test_without_a_tunnel(cold: Chain) -> None:
 
 def test_idle_container_ends_and_comes_back(cold: Chain) -> None:
     """After IDLE_EXIT_S without a prompt the inference server ends by itself; the next prompt starts only it again."""
-    with cold.service(IDLE_EXIT_S="5") as service:
+    with cold.service(IDLE_EXIT_S="8") as service:
         draw(service)
         ended = wait_until(
             "the inference server to end itself", lambda: [row for row in cold.containers() if row.status == "ended"]

@@ -11,7 +11,7 @@ from processes import Processes
 from errors import BusyError, SpaceError
 from text_to_image import TextToImage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CROWD = 50
 BOUND = 32  # waiting requests that the inference server takes
@@ -31,7 +31,7 @@ def test_fifty_first_prompts_at_once(processes: Processes, tmp_path: Path, ratho
 def outcome(service: TextToImage, number: int) -> str:
     """How the prompt of one of the crowd ends."""
     try:
-        drawing = service.submit(f"a red apple, number {number}", seed=number).result(150)
+        drawing = service.submit(f"a red apple, number {number}", seed=number).result(400)
     except BusyError as error:
         return "busy" if str(error).startswith("Busy:") else str(error)
     except SpaceError as error:

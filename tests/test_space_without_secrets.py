@@ -13,7 +13,7 @@ from processes import REPOSITORY, Processes, wait_until
 from space import start_space
 from test_repository import tracked_files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 NOBODY = 65534
 PATH = "/usr/bin:/bin"
@@ -81,4 +81,4 @@ def test_duplicated_space_draws(processes: Processes, home: Path) -> None:
     assert "rathole" not in running
     assert space.program.output().count("without the tunnel") == 1
     space.program.stop()
-    wait_until("every process to end", lambda: process_tree.mentioning(str(home)) == {}, 15)
+    wait_until("every process to end", lambda: process_tree.mentioning(str(home)) == {})

@@ -9,7 +9,7 @@ from chain import EMAIL, GPU_NODE, INFERENCE_ARGV, INFERENCE_IMAGE, PASSWORD, TU
 from PIL import Image
 from processes import Processes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 SCRIPT = Path(__file__).with_name("tutorial_client.py")
 
@@ -33,7 +33,7 @@ def test_tutorial_draws(processes: Processes, tmp_path: Path, rathole: Path, fai
         "PORT_OF_PUBLIC": str(chain.public_port),
     }
     client = processes.start([sys.executable, SCRIPT, "a red apple", picture], settings, cwd=tmp_path)
-    assert client.wait_for_end(120) == 0, client.output()
+    assert client.wait_for_end(200) == 0, client.output()
     with Image.open(picture) as image:
         assert image.size == (256, 256)  # asked for 512 x 512: the nearest that the demo model draws
     assert Counter((row.image, row.node, row.status) for row in chain.containers()) == {
