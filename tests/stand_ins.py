@@ -98,6 +98,7 @@ async def server():
                 await reader.read()
         if writer in held:
             held.remove(writer)
+        writer.close()  # where the one before had not gone yet: it is to come again
 
     listener = await asyncio.start_server(control, *address(config["server"]["bind_addr"]))
     tell("tunnel-server")

@@ -25,15 +25,23 @@ class Wiretap:
 
     def close(self) -> None:
         """Takes no more connections."""
+        with contextlib.suppress(OSError):  # it is closed
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes that thread: until then the port would stay open
         self._listener.close()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # it was closed
-            while True:
+        while True:
+            try:
                 near, _ = self._listener.accept()
+            except OSError:  # it was closed
+                return
+            try:
                 far = socket.create_connection(("127.0.0.1", self._target_port))
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._pour, args=(source, sink), daemon=True).start()
+            except OSError:  # nobody listens there yet, or any more: so it is told, and the next one may be luckier
+                near.close()
+                continue
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._pour, args=(source, sink), daemon=True).start()
 
     def _pour(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
