@@ -29,13 +29,16 @@ from errors import (
 from events import Tell
 from fair_client import DeadlineFairClient
 from fair_services import ChainSettings, address_of, chain_services
+from patience import Patience
 from settings import HOW_TO_MAKE_ONE
 from single_flight import SingleFlight
 from wire_format import Health
 
 Cancelled = Callable[[], bool]
 Kind = Literal["local", "fair", "endpoint"]
-_BESIDES_THE_START_S = 90.0  # the pause after a start that failed, and how long one request may hold up its deadline
+# What the deadline of a start does not cut short: this machine's own Fair server coming up, or a login, a healthcheck,
+# and what is asked of Fair last, a second for each question.
+_OVERRUN_S = 30.0 + 15.0 + 15.0
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,12 @@ class _OnePlace:
         self._health: Health | None = None
         self._ready = threading.Event()
         self._timeout_s = timeout_s
-        self._flight = SingleFlight(self._get_ready, name=starting)
+        self._flight = SingleFlight(self._get_ready, name=starting, overrun_s=_OVERRUN_S)
 
     def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
         """See `Backend`. However many ask at once: one start for all of them."""
         if not self._ready.is_set():
-            self._flight.join(tell, cancelled, timeout_s=self._timeout_s + _BESIDES_THE_START_S)
+            self._flight.join(tell, cancelled, timeout_s=self._timeout_s)
 
     def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> Drawing:
         """See `Backend`."""
@@ -169,14 +172,28 @@ class FairChain(_OnePlace):
         self._close()
 
     def _get_ready(self, tell: TellStage) -> None:
+        patience = Patience(tell, timeout_s=self._timing.timeout_s, tolerated_s=self._timing.fair_s)
         if self._is_up():
             return
-        tell("Signing in to the machine that draws" if self._kind == "fair" else "Getting this machine ready to draw")
-        fair = self._connect()
-        # Free ports are looked for after that: a Fair server that begins to listen now may take one of them.
+        if self._kind == "fair":
+            patience.tell("Signing in to the machine that draws")
+            fair = patience.ask(self._connect)
+        else:
+            patience.tell("Getting this machine ready to draw")
+            fair = self._connect()  # has a deadline of its own: a server of ours that does not come up is no hiccup
+        fair.until = patience.deadline
+        try:
+            self._bring_up(fair, patience)
+        except PortTakenError:
+            self._placed = None  # where the ports are of our choosing, the next start takes others
+            raise
+        finally:
+            fair.until = None
+
+    def _bring_up(self, fair: DeadlineFairClient, patience: Patience) -> None:
+        # Free ports are looked for once Fair listens: a server that began to listen after that might take one of them.
         chain = self._placed = self._placed or self._chain.with_ports()
-        inference_node = fair.node(chain.inference_node)
-        tunnel_node = fair.node(chain.tunnel_node) if chain.tunnel_node else None
+        inference_node, tunnel_node = patience.ask(lambda: self._nodes(fair))
         address = address_of(chain, tunnel_node or inference_node)
         self._require_secret(address, inference_node.host_address)
         services = chain_services(chain, self._credentials, inference_node, tunnel_node, address)
@@ -184,15 +201,14 @@ class FairChain(_OnePlace):
         endpoint = self._new_endpoint(tunnel_node or inference_node, address, port)
         if self._endpoint is None or self._endpoint.url != endpoint.url:  # a node may come back with another address
             self._endpoint = endpoint
-        try:
-            self._note(
-                BringUp(
-                    fair, services, self._endpoint, chain.deployment, tell, self._timing, launched=self._launched
-                ).run()
-            )
-        except PortTakenError:
-            self._placed = None  # where the ports are of our choosing, the next start takes others
-            raise
+        tell, timing, launched = patience.tell, self._timing, self._launched
+        bring_up = BringUp(fair, services, self._endpoint, chain.deployment, tell, timing, launched, patience)
+        self._note(bring_up.run())
+
+    def _nodes(self, fair: DeadlineFairClient) -> tuple[Node, Node | None]:
+        """The inference node and, if there is a tunnel, its other one."""
+        chain = self._chain
+        return fair.node(chain.inference_node), fair.node(chain.tunnel_node) if chain.tunnel_node else None
 
     def _is_up(self) -> bool:
         """Whether what took posts before does so again: then Fair need not be asked (it may be away)."""

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from chain_at_fair import ChainAtFair, port_is_taken
 from containers import Program
@@ -14,13 +13,12 @@ from errors import (
     EndpointError,
     EndpointUnreachableError,
     EndpointUntrustedError,
-    FairError,
     ServiceError,
     StartError,
 )
 from fair_client import DeadlineFairClient
 from fair_services import Role, Service, refuse_away
-from patience import HICCUPS_S, Hiccups
+from patience import HICCUPS_S, Hiccups, Patience
 from start_errors import cannot_stop, failed_to_load, how_to_stop, no_tunnel, no_way_there, service_ended, too_late
 from wire_format import Health
 
@@ -28,7 +26,6 @@ log = logging.getLogger(__name__)
 
 TellStage = Callable[[str], None]
 _TRIES_AT_TAKEN_PORT = 3
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Timing:
     runs and the inference server is not there yet; `client_after_s`: without a list, the tunnel client is started once
     the public port was closed for so long, and what had found its port taken is tried again; `stop_s`: how long a
     container may take to end; `name_s`: how long the name of the endpoint's host may be unknown; `fair_s`: how long
-    Fair may fail to answer while all else is waited for.
+    Fair may fail to answer.
     """
 
     timeout_s: float = 300.0
@@ -58,7 +55,8 @@ class Timing:
 class BringUp:
     """One try to get the chain ready. `services`: the chain's; `timing`: its waits.
 
-    `launched`: what this process has launched for the chain so far, see `ChainAtFair`.
+    `launched`: what this process has launched for the chain so far, see `ChainAtFair`; `patience`: with Fair, and the
+    start's deadline, where the start has begun before.
     """
 
     def __init__(
@@ -70,14 +68,18 @@ class BringUp:
         tell: TellStage,
         timing: Timing,
         launched: dict[str, Program],
+        patience: Patience | None = None,
     ) -> None:
-        self._chain = ChainAtFair(fair, services, deployment, stop_s=timing.stop_s, launched=launched)
+        patience = patience or Patience(tell, timeout_s=timing.timeout_s, tolerated_s=timing.fair_s)
+        self._chain = ChainAtFair(
+            fair, services, deployment, stop_s=timing.stop_s, patience=patience, launched=launched
+        )
         self._services = services
         self._endpoint = endpoint
         self._watch = EndpointWatch(endpoint, probe_s=timing.probe_s, poll_s=timing.poll_s, name_s=timing.name_s)
-        self._tell = tell
+        self._patience = patience
+        self._tell = patience.tell
         self._timing = timing
-        self._deadline = time.monotonic() + timing.timeout_s
         self._quiet_since = time.monotonic()
         self._hiccups = Hiccups(timing.fair_s)
         self._looked_at = 0.0
@@ -89,7 +91,7 @@ class BringUp:
 
         Raises: ServiceError saying which link failed, within the deadline.
         """
-        answer = self._watch.ask(left_s=self._left_s())
+        answer = self._watch.ask(left_s=self._patience.left_s)
         if not self._is_ours(answer) or (isinstance(answer, Health) and answer.broken):
             self._start_missing(answer)
         health = self._wait_until_healthy()
@@ -108,7 +110,7 @@ class BringUp:
     def _start_missing(self, answer: Health | EndpointError) -> None:
         self._tell("Looking at what is already running")
         refuse_away(self._services.values())
-        found = self._chain.survey()
+        found = self._patience.ask(self._chain.survey)
         if found is None:
             self._start([role for role in self._services if role is not Role.TUNNEL_CLIENT])
             return
@@ -134,14 +136,14 @@ class BringUp:
         if not roles:
             return
         self._tell("Starting " + " and ".join(sorted({role.words for role in roles}, reverse=True)))
-        self._chain.start(roles, within_s=min(self._timing.schedule_s, self._left_s()))
+        self._chain.start(roles, within_s=self._timing.schedule_s)
         self._quiet_since = time.monotonic()
 
     # How it is waited for
 
     def _wait_until_healthy(self) -> Health:
         while True:
-            answer = self._watch.ask(left_s=self._left_s())
+            answer = self._watch.ask(left_s=self._patience.left_s)
             if isinstance(answer, Health) and self._is_ours(answer):
                 self._quiet_since = time.monotonic()
                 if answer.takes_posts:
@@ -158,7 +160,7 @@ class BringUp:
                 raise cannot_stop(self._endpoint.link, self._services, answer.came_back)
             else:
                 self._wait_for_another(answer)
-            if self._left_s() <= 0:
+            if self._patience.left_s <= 0:
                 raise self._too_late(answer)
             time.sleep(self._timing.poll_s)
 
@@ -189,7 +191,7 @@ class BringUp:
 
     def _look_after_programs(self) -> None:
         """Raises: StartError if something that we started has ended."""
-        seen = self._asked_of_fair(lambda: (self._chain.ended(), self._chain.survey()))
+        seen = self._hiccups.ask(lambda: (self._chain.ended(), self._chain.survey()))
         if seen is None:
             return
         ended, found = seen
@@ -208,16 +210,6 @@ class BringUp:
             ended_since_adopted = [role for role in found.start if role not in self._chain.started]
             self._start(ended_since_adopted)
 
-    def _asked_of_fair(self, question: Callable[[], _T]) -> _T | None:
-        """The answer; None while Fair cannot be asked: a cold start takes minutes, and a hiccup must not end it."""
-        try:
-            answer = question()
-        except FairError as error:
-            self._hiccups.forgive(error)
-            return None
-        self._hiccups.over()
-        return answer
-
     def _start_client_if_shut(self, answer: EndpointUnreachableError) -> None:
         """Starts the tunnel's client, unless one of ours runs: a second one would displace the first for ever.
 
@@ -229,7 +221,7 @@ class BringUp:
         after_s = timing.client_after_s if answer.how == "refused" else max(timing.client_after_s, timing.silence_s)
         if self._watch.shut.seconds <= after_s:
             return
-        runs = self._asked_of_fair(lambda: self._chain.still_runs(Role.TUNNEL_CLIENT))
+        runs = self._hiccups.ask(lambda: self._chain.still_runs(Role.TUNNEL_CLIENT))
         self._watch.shut.observe(False)  # the next look is as long away
         if runs is False:
             self._start([Role.TUNNEL_CLIENT])
@@ -249,7 +241,7 @@ class BringUp:
         self._quiet_since = time.monotonic()
         if answer.how == "unheard":
             raise no_way_there(answer)
-        seen = self._asked_of_fair(lambda: (self._chain.survey(),))
+        seen = self._hiccups.ask(lambda: (self._chain.survey(),))
         suspects = [role for role in self._suspects(answer) if role not in self._chain.started]
         if seen is None or not suspects:
             return
@@ -289,6 +281,3 @@ class BringUp:
         """
         fetching = not self._chain.lists and answer.how in ("closed", "unheard")
         return self._timing.fetching_s if fetching else self._timing.silence_s
-
-    def _left_s(self) -> float:
-        return self._deadline - time.monotonic()

@@ -8,6 +8,7 @@ means that it runs already.
 import contextlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from containers import Container, ContainerSpec, Program, ProgramEnd
 from errors import FairError, ServiceError
 from fair_client import DeadlineFairClient
 from fair_services import Plan, Role, Service, plan, strays
+from patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +24,11 @@ log = logging.getLogger(__name__)
 _PORT_TAKEN = re.compile(
     r"port is already allocated|\baddress (is )?already in use|\bport\b.{0,40}\b(in use|taken)\b", re.IGNORECASE
 )
+_STUMBLES_AT_MOST = 2  # over each service, in one start
 
 
 class ChainAtFair:
-    """The services of one chain. `stop_s`: how long a container may take to end.
+    """The services of one chain. `stop_s`: how long a container may take to end; `patience`: this start's with Fair.
 
     `launched`: fingerprint -> program, what this process has launched so far, in earlier tries as well; it is kept up.
     """
@@ -37,6 +40,7 @@ class ChainAtFair:
         deployment: str,
         *,
         stop_s: float,
+        patience: Patience,
         launched: dict[str, Program],
     ) -> None:
         self._services = services
@@ -44,6 +48,8 @@ class ChainAtFair:
         self._fair = fair
         self._deployment = deployment
         self._stop_s = stop_s
+        self._patience = patience
+        self._stumbles: Counter[Role] = Counter()
         self._launched = launched
         self._programs: dict[Role, Program] = {}
 
@@ -64,18 +70,35 @@ class ChainAtFair:
         return plan(self._services, self._deployment, containers) if self.lists else None
 
     def start(self, roles: Sequence[Role], *, within_s: float) -> None:
-        """Starts these side by side, each as one program of its own, and waits until their nodes have taken them."""
+        """Starts these side by side, each as one program of its own, and waits until their nodes have taken them.
+
+        `within_s`: how long a node may take for that. Where Fair lists containers and has stumbled over one, that one
+        is left to the next survey, which tells whether it runs all the same.
+        """
         log.info("starting %s", ", ".join(roles))
         with ThreadPoolExecutor(len(roles)) as pool:
-            programs = pool.map(lambda role: self._launch(role, within_s), roles)
-            for role, program in zip(roles, programs, strict=True):
+            launches = {role: pool.submit(self._launch, role, within_s) for role in roles}
+        for role, launch in launches.items():
+            if not launch.exception() and (program := launch.result()):
                 self._programs[role] = program
+        for launch in launches.values():
+            launch.result()  # raises what it has raised
 
-    def _launch(self, role: Role, within_s: float) -> Program:
+    def _launch(self, role: Role, within_s: float) -> Program | None:
+        """The program, taken by its node; None if Fair has stumbled over it and can be asked what has become of it."""
         service = self._services[role]
-        program = self._fair.launch(service.node, service.spec if self.lists else _without_labels(service))
+        spec = service.spec if self.lists else _without_labels(service)
+        try:
+            program = self._patience.ask(lambda: self._fair.launch(service.node, spec), only_unsent=True)
+        except FairError as error:
+            self._stumbles[role] += 1
+            known_later = self.lists and error.may_pass and not error.unsent
+            if not known_later or self._stumbles[role] > _STUMBLES_AT_MOST:
+                raise
+            log.warning("looking whether %s runs although its start failed: %s", role, error)
+            return None
         self._launched[service.fingerprint] = program  # now: where its node does not take it yet, it waits there
-        self._fair.wait_until_scheduled(program, timeout_s=within_s)
+        self._fair.wait_until_scheduled(program, timeout_s=max(0.0, min(within_s, self._patience.left_s)))
         return program
 
     def ended(self) -> Mapping[Role, ProgramEnd]:
@@ -106,7 +129,11 @@ class ChainAtFair:
 
     def stop(self, role: Role, container: Container) -> None:
         """Ends a container of a service."""
-        self._fair.delete_container(self._services[role].node, container.id, timeout_s=self._stop_s)
+        self._end(self._services[role].node, container.id)
+
+    def _end(self, node: str, container_id: str) -> None:
+        timeout_s = max(1.0, min(self._stop_s, self._patience.left_s))
+        self._patience.ask(lambda: self._fair.delete_container(node, container_id, timeout_s=timeout_s))
 
     def stop_adopted(self, found: Plan, role: Role) -> None:
         """Ends the service's container, if one runs."""
@@ -123,12 +150,15 @@ class ChainAtFair:
     def stop_strays(self) -> None:
         """Ends what was left behind where the settings do not want it any more, on nodes no longer ours, too."""
         try:
-            everywhere = {node.name: self._fair.containers(node.name) or [] for node in self._fair.nodes()}
+            everywhere = self._patience.ask(self._everywhere)
             for node, row in strays(self._services, self._deployment, everywhere):
                 log.info("ending %s on node %s, container %s: it belongs elsewhere now", row.role, node, row.id)
-                self._fair.delete_container(node, row.id, timeout_s=self._stop_s)
+                self._end(node, row.id)
         except FairError as error:
             log.warning("what an earlier configuration left behind could not be ended: %s", error)
+
+    def _everywhere(self) -> dict[str, list[Container]]:
+        return {node.name: self._fair.containers(node.name) or [] for node in self._fair.nodes()}
 
     def stop_doubles(self) -> bool:
         """Whether something was ended: two processes that look and start at the same moment start everything twice.

@@ -1,7 +1,12 @@
 """Nodes, containers and programs as Fair knows them: plain values, nothing here talks to anybody."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+LAST_LINES, LAST_CHARS = 6, 800
+# What Rust's panics (rathole's) print after their reason.
+_BACKTRACE = re.compile(r"\d+: \S|at \S+:\d+|(stack )?backtrace:|note: (some details|run with)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,13 @@ class ProgramEnd:
     def __str__(self) -> str:
         code = "without an exit code" if self.exit_code is None else f"with exit code {self.exit_code}"
         return f"it ended {code}, its last words: {self.last_words or '(none)'}"
+
+
+def last_words(stderr: str) -> str:
+    """The last lines of an output that tell something, `LAST_CHARS` characters at most."""
+    lines = [line.strip() for line in stderr.splitlines()]
+    telling = [line for line in lines if line and not _BACKTRACE.match(line)]
+    return " | ".join(telling[-LAST_LINES:])[-LAST_CHARS:]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Source: the package's own client.py; its requests are written down nowhere else.
 """
 
 import contextlib
-import re
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -18,15 +18,16 @@ from urllib.parse import quote, quote_plus
 import requests
 from fair import FairClient
 
-from containers import Container, ContainerSpec, Node, Program, ProgramEnd
+from containers import LAST_CHARS, Container, ContainerSpec, Node, Program, ProgramEnd, last_words
 from errors import FairError
 from fair_transport import is_success, refusal, send
 from patience import Hiccups
 
+log = logging.getLogger(__name__)
+
 CLUSTER = "default"
+_AT_LEAST_S = 1.0
 OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of this very program
-# What Rust's panics (rathole's) print after their reason.
-_BACKTRACE = re.compile(r"\d+: \S|at \S+:\d+|(stack )?backtrace:|note: (some details|run with)", re.IGNORECASE)
 # How a Fair server without a list of containers answers; one that also serves pages may lead to one of them.
 _NOT_LISTING = (301, 302, 303, 307, 308, 404, 405, 501)
 
@@ -34,12 +35,14 @@ _NOT_LISTING = (301, 302, 303, 307, 308, 404, 405, 501)
 class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has no types
     """A logged-in client of one Fair server; safe to use from several threads.
 
-    `timeout_s`: deadline for each request, in seconds. Everything raises `FairError`.
+    `timeout_s`: deadline for each request, in seconds. `until`: where it is set, no request is waited for beyond that
+    moment (`time.monotonic`), but a second at least. Everything raises `FairError`.
     """
 
     def __init__(self, server_address: str, user_email: str, user_password: str, *, timeout_s: float = 10.0) -> None:
         self._address = server_address
         self._timeout_s = timeout_s
+        self.until: float | None = None
         self._login = (user_email, user_password)
         self._login_lock = threading.Lock()
         super().__init__(server_address=server_address, user_email=user_email, user_password=user_password)
@@ -58,7 +61,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                 next_step="Check FAIRCOMPUTE_EMAIL, FAIRCOMPUTE_PASSWORD and FAIRCOMPUTE_SERVER_ADDRESS.",
                 status=response.status_code,
             )
-        with self._understood("log in"):
+        with self._understood("log in", lasting=True):
             self.token = str(response.json()["token"])
 
     def nodes(self) -> list[Node]:
@@ -89,12 +92,15 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
             tried=f"find the node {name_or_id!r}",
             came_back=f"this account's nodes are: {there}",
             next_step="Set INFERENCE_NODE and TUNNEL_NODE to nodes of this account, and see that they are connected.",
+            lasting=True,
         )
 
     def launch(self, node: str, spec: ContainerSpec) -> Program:
         """Sends a program and returns at once, without waiting for its container.
 
         It always holds a `Wait`: without one a program counts as completed at its start and never has an exit code.
+        Where the files do not all get there it is ended again, as far as Fair can do that: it would wait for them, and
+        be taken for a service that is about to run. They are not sent twice, since Fair appends what it is sent.
         """
         description: dict[str, Any] = {
             "image": spec.image,
@@ -120,11 +126,19 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         with self._understood(f"start {spec.image}"):
             started = self.put_program(CLUSTER, node, commands)
             program = Program(node=node, id=int(started["program_id"]), bucket_id=int(started["bucket_id"]))
-        for path, text in spec.files.items():
-            self.put_file_data(program.bucket_id, path, text.encode())
-            self.put_file_eof(program.bucket_id, path)
-        self.put_file_eof(program.bucket_id, "#stdin")
-        return program
+        try:
+            for path, text in spec.files.items():
+                self.put_file_data(program.bucket_id, path, text.encode())
+                self.put_file_eof(program.bucket_id, path)
+            self.put_file_eof(program.bucket_id, "#stdin")
+        except Exception as error:
+            failure = error
+        else:
+            return program
+        if isinstance(failure, FairError):
+            failure.unsent = False  # the program has reached Fair, if nothing of its files has
+        self._take_back(program)  # not within the handler: its own faults would pass for consequences of the first
+        raise failure
 
     def wait_until_scheduled(self, program: Program, *, timeout_s: float, poll_s: float = 0.1) -> str:
         """Waits while the program is queued; returns its status, `Processing` or `Completed`. Lets Fair's hiccups pass.
@@ -133,11 +147,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         """
         deadline, hiccups, status = time.monotonic() + timeout_s, Hiccups(), ""
         while True:
-            try:
-                status = self.status(program)
-                hiccups.over()
-            except FairError as error:
-                hiccups.forgive(error)
+            status = hiccups.ask(lambda: self.status(program)) or status
             if hiccups.last is None and status not in ("Queued", "NotResponding"):
                 return status
             if time.monotonic() > deadline:
@@ -146,6 +156,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                     tried="start a container on it",
                     came_back=f"after {timeout_s:g} s its program is still {status}",
                     next_step="Check that the machine is on, and that its Fair agent is connected.",
+                    lasting=True,
                 )
             time.sleep(poll_s)
 
@@ -162,7 +173,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         with self._understood("ask for a program's result"):
             last = (self._make_request("get", url).json().get("result") or [{}])[-1]
             exit_code = last.get("Ok", {}).get("exit_code") if isinstance(last.get("Ok"), dict) else None
-        words = self._last_lines(program.bucket_id) or str(last.get("Err", ""))
+        words = self._last_words(program.bucket_id) or str(last.get("Err", ""))
         return ProgramEnd(exit_code, words)
 
     def containers(self, node: str) -> list[Container] | None:
@@ -200,8 +211,18 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                     tried=f"stop container {container_id}",
                     came_back=f"it still runs after {timeout_s:g} s",
                     next_step="Stop it by hand on that machine.",
+                    lasting=True,
                 )
             time.sleep(0.1)
+
+    def _take_back(self, program: Program) -> None:
+        """Ends a program that has not got its files; its container goes by its number, where containers are listed."""
+        try:
+            self.delete_container(program.node, str(program.id), timeout_s=self._timeout_s)
+        except FairError as error:
+            log.warning(
+                "program %d on node %s may wait for files that do not come: %s", program.id, program.node, error
+            )
 
     def _addresses_of_old(self) -> dict[str, str]:
         """Node id -> address from the older listing, which always tells it; empty if this server has none."""
@@ -211,25 +232,23 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
             return {}
         return {row["node_id"]: row["host_address"] for row in rows if row.get("host_address")}
 
-    def _last_lines(self, bucket_id: int, *, lines: int = 6, chars: int = 800) -> str:
-        """The end of a finished program's stderr, read for at most a few seconds."""
+    def _last_words(self, bucket_id: int) -> str:
+        """The last lines of a finished program's stderr, which is read for at most a few seconds."""
         url = f"{self.server_address}/buckets/{bucket_id}/{quote_plus('#stderr')}"
         deadline = time.monotonic() + self._timeout_s
         tail = b""
         try:
             with self._make_request("get", url, stream=True) as response:
                 for chunk in response.iter_content(65536):
-                    tail = (tail + chunk)[-8 * chars :]
+                    tail = (tail + chunk)[-8 * LAST_CHARS :]
                     if time.monotonic() > deadline:
                         break
         except (FairError, requests.RequestException):
             return ""
-        text = [line.strip() for line in tail.decode(errors="replace").splitlines()]
-        telling = [line for line in text if line and not _BACKTRACE.match(line)]
-        return " | ".join(telling[-lines:])[-chars:]
+        return last_words(tail.decode(errors="replace"))
 
     @contextlib.contextmanager
-    def _understood(self, tried: str) -> Iterator[None]:
+    def _understood(self, tried: str, *, lasting: bool = False) -> Iterator[None]:
         """Raises: FairError when an answer has another shape than a Fair server's."""
         try:
             yield
@@ -238,6 +257,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                 tried=f"{tried} at {self._address}",
                 came_back=f"the answer is not a Fair server's ({type(error).__name__})",
                 next_step="Check that FAIRCOMPUTE_SERVER_ADDRESS is a Fair server.",
+                lasting=lasting,
             ) from error
 
     def _make_request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
@@ -261,4 +281,6 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
 
     def _send(self, method: str, url: str, *, tried: str, **kwargs: Any) -> requests.Response:
         timeout_s = kwargs.pop("timeout", self._timeout_s)
+        if self.until is not None:
+            timeout_s = max(_AT_LEAST_S, min(timeout_s, self.until - time.monotonic()))
         return send(method, url, tried=f"{tried} at {self._address}", timeout_s=timeout_s, **kwargs)

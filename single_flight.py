@@ -15,9 +15,10 @@ PAUSE_MAX_S = 60.0
 
 
 class _Flight:
-    """One run: what it says now, and how it ended."""
+    """One run: the seconds that it waits before it begins, what it says now, and how it ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause_s: float) -> None:
+        self.pause_s = pause_s
         self.stage = ""
         self.done = False
         self.error: Exception | None = None
@@ -27,7 +28,8 @@ class SingleFlight:
     """Runs `work(tell)` in a thread of its own; whoever joins meanwhile waits for that same run.
 
     `work` gets a function that takes the stage as a short sentence. After a failure the next run begins with a pause:
-    1 s, doubled with each further failure, 60 s at most; a success ends that.
+    1 s, doubled with each further failure, 60 s at most; a success ends that. `overrun_s`: how long the work may take
+    to notice that its time is over.
     """
 
     def __init__(
@@ -35,11 +37,13 @@ class SingleFlight:
         work: Callable[[Callable[[str], None]], None],
         *,
         name: str,
+        overrun_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._work = work
         self._name = name
+        self._overrun_s = overrun_s
         self._clock = clock
         self._sleep = sleep
         self._changed = threading.Condition()
@@ -50,16 +54,17 @@ class SingleFlight:
     def join(self, tell: Tell, cancelled: Callable[[], bool], *, timeout_s: float) -> None:
         """Returns once the work is done. Starts it unless it is under way, or `cancelled()` already.
 
+        `timeout_s`: how long the work itself may take, in seconds. Its own error for that comes first: it knows more.
         Raises: what the work raised, JobCancelledError as soon as `cancelled()` says so (the work goes on), StartError
-        after `timeout_s` seconds.
+        when it is still not done although its time, the pause before it and `overrun_s` are over.
         """
-        deadline = time.monotonic() + timeout_s
         with self._changed:
             flight = self._flight
             if flight is None:
                 if cancelled():
                     raise JobCancelledError("The drawing was cancelled.")
                 flight = self._take_off()
+        deadline = time.monotonic() + flight.pause_s + timeout_s + self._overrun_s
         told = ""
         while True:
             with self._changed:
@@ -84,7 +89,8 @@ class SingleFlight:
             raise flight.error
 
     def _take_off(self) -> _Flight:
-        flight = _Flight()
+        pause_s = max(0.0, self._not_before - self._clock()) if self._failures else 0.0
+        flight = _Flight(pause_s)
         context = contextvars.copy_context()  # so that the log lines of a start carry the job that began it
         try:
             threading.Thread(target=context.run, args=(self._run, flight), name=self._name, daemon=True).start()
@@ -105,7 +111,9 @@ class SingleFlight:
                 self._changed.notify_all()
 
         try:
-            self._pause(tell)
+            if flight.pause_s > 0:
+                tell(f"The last start failed: waiting {flight.pause_s:.0f} s before the next try")
+                self._sleep(flight.pause_s)
             self._work(tell)
         except Exception as error:  # told to all who wait
             log.warning("%s failed: %s", self._name, error)
@@ -124,9 +132,3 @@ class SingleFlight:
             flight.done = True
             self._flight = None
             self._changed.notify_all()
-
-    def _pause(self, tell: Callable[[str], None]) -> None:
-        pause_s = self._not_before - self._clock()
-        if self._failures and pause_s > 0:
-            tell(f"The last start failed: waiting {pause_s:.0f} s before the next try")
-            self._sleep(pause_s)
