@@ -75,7 +75,7 @@ class Line:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
-    def say_nothing(self, timeout_s: float = 30) -> None:
+    def say_nothing(self, timeout_s: float = 600) -> None:
         """Keeps the connection open, silently, until the test is over."""
         self.stopped.wait(timeout_s)
 

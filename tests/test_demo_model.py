@@ -81,7 +81,7 @@ def test_several_processes_at_once(tmp_path: Path) -> None:
     code = "import demo_model, pathlib, sys; print(demo_model.folder(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(tmp_path / "cache")]
     started = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = {process.communicate(timeout=60)[0].strip() for process in started}
+    answers = {process.communicate(timeout=120)[0].strip() for process in started}
     assert [process.returncode for process in started] == [0] * 4
     assert len(answers) == 1
     assert {str(tmp_path / "cache" / name) for name in names(tmp_path / "cache")} == answers

@@ -176,6 +176,6 @@ def test_asked_to_stop_it_leaves_its_loop(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     os.kill(int(file.read_text()), signal.SIGTERM)
-    assert process.communicate(timeout=20)[0] == "state kept\n"
+    assert process.communicate(timeout=60)[0] == "state kept\n"
     assert process.returncode == 1
     assert not file.exists()

@@ -1,11 +1,15 @@
 """Memory that is short: who ends, what is lowered, who gets room; and that everybody still draws the own prompt."""
 
+import threading
 from collections.abc import Sequence
+from queue import SimpleQueue
 
 import pytest
 import torch
-from diffusers_desk import Rig, ScriptedDesk, difference, loaded, order, own_picture
+from diffusers_desk import DEADLINE_S, Rig, ScriptedDesk, difference, loaded, order, own_picture
 
+from inference_server.engines.diffusers import shared_steps
+from inference_server.engines.diffusers.arrivals import Arrival, MemoryShort
 from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.preparing import ImageInMaking, Preparer
 from inference_server.engines.diffusers.unet import BatchShape
@@ -102,18 +106,20 @@ def test_a_size_that_is_full_holds_up_no_other() -> None:
 
 def test_short_memory_for_a_single_picture_lowers_nothing() -> None:
     """One picture that is too large fails alone; small ones are drawn as many at once as before."""
-    rig = Rig()
+    rig, desk = Rig(), ScriptedDesk(order(1, width_px=128))
 
     def before_call(call: int) -> None:
+        if call == 1:
+            desk.join(order(2), order(3))
+            desk.close()
         if rig.unet.shapes[-1].width_px > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     rig.unet.before_call = before_call
-    desk = ScriptedDesk(order(1, width_px=128), order(2, num_inference_steps=9), order(3, num_inference_steps=9))
-    rig.work(desk)
+    rig.steps.work(desk)
     assert "128x64" in desk.reason_of(1)
     assert not [message for message in desk.told if isinstance(message, Capacity)]
-    assert 2 in desk.batches()
+    assert desk.batches() == [2] * 4
     assert isinstance(desk.end_of(2), Drawn)
     assert isinstance(desk.end_of(3), Drawn)
     assert rig.unet.forgotten == [BatchShape(1, guided=True, height_px=64, width_px=128)]
@@ -172,13 +178,32 @@ class DecoderShortOfMemory:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room() -> None:
+def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop lets go of recordings and lowers its limit, and the picture is decoded then, whatever else is drawn."""
-    rig = Rig()
-    rest = [order(number, num_inference_steps=200) for number in (2, 3)]
+    rig, asked = Rig(), threading.Event()
+    first, rest = order(1, num_inference_steps=2), [order(number, num_inference_steps=6) for number in (2, 3)]
+    desk = ScriptedDesk(first)
+
+    class Telling(SimpleQueue[Arrival]):
+        """What arrives at the loop; the finishing thread sends it nothing but its wish for room."""
+
+        def put(self, arrival: Arrival, block: bool = True, timeout: float | None = None) -> None:
+            super().put(arrival)
+            if isinstance(arrival, MemoryShort):
+                asked.set()
+
+    def before_call(call: int) -> None:
+        if call == 1:
+            desk.join(*rest)
+            desk.close()
+        if call == 4:  # the first has had its two steps; the others shall not be done before room was asked for
+            assert asked.wait(DEADLINE_S)
+
+    monkeypatch.setattr(shared_steps, "SimpleQueue", Telling)
+    rig.unet.before_call = before_call
     with DecoderShortOfMemory(rig, times=1):
-        desk = rig.draw(order(1, num_inference_steps=2), *rest)
-    assert difference(desk.picture_of(1), own_picture("sd", order(1, num_inference_steps=2).drawing)) <= 2
+        rig.steps.work(desk)
+    assert difference(desk.picture_of(1), own_picture("sd", first.drawing)) <= 2
     assert [message.images for message in desk.told if isinstance(message, Capacity)] == [1]
     assert rig.unet.forgotten == [None]
     for one in rest:

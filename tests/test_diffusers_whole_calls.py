@@ -1,9 +1,13 @@
 """Pipelines without a UNet draw by their own call; drawings that want the same share one."""
 
+import functools
+
 import pytest
 import torch
 from diffusers_desk import ScriptedDesk, difference, loaded, order, own_picture
 
+from inference_server.engines.diffusers import whole_calls
+from inference_server.engines.diffusers.in_hand import InHand
 from inference_server.engines.diffusers.whole_calls import WholeCalls
 from inference_server.messages import Batch, Cancelled, Capacity, Draw, DrawFailed, Drawn
 
@@ -134,10 +138,21 @@ def test_steps_carry_previews_once_a_picture_was_drawn() -> None:
     assert (previews[0].width_px, previews[0].height_px) == (12, 8)
 
 
-def test_waiting_for_others_is_not_told_as_drawing() -> None:
-    """The time of one step is not that of the forty before it."""
-    desk = draw(ScriptedDesk(one(1, num_inference_steps=40), one(2, num_inference_steps=1)))
+def test_waiting_for_others_is_not_told_as_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of one step is not that of the forty before it; here every call of the model takes a second."""
+    now_s = 0.0
+
+    def after_forward(*call: object) -> None:
+        nonlocal now_s
+        now_s += 1
+
+    handle = loaded("sd3").pipeline.transformer.register_forward_hook(after_forward)
+    monkeypatch.setattr(whole_calls, "InHand", functools.partial(InHand, clock=lambda: now_s))
+    try:
+        desk = draw(ScriptedDesk(one(1, num_inference_steps=40), one(2, num_inference_steps=1)))
+    finally:
+        handle.remove()
     long, short = desk.end_of(1), desk.end_of(2)
     assert isinstance(long, Drawn)
     assert isinstance(short, Drawn)
-    assert short.inference_s < long.inference_s
+    assert (long.inference_s, short.inference_s) == (40, 1)
