@@ -98,7 +98,12 @@ class ChainAtFair:
             log.warning("looking whether %s runs although its start failed: %s", role, error)
             return None
         self._launched[service.fingerprint] = program  # now: where its node does not take it yet, it waits there
-        self._fair.wait_until_scheduled(program, timeout_s=max(0.0, min(within_s, self._patience.left_s)))
+        try:
+            self._fair.wait_until_scheduled(program, timeout_s=max(0.0, min(within_s, self._patience.left_s)))
+        except FairError as error:
+            if not error.may_pass:
+                raise
+            log.warning("waiting on, although nobody can say whether %s was taken by its node: %s", role, error)
         return program
 
     def ended(self) -> Mapping[Role, ProgramEnd]:

@@ -117,6 +117,19 @@ def test_the_files_of_a_launch(how: Stumble, part: str, bench: Bench) -> None:
     assert alive(bench) == ["inference"]
 
 
+def test_a_program_that_its_node_is_to_take(bench: Bench) -> None:
+    """A hiccup just when a node's time to take a program is over is a hiccup still, not that node's failure."""
+    faults = iter(range(10))
+
+    def stumble(request: Received) -> Stumble | None:
+        return "502" if request.path.endswith("/info") and next(faults, None) is not None else None
+
+    with stumbling_fair(bench.url, stumble) as front:
+        get_ready(backend_at(front.url, chain_settings(tunnel_node=None), replace(QUICK, schedule_s=0.1)))
+        assert sum(request.path.endswith("/programs") for request in front.requests) == 1
+    assert next(faults, 10) > 1
+
+
 def test_all_three_at_once(bench: Bench) -> None:
     """Where one of three services that start side by side loses its files, that one is started again."""
     part = "%2Fapp%2Fconfig.toml"
