@@ -132,7 +132,10 @@ class InferenceProcess:
         return self.metrics().get(name, 0.0)
 
     def steps_done(self) -> float:
-        """How many steps of the model its engine processes have told, all drawings together."""
+        """How many steps of the model its engine processes have told, all drawings together.
+
+        Not always all that were made: OpenVINO GenAI drops what it could not tell before a picture was done.
+        """
         return self.metric("inference_step_seconds_count")
 
     @contextlib.contextmanager
