@@ -51,10 +51,10 @@ class ProcessExecutor:
         held: set[int] = set()
         relays: list[Relay] = []
         try:
-            argv = self._prepare_ports(spec, held)
+            argv, placed = self._prepare_ports(spec, held)
             places = _copy_files(spec, folder)
             argv = [places.get(argument, argument) for argument in argv]
-            await self._start_relays(spec, relays)
+            await self._start_relays(spec, placed, relays)
             process, streams = await self._spawn(argv, folder)
         except BaseException as exc:
             await self._tidy(relays, held, folder)
@@ -73,35 +73,42 @@ class ProcessExecutor:
         """Ends the reaper, and with it the folder of all programs."""
         await asyncio.to_thread(self._reaper.close)
 
-    def _prepare_ports(self, spec: ProgramSpec, held: set[int]) -> list[str]:
-        """Returns the program's argv with its ports filled in; adds to `held` the ports that it holds.
+    def _prepare_ports(self, spec: ProgramSpec, held: set[int]) -> tuple[list[str], dict[int, int]]:
+        """Returns the program's argv, and by container port the host ports that were filled in there.
+
+        Adds to `held` the ports that the program holds.
 
         Raises:
-            CannotStart: a port is taken, or there is nothing to run.
+            CannotStart: a port is taken or published twice, or there is nothing to run.
         """
         address = _publish_address(spec.node)
         prefix = spec.node.images[spec.image]
         if not prefix and not spec.command:
             raise CannotStart(f"There is nothing to run: image {spec.image} runs its command, and that is empty.")
+        first: dict[int, int] = {}  # of the host ports of a container port
         for published in spec.ports:
+            if published.host in held:
+                raise CannotStart(f"Host port {published.host} is published twice by this program: publish it once.")
             self._ports.hold(published.host, address)
             held.add(published.host)
-        host_ports = {published.container: published.host for published in spec.ports}
-        for number in PORT_PLACEHOLDER.findall(" ".join(prefix)):
-            if int(number) not in host_ports:
-                host_ports[int(number)] = self._ports.hold_free(address)
-                held.add(host_ports[int(number)])
-        filled = [PORT_PLACEHOLDER.sub(lambda found: str(host_ports[int(found[1])]), part) for part in prefix]
-        return [*filled, *spec.command]
+            first.setdefault(published.container, published.host)
+        placed: dict[int, int] = {}
+        for number in {int(number) for number in PORT_PLACEHOLDER.findall(" ".join(prefix))}:
+            placed[number] = first[number] if number in first else self._ports.hold_free(address)
+            held.add(placed[number])
+        filled = [PORT_PLACEHOLDER.sub(lambda found: str(placed[int(found[1])]), part) for part in prefix]
+        return [*filled, *spec.command], placed
 
-    async def _start_relays(self, spec: ProgramSpec, relays: list[Relay]) -> None:
-        placed = {int(number) for number in PORT_PLACEHOLDER.findall(" ".join(spec.node.images[spec.image]))}
+    async def _start_relays(self, spec: ProgramSpec, placed: dict[int, int], relays: list[Relay]) -> None:
+        """Relays every published port on which the program does not listen itself; adds to `relays`."""
         for published in spec.ports:
-            if published.container in placed or published.container == published.host:
+            target = placed.get(published.container, published.container)
+            if target == published.host:
                 continue
-            # Who listens there now is not the program, yet would get its visitors.
-            check_free(published.container, LOOPBACK, f"Container port {published.container}")
-            relay = Relay(published.container)
+            if published.container not in placed:  # else the program holds it already
+                # Who listens there now is not the program, yet would get its visitors.
+                check_free(target, LOOPBACK, f"Container port {target}")
+            relay = Relay(target)
             await relay.start(_publish_address(spec.node), published.host)
             relays.append(relay)
 

@@ -176,6 +176,26 @@ def test_relayed_port(account: Account, free_port: Callable[[], int]) -> None:
         ask(host)
 
 
+@pytest.mark.parametrize("image", ["answer-placed", "answer"])
+def test_one_port_published_twice(account: Account, free_port: Callable[[], int], image: str) -> None:
+    """All host ports of one container port lead to the program, which stands on the first where the image has it so."""
+    hosts, inside = [free_port() for _ in range(3)], 8000 if image == "answer-placed" else free_port()
+    command = [] if image == "answer-placed" else [str(inside)]
+    launched = account.launch(image, command, ports=[(host, inside) for host in hosts])
+    assert account.first_line(launched) == "up"
+    listening = hosts[0] if image == "answer-placed" else inside
+    assert [ask(host) for host in hosts] == [f"{listening} hello".encode()] * 3
+    account.delete(launched)
+
+
+def test_host_port_twice(account: Account, free_port: Callable[[], int]) -> None:
+    """A program that publishes one host port twice is told so: no other program is in its way."""
+    port = free_port()
+    launched = account.launch("sleep", ports=[(port, 8000), (port, 8001)])
+    assert account.exit_code(launched) == 125
+    assert f"Host port {port} is published twice by this program" in account.output(launched, "#stderr").decode()
+
+
 @pytest.mark.parametrize("image", ["answer-placed", "sleep"])
 def test_taken_port(account: Account, image: str) -> None:
     """A host port that something else listens on fails the program, whether it would be placed or relayed."""
