@@ -1,6 +1,6 @@
 """What travels over HTTP: the models of requests and of answers.
 
-Unknown keys of a request are ignored, as a newer client may send more; a wrong value is refused by name.
+Unknown keys of a request are ignored, as a newer client may send more; a wrong value is refused by its field's name.
 
 Source: `fair/client.py` of faircompute 0.20.1 and 0.22.1 (PyPI); labels and containers are this server's own.
 """
@@ -9,18 +9,20 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of the program itself
 
 
 def first_fault(exc: ValidationError) -> str:
-    """Returns one sentence that names the first wrong field, without its value, which may be a secret."""
+    """Returns one sentence that names the first wrong field, without its value, which may be a secret.
+
+    How many there are is not told: one mistake can be several faults, of a key and of the table that holds it.
+    """
     faults = exc.errors(include_url=False, include_input=False, include_context=False)
     where = ".".join(str(part) for part in faults[0]["loc"])
     message = faults[0]["msg"].removeprefix("Value error, ").rstrip(".")
-    more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{where}: {message}{more}." if where else f"{message}{more}."
+    return f"{where}: {message}." if where else f"{message}."
 
 
 def _no_nul(text: str) -> str:
@@ -36,14 +38,23 @@ def _stays_below(local_path: str) -> str:
     return local_path
 
 
+def _in_tcp_case(protocol: object) -> object:
+    return protocol.capitalize() if isinstance(protocol, str) else protocol
+
+
 Argument = Annotated[str, Field(max_length=128 * 1024), AfterValidator(_no_nul)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Request(BaseModel):
-    """A request's part."""
+    """A request's part. A key whose value is null is as absent: clients in typed languages send all keys."""
 
     model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: object) -> object:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class Login(Request):
@@ -57,7 +68,7 @@ class HostPort(Request):
 
 class ContainerPort(Request):
     port: Port
-    protocol: Literal["Tcp"] = "Tcp"
+    protocol: Annotated[Literal["Tcp"], BeforeValidator(_in_tcp_case)] = "Tcp"
 
 
 class HostConfig(Request):

@@ -1,7 +1,6 @@
 """The Fair server's front door: accounts, tokens, nodes, clusters, and what a wrong request is told."""
 
 import contextlib
-import re
 import subprocess
 import sys
 import threading
@@ -20,15 +19,13 @@ from fair_servers import (
     PASSWORD,
     SERVER,
     Account,
+    Launched,
     RunningServer,
     commands,
     running_server,
     start_server,
 )
-from processes import REPOSITORY, Processes, wait_until
-
-from fair_server.errors import ConfigError
-from fair_server.nodes import load_nodes
+from processes import REPOSITORY, Processes, free_port, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -246,6 +243,21 @@ def test_bad_program(account: Account, change: dict[str, object], named: str) ->
     assert named in answer.json()["error"]["message"]
 
 
+def test_what_another_client_may_send(account: Account) -> None:
+    """A key whose value is null is as absent, and the protocol may be spelled in any case."""
+    null = commands("echo")
+    null[0]["container_desc"].update(dict.fromkeys(("labels", "host_config", "ports", "command", "runtime")))
+    lower = commands("sleep", ports=[(free_port(), 8000)])
+    lower[0]["container_desc"]["ports"][0][1]["protocol"] = "tcp"
+    for taken in (null, lower):
+        answer = account.put_program(taken)
+        assert answer.ok, answer.text
+        account.delete(Launched(**answer.json()))
+    lower[0]["container_desc"]["ports"][0][1]["protocol"] = "udp"
+    refused = account.put_program(lower)
+    assert (refused.status_code, "protocol" in refused.text) == (400, True)
+
+
 def test_bad_requests(account: Account) -> None:
     """No JSON, commands out of order, an unknown route, method, program or bucket: each a JSON refusal of its own."""
     cases = [
@@ -264,44 +276,6 @@ def test_bad_requests(account: Account) -> None:
     assert [(answer.status_code, answer.json()["error"]["code"]) for answer, _, _ in cases] == [
         (status, code) for _, status, code in cases
     ]
-
-
-@pytest.mark.parametrize(
-    ("options", "env", "named"),
-    [
-        ([], {}, "FAIRCOMPUTE_EMAIL"),
-        (["--executor", "swarm"], ACCOUNT, "swarm"),
-        (["--accounts", "no-such-file"], {}, "no-such-file"),
-        (["--nodes", "no-such-file"], ACCOUNT, "no-such-file"),
-        (["--token-ttl-s", "0"], ACCOUNT, "--token-ttl-s"),
-        (["hash", "nobody"], {}, "nobody"),
-    ],
-)
-def test_wrong_start(processes: Processes, options: list[str], env: dict[str, str], named: str) -> None:
-    """A wrong start ends with status 2 and one line that names what is wrong."""
-    program = processes.start([*SERVER, *options], env=env)
-    assert program.wait_for_end() == 2
-    assert program.output().count("\n") == 1
-    assert named in program.output()
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("", "node"),
-        ('[[node]]\nname = "a b"', "node.0.name"),
-        ('[[node]]\nname = "a"\ncolour = "red"', "node.0.colour"),
-        ('[[node]]\nname = "a"\n[[node]]\nname = "b"\nid = "a"', "share the name or id a"),
-        ('[[node]]\nname = "a"\nimages = {x = ["y", "{port:z}"]}', "{port:z}"),
-        ('[[node]]\nname = "a"\nimages = {x = "y"}', "node.0.images.x"),
-        ("nonsense", "no TOML"),
-    ],
-)
-def test_wrong_nodes_file(tmp_path: Path, text: str, named: str) -> None:
-    """A wrong nodes file is refused, the bad key named."""
-    (tmp_path / "nodes.toml").write_text(text)
-    with pytest.raises(ConfigError, match=re.escape(named)):
-        load_nodes(tmp_path / "nodes.toml")
 
 
 def test_default_node(processes: Processes) -> None:
