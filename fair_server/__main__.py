@@ -3,10 +3,12 @@
 import argparse
 import getpass
 import logging
+import math
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from fair_server.accounts import hash_line
+from fair_server.accounts import hash_line, not_utf_8
 from fair_server.errors import ConfigError
 from fair_server.server import Options, serve
 from fair_server.tokens import DEFAULT_TTL_S
@@ -27,12 +29,17 @@ def main() -> None:
         sys.exit(2)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fair_server: {message}. --help lists the options.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fair_server", description="A Fair server that runs programs on this machine."
-    )
+    parser = _Parser(prog="python -m fair_server", description="A Fair server that runs programs on this machine.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, choices=range(65536), metavar="PORT", default=8000, help="0: a free one")
+    parser.add_argument("--port", type=_port, metavar="PORT", default=8000, help="0: a free one")
     parser.add_argument("--nodes", type=Path, metavar="FILE", help="TOML: [[node]] tables; without it a node `local`")
     parser.add_argument(
         "--accounts",
@@ -41,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         help="lines email:hash; without it FAIRCOMPUTE_EMAIL and FAIRCOMPUTE_PASSWORD",
     )
     parser.add_argument("--executor", choices=["process", "swarm"], default="process", help="what runs programs")
-    parser.add_argument("--token-ttl-s", type=float, default=DEFAULT_TTL_S, metavar="S", help="life of a token (12 h)")
+    parser.add_argument(
+        "--token-ttl-s", type=_seconds, default=DEFAULT_TTL_S, metavar="S", help="life of a token (12 h)"
+    )
     parser.add_argument(
         "--until-stdin-closes", action="store_true", help="end, with all programs, when standard input does"
     )
@@ -62,8 +71,6 @@ def _parser() -> argparse.ArgumentParser:
 def _options(arguments: argparse.Namespace) -> Options:
     if arguments.executor == "swarm":
         raise ConfigError("The swarm executor is not built yet. Use --executor process.")
-    if arguments.token_ttl_s <= 0:
-        raise ConfigError("--token-ttl-s must be above 0.")
     return Options(
         host=arguments.host,
         port=arguments.port,
@@ -75,10 +82,34 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 0 to 65535")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:  # nan is not
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
 def _read_password() -> str:
-    if sys.stdin.isatty():
-        return getpass.getpass("Password: ")
-    return sys.stdin.readline().rstrip("\r\n")
+    """Returns the first line of standard input, in UTF-8 whatever the locale: so do clients send it.
+
+    Raises:
+        ConfigError: it is not in UTF-8.
+    """
+    try:
+        if sys.stdin.isatty():
+            return getpass.getpass("Password: ")
+        return sys.stdin.buffer.readline().decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise not_utf_8() from None  # the first error quotes the password
 
 
 if __name__ == "__main__":

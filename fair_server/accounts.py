@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
 
 from fair_server.errors import ApiError, ConfigError
 
@@ -14,21 +14,28 @@ from fair_server.errors import ApiError, ConfigError
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 _AT_ONCE = 2  # verifications that run side by side: each holds its memory
 _WAITING_AT_MOST = 200  # beyond it a login is refused instead of queued
-_EMAIL = re.compile(r"^[^\s:]+@[^\s:]+$")
-_HASH = re.compile(r"^\$argon2(id|i|d)\$\S+$")
+_EMAIL = re.compile(r"[^\s:]+@[^\s:]+")
 
 
 def hash_line(email: str, password: str) -> str:
     """Returns the line `email:hash` of an accounts file.
 
     Raises:
-        ConfigError: the email is none, or the password is empty.
+        ConfigError: the email is none, or the password is empty or came in another encoding than UTF-8.
     """
-    if not _EMAIL.match(email):
+    if not _is_email(email):
         raise ConfigError(f"{email!r} is no email address.")
     if not password:
         raise ConfigError("The password is empty: give it on standard input.")
-    return f"{email}:{_HASHER.hash(password)}"
+    try:
+        return f"{email}:{_HASHER.hash(password)}"
+    except UnicodeEncodeError:
+        raise not_utf_8() from None  # the first error quotes the password
+
+
+def not_utf_8() -> ConfigError:
+    """Returns the refusal of a password whose bytes are not in UTF-8; it does not show them."""
+    return ConfigError("The password is not in UTF-8, in which clients send it: give it in that encoding.")
 
 
 class Accounts:
@@ -85,7 +92,7 @@ def load_accounts(path: Path | None, environment: Mapping[str, str]) -> Accounts
 
 def _read_accounts(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # an editor's byte order mark is no part of an email
     except OSError as exc:
         raise ConfigError(f"The accounts file {path} cannot be read: {exc.strerror}.") from exc
     except UnicodeDecodeError as exc:
@@ -95,11 +102,36 @@ def _read_accounts(path: Path) -> dict[str, str]:
         if not line.strip() or line.startswith("#"):
             continue
         email, _, digest = line.strip().partition(":")
-        if not _EMAIL.match(email) or not _HASH.match(digest):
-            raise ConfigError(f"The accounts file {path} is wrong in line {number}: it must be email:argon2-hash.")
+        if fault := _fault(email, digest):
+            raise ConfigError(
+                f"The accounts file {path} is wrong in line {number}: {fault}. "
+                "Print the line anew with `python -m fair_server hash EMAIL`."
+            )
         if email.lower() in hashes:
             raise ConfigError(f"The accounts file {path} names {email} twice, again in line {number}.")
         hashes[email.lower()] = digest
     if not hashes:
         raise ConfigError(f"The accounts file {path} names no account.")
     return hashes
+
+
+def _is_email(text: str) -> bool:
+    return _EMAIL.fullmatch(text) is not None and text.isprintable()
+
+
+def _fault(email: str, digest: str) -> str | None:
+    """Returns what is wrong with an account's line, without its hash; None where some password can be right.
+
+    It takes as long as a login: what parses is not yet what can be verified, a hash that was cut off for instance.
+    """
+    if not _is_email(email):
+        return "it must be email:argon2-hash"
+    try:
+        _HASHER.verify(digest, "")
+    except VerifyMismatchError:
+        return None
+    except VerificationError as exc:
+        return f"no login can match its hash (argon2 says: {exc})"
+    except (InvalidHashError, UnicodeEncodeError):
+        return "it must be email:argon2-hash"
+    return "its hash is that of an empty password"

@@ -89,7 +89,7 @@ def load_nodes(path: Path | None) -> tuple[Node, ...]:
     if path is None:
         return (DEFAULT_NODE,)
     try:
-        return NodesFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).node
+        return NodesFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig"))).node
     except OSError as exc:
         raise ConfigError(f"The nodes file {path} cannot be read: {exc.strerror}.") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
