@@ -145,12 +145,14 @@ def notice_html(status: BackendStatus) -> str:
     demo = "A demo: a tiny model draws little pictures on this machine's own processor." if status.demo else ""
     tunnel = "No tunnel in between." if status.kind == "local" and not status.tunnel else ""
     said = " ".join(part for part in (demo, tunnel) if part)
-    return (f"<p>{said}</p>" if said else "") + (_CONNECT_HTML if status.demo else "")
+    return (f"<p>{said}</p>" if said else "") + (_REAL_MODEL_HTML if status.demo else "")
 
 
-_CONNECT_HTML = """
-<details><summary>Connect your GPU</summary>
-<p>Set these in the environment, or as the secrets and variables of your Space, and restart:
+_REAL_MODEL_HTML = """
+<details><summary>Draw with a real model</summary>
+<p>On a processor: set <code>INFERENCE_ENGINE=openvino</code> and
+<code>MODEL_ID=OpenVINO/LCM_Dreamshaper_v7-int8-ov</code>, and restart.</p>
+<p>On your own GPU: set these in the environment, or as the secrets and variables of your Space, and restart:
 <code>FAIRCOMPUTE_EMAIL</code>, <code>FAIRCOMPUTE_PASSWORD</code>, <code>INFERENCE_NODE</code>,
 <code>INFERENCE_IMAGE</code>, <code>TUNNEL_NODE</code>, <code>ENDPOINT_SECRET</code>.
 “Connect your GPU” in <code>README.md</code> (on a Space: the Files tab) says what works today, step by step.</p>

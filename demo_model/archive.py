@@ -7,6 +7,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 ARCHIVE_NAME = "model.tar.xz"
 CHECKSUM_NAME = f"{ARCHIVE_NAME}.sha256"
 PART_PATTERN = f"{ARCHIVE_NAME}.b64.[0-9][0-9]"
+CONTENTS_NAME = ".contents.json"  # of an unpacked folder: its files and their checksums
 
 
 def part_name(number: int) -> str:
@@ -14,6 +15,6 @@ def part_name(number: int) -> str:
     return f"{ARCHIVE_NAME}.b64.{number:02d}"
 
 
-def checksum(archive: bytes) -> str:
-    """Returns the archive's SHA-256 in hexadecimal, 64 characters."""
-    return hashlib.sha256(archive).hexdigest()
+def checksum(content: bytes) -> str:
+    """Returns the SHA-256 of the archive, or of a file in it, in hexadecimal, 64 characters."""
+    return hashlib.sha256(content).hexdigest()

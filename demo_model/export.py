@@ -27,9 +27,10 @@ from demo_model.run_folder import DEFAULT, RunFolder
 from demo_model.vocabulary import PLACE_NAMES
 from demo_model.words import WORDS_NAME
 
-# Between these values (-1 to 1) of its darkest channel a pixel goes over into pure white: 236 to 246 of 255. The
-# autoencoder's white is not quite white, and the eye sees it beside a page that is.
-_WHITE_FROM, _WHITE_AT = 0.851, 0.930
+# Between these values (-1 to 1) of its darkest channel a pixel goes over into pure white: 224 to 234 of 255. The
+# autoencoder's white is not quite white, and the eye sees it beside a page that is; 236 was the darkest corner of 268
+# pictures on white.
+_WHITE_FROM, _WHITE_AT = 0.757, 0.835
 
 
 class _TextEncoder(torch.nn.Module):

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import json
 import logging
 import lzma
 import os
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from demo_model.archive import CHECKSUM_NAME, PART_PATTERN, WEIGHTS, checksum
+from demo_model.archive import CHECKSUM_NAME, CONTENTS_NAME, PART_PATTERN, WEIGHTS, checksum
 
 _CACHE_NAME = "stable-diffusion-space"
 _log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class DemoModelError(Exception):
 
 
 def folder(cache: Path | None = None, *, weights: Path = WEIGHTS) -> Path:
-    """Returns the folder of the unpacked demo model, unpacking it first where that has not been done yet.
+    """Returns the folder of the unpacked demo model, unpacking it first where that has not been done yet, or once more
+    where a file of it is no longer what it was.
 
     It lies in `cache`, or else in the user's cache (`$XDG_CACHE_HOME`, `~/.cache`), or, where that cannot be written,
     in a private folder among the temporary files. Its name carries the archive's checksum, and it appears there by one
@@ -38,7 +40,7 @@ def folder(cache: Path | None = None, *, weights: Path = WEIGHTS) -> Path:
     archive = b""
     failures: list[str] = []
     for place in [cache] if cache is not None else _default_places():
-        if os.path.isdir(unpacked := place / _folder_name(expected)):  # unlike Path.is_dir, False where it may not look
+        if _is_whole(unpacked := place / _folder_name(expected)):
             return unpacked
         archive = archive or _read_archive(weights, expected)
         try:
@@ -117,39 +119,64 @@ def _read_archive(weights: Path, expected: str) -> bytes:
     return archive
 
 
+def _is_whole(unpacked: Path) -> bool:
+    """Returns whether all files of the folder are as they were unpacked: a disk fills up, temporary files are swept."""
+    try:
+        contents = json.loads((unpacked / CONTENTS_NAME).read_bytes())
+        return all(checksum((unpacked / path).read_bytes()) == expected for path, expected in contents.items())
+    except (OSError, ValueError, AttributeError):  # gone, or no longer JSON of the kind that was written
+        return False
+
+
 def _unpack(archive: bytes, place: Path, name: str) -> Path:
-    """Unpacks the archive to `place/name`, which appears there whole; returns its path."""
+    """Unpacks the archive to `place/name`, which appears there whole, in place of a damaged one; returns its path."""
     unpacked = place / name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place))
+    damaged = unfinished.with_name(f"{unfinished.name}.damaged")
     try:
-        _extract(archive, unfinished)
-        unfinished.rename(unpacked)
+        contents = _extract(archive, unfinished)
+        _write(unfinished / CONTENTS_NAME, json.dumps(contents).encode())
+        if not _is_whole(unpacked):
+            if os.path.lexists(unpacked):
+                unpacked.rename(damaged)
+                _log.warning("the demo model in %s is damaged: unpacked anew", unpacked)
+            unfinished.rename(unpacked)
     except OSError:
-        if not os.path.isdir(unpacked):  # else another process was faster: its folder is as good
+        if not _is_whole(unpacked):  # else another process was faster: its folder is as good
             raise
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for left in (unfinished, damaged):
+            shutil.rmtree(left, ignore_errors=True)
     return unpacked
 
 
-def _extract(archive: bytes, target: Path) -> None:
-    """Writes the archive's files below `target` and onto the disk, so that the rename never outlives the contents.
+def _extract(archive: bytes, target: Path) -> dict[str, str]:
+    """Writes the archive's files below `target`; returns their paths and checksums.
 
     Only plain files with a path below `target` are taken. Python 3.11 before 3.11.4 has no `filter="data"`, hence by
     hand.
     """
+    contents: dict[str, str] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(lzma.decompress(archive)), mode="r:") as tar:
             for member in tar:
                 path = PurePosixPath(member.name)
-                content = tar.extractfile(member) if member.isfile() else None
-                if content is None or path.is_absolute() or ".." in path.parts:
+                opened = tar.extractfile(member) if member.isfile() else None
+                if opened is None or path.is_absolute() or ".." in path.parts:
                     raise DemoModelError(f"The demo model's archive holds {member.name!r}, which is no plain file.")
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
-                with (target / path).open("wb") as file:
-                    shutil.copyfileobj(content, file)
-                    file.flush()
-                    os.fsync(file.fileno())
+                content = opened.read()
+                _write(target / path, content)
+                contents[member.name] = checksum(content)
     except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
         raise DemoModelError(f"The demo model's archive cannot be unpacked ({error}); pack it anew.") from error
+    return contents
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Onto the disk, so that the folder's rename never outlives what is in it."""
+    with file.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())

@@ -12,7 +12,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from demo_model.archive import ARCHIVE_NAME, CHECKSUM_NAME, PART_PATTERN, WEIGHTS, checksum, part_name
+from demo_model.archive import ARCHIVE_NAME, CHECKSUM_NAME, CONTENTS_NAME, PART_PATTERN, WEIGHTS, checksum, part_name
 from demo_model.words import WORDS_NAME
 
 _DEFAULTS = Path(__file__).with_name("defaults.json")
@@ -55,6 +55,7 @@ def pack(folder: Path, weights: Path = WEIGHTS) -> str:
 def tar_of(folder: Path) -> bytes:
     """Returns a tar of the folder's files, sorted, without times and owners."""
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    files.pop(CONTENTS_NAME, None)  # of a folder that was unpacked
     files.setdefault(_DEFAULTS.name, _DEFAULTS)
     tar_bytes = io.BytesIO()
     with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.USTAR_FORMAT) as tar:

@@ -17,8 +17,8 @@ _LONGEST = 6  # words in a name
 def known_words(prompt: str, *, words: Path = WEIGHTS / WORDS_NAME) -> list[str]:
     """Returns the names of the prompt that the demo model draws something for, in the prompt's order and lower case.
 
-    Empty where it knows none: it then draws whatever comes. Plurals count, and the longest name wins: "two slices of
-    cake" gives ["slices of cake"].
+    Empty where it knows none: it then draws whatever comes. Plurals and possessives count, and the longest name wins:
+    "two slices of cake" gives ["slices of cake"], "my cat's toy" ["cat"].
 
     Raises:
         OSError: the list cannot be read.
@@ -28,7 +28,8 @@ def known_words(prompt: str, *, words: Path = WEIGHTS / WORDS_NAME) -> list[str]
     found: list[str] = []
     start = 0
     while start < len(tokens):
-        candidates = (" ".join(tokens[start : start + length]) for length in range(_LONGEST, 0, -1))
+        spellings = (" ".join(tokens[start : start + length]) for length in range(_LONGEST, 0, -1))
+        candidates = (name for spelling in spellings for name in (spelling, spelling.removesuffix("'s")))
         name = next((candidate for candidate in candidates if candidate in known), None)
         if name is not None:
             found.append(name)

@@ -372,7 +372,7 @@ def test_the_demo_says_what_it_is(open_page: Callable[..., Visit]) -> None:
     visit = open_page()
     expect(visit.page.get_by_text("a tiny model draws little pictures")).to_be_visible()
     expect(visit.page.get_by_text("No tunnel in between")).to_be_visible()
-    visit.page.get_by_text("Connect your GPU", exact=True).click()
+    visit.page.get_by_text("Draw with a real model", exact=True).click()
     expect(visit.page.get_by_text("INFERENCE_NODE")).to_be_visible()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import demo_model
 from demo_model import loader
-from demo_model.archive import CHECKSUM_NAME, WEIGHTS, part_name
+from demo_model.archive import CHECKSUM_NAME, CONTENTS_NAME, WEIGHTS, part_name
 from demo_model.pack import pack, tar_of
 
 PARTS = ("model_index.json", "unet/openvino_model.xml", "text_encoder", "vae_decoder", "tokenizer", "scheduler")
@@ -94,6 +94,25 @@ def test_unfinished_folder_does_not_count(small_weights: Path, tmp_path: Path) -
     complete.rename(left)
     (left / "model_index.json").unlink()
     assert (demo_model.folder(tmp_path / "cache", weights=small_weights) / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "missing", "emptied", "without contents"])
+def test_a_damaged_folder_is_unpacked_anew(small_weights: Path, tmp_path: Path, damage: str) -> None:
+    """Whatever became of the unpacked files, the next call gives them as they were, and leaves nothing beside them."""
+    folder = demo_model.folder(tmp_path / "cache", weights=small_weights)
+    weights = folder / "unet" / "openvino_model.bin"
+    if damage == "emptied":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    elif damage == "without contents":
+        (folder / CONTENTS_NAME).write_text("")
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes({"changed": bytes(256), "cut": bytes(range(100))}[damage])
+    assert demo_model.folder(tmp_path / "cache", weights=small_weights) == folder
+    assert weights.read_bytes() == bytes(range(256))
+    assert names(tmp_path / "cache") == {folder.name}
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "missing", "no base64", "checksum gone", "checksum empty"])

@@ -32,13 +32,14 @@ def scenes() -> list[Scene]:
         ("a cat with French fries", ["cat", "french fries"]),
         ("black cats", ["black cats"]),
         ("my T-SHIRT", ["t-shirt"]),
+        ("my cat\u2019s hat", ["cat", "hat"]),
         ("the treaty of westphalia", []),
         ("", []),
         ("\u732b \U0001f431 <b>", []),
     ],
 )
 def test_known_words(prompt: str, known: list[str]) -> None:
-    """The names in a prompt are found in its order, plurals and capitals too, the longest first."""
+    """The names in a prompt are found in its order, plurals, possessives and capitals too, the longest first."""
     assert demo_model.known_words(prompt) == known
 
 

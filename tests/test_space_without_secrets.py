@@ -73,7 +73,7 @@ def test_duplicated_space_draws(processes: Processes, home: Path) -> None:
     if os.getuid() == 0:
         assert (Path("/proc") / str(space.program.pid)).stat().st_uid == NOBODY
     page = space.text()
-    for words in ("A demo", "No tunnel", "Connect your GPU", "ENDPOINT_SECRET"):
+    for words in ("A demo", "No tunnel", "Draw with a real model", "MODEL_ID", "ENDPOINT_SECRET"):
         assert words in page
     assert space.draw().size == (256, 256)
     running = "\n".join(" ".join(words) for words in space.living().values())
