@@ -31,6 +31,8 @@ def choose_backend(settings: Settings) -> Backend:
         return _fixed_endpoint(settings)
     if settings.mode == "fair":
         return _configured_chain(settings)
+    if settings.endpoint_secret:
+        log.warning("ENDPOINT_SECRET alone does not say where to draw: it is done on this machine")
     return _local_chain(settings)
 
 

@@ -1,13 +1,14 @@
 """Every setting of the top level, from the environment (and `.env`), checked at start, the bad one named.
 
-The only module that reads the environment. Names, meanings and defaults: the table in README.md. Secrets are
-`SecretStr`: they appear in no `repr`, log or error.
+What is Gradio's own, and what `local_fair.py` passes on to its programs, they read themselves. Names, meanings and
+defaults: the table in README.md. Secrets are `SecretStr`: they appear in no `repr`, log or error.
 """
 
+import os
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from addresses import has_sound_parts, is_host, is_loopback
@@ -49,6 +50,11 @@ def _host(value: str) -> str:
     return value
 
 
+def _one_line(value: SecretStr) -> SecretStr:
+    """A password as it was typed, spaces too, without the end of a line that was copied along."""
+    return SecretStr(value.get_secret_value().strip("\r\n"))
+
+
 def _long_secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value().strip()
     if len(text.encode()) < 32 or len(set(text)) < 8:
@@ -78,7 +84,9 @@ class Settings(BaseSettings):
     )
 
     faircompute_email: str | None = _env("FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_USER_EMAIL")
-    faircompute_password: SecretStr | None = _env("FAIRCOMPUTE_PASSWORD", "FAIRCOMPUTE_USER_PASSWORD")
+    faircompute_password: Annotated[SecretStr, AfterValidator(_one_line)] | None = _env(
+        "FAIRCOMPUTE_PASSWORD", "FAIRCOMPUTE_USER_PASSWORD"
+    )
     faircompute_server_address: HttpUrl | None = None
     inference_node: str | None = None
     tunnel_node: str | None = None
@@ -103,6 +111,16 @@ class Settings(BaseSettings):
     model_precision: str | None = None
     inference_engine: Literal["openvino", "diffusers"] | None = None
     gradio_server_port: Port | None = None  # Gradio reads it itself; a wrong one is named here
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_counts_as_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """White space around a value is nobody's intention; `env_ignore_empty` knows only what is empty at once."""
+        plain = {
+            name: value.strip() if isinstance(value, str) and "password" not in name.lower() else value
+            for name, value in values.items()
+        }
+        return {name: value for name, value in plain.items() if not isinstance(value, str) or value.strip()}
 
     @classmethod
     def load(cls, **values: Any) -> Self:
@@ -166,6 +184,7 @@ class Settings(BaseSettings):
 
     def _check_together(self) -> None:
         fair = self._fair_settings()
+        self._check_ports()
         if self.endpoint_url:
             self._check_endpoint(self.endpoint_url, fair)
         elif fair:
@@ -176,7 +195,25 @@ class Settings(BaseSettings):
                 "or unset INFERENCE_ENGINE to draw with the built-in demo model."
             )
 
+    def _check_ports(self) -> None:
+        """On one node two programs cannot have one port; on this machine alone, what is not set gets a free one."""
+        defaults = {"tunnel_control_port": 2333, "tunnel_public_port": 8080, "inference_host_port": 5001}
+        names = ["tunnel_control_port", "tunnel_public_port"] if self.tunnel == "rathole" else []
+        if self.mode == "local" or self.inference_node == self.tunnel_node:
+            names.append("inference_host_port")
+        taken: dict[int, str] = {}
+        for name in names if self.mode != "endpoint" else ():
+            port = getattr(self, name) or (defaults[name] if self.mode == "fair" else None)
+            if port in taken:
+                raise SettingsError(
+                    f"{taken[port]} and {name.upper()} are both {port}, on one node: give each a port of its own "
+                    f"({', '.join(f'{name.upper()} is {port} unless set' for name, port in defaults.items())})."
+                )
+            if port:
+                taken[port] = name.upper()
+
     def _check_endpoint(self, url: str, fair: list[str]) -> None:
+        fair = fair or sorted(name for name, value in os.environ.items() if name.startswith("FAIRCOMPUTE_") and value)
         if fair:
             raise SettingsError(
                 f"ENDPOINT_URL (a fixed endpoint) and {', '.join(fair)} (services that Fair starts) exclude each "

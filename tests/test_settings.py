@@ -99,7 +99,10 @@ def test_one_fair_setting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secrets.token_urlsafe" in text
 
 
-@pytest.mark.parametrize("beside", ["FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_PASSWORD", "FAIRCOMPUTE_SERVER_ADDRESS"])
+@pytest.mark.parametrize(
+    "beside",
+    ["FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_PASSWORD", "FAIRCOMPUTE_SERVER_ADDRESS", "FAIRCOMPUTE_CERT_SHA256"],
+)
 def test_endpoint_beside_fair(monkeypatch: pytest.MonkeyPatch, beside: str) -> None:
     """A fixed endpoint beside any of Fair's settings is an error that names both."""
     text = refusal(monkeypatch, REMOTE, **{beside: "https://hunter2.example.org"})
@@ -188,11 +191,32 @@ def test_all_bad_values_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ENDPOINT_URL": "https://gpu.example.org"}, "ENDPOINT_SECRET"),
         ({"ENDPOINT_URL": "http://gpu.example.org", "ENDPOINT_SECRET": SECRET}, "ENDPOINT_TLS"),
         ({"INFERENCE_ENGINE": "diffusers"}, "MODEL_ID"),
+        ({"TUNNEL_CONTROL_PORT": "8123", "TUNNEL_PUBLIC_PORT": "8123"}, "TUNNEL_CONTROL_PORT and TUNNEL_PUBLIC_PORT"),
+        ({"TUNNEL_PUBLIC_PORT": "8123", "INFERENCE_HOST_PORT": "8123"}, "INFERENCE_HOST_PORT"),
+        (FAIR | {"TUNNEL_CONTROL_PORT": "8080"}, "TUNNEL_PUBLIC_PORT is 8080 unless set"),
     ],
 )
 def test_what_does_not_go_together(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], named: str) -> None:
     """Settings that are right each and wrong together say which one is to be set."""
     assert named in refusal(monkeypatch, environment)
+
+
+def test_ports_of_different_nodes_may_be_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what would stand on one node needs a port of its own."""
+    alone = load(monkeypatch, {}, TUNNEL="none", TUNNEL_PUBLIC_PORT="8123", INFERENCE_HOST_PORT="8123")
+    assert alone.mode == "local"
+    assert load(monkeypatch, FAIR, TUNNEL="rathole", INFERENCE_HOST_PORT="8123").tunnel_public_port == 8123
+
+
+def test_white_space_around_a_value_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was copied with its line's end, or is nothing but spaces; a password keeps spaces that may be its own."""
+    found = load(
+        monkeypatch, FAIR, INFERENCE_NODE=" gpu-box\n", FAIRCOMPUTE_PASSWORD=" of two words \r\n", MODEL_ID=" "
+    )
+    assert (found.inference_node, found.model_id) == ("gpu-box", None)
+    assert found.faircompute_password is not None
+    assert found.faircompute_password.get_secret_value() == " of two words "
+    assert "INFERENCE_NODE" in refusal(monkeypatch, FAIR, INFERENCE_NODE="  ")
 
 
 def test_empty_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
