@@ -14,10 +14,8 @@ from dataclasses import replace
 
 from drawing import Drawing, DrawRequest
 from errors import BusyError, JobCancelledError, JobTimeoutError, ServiceError, SpaceError
-from events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
+from events import Cancelled, Event, Failed, Picture, Step
 from log_context import job_context
-
-__all__ = ["Cancelled", "Event", "Failed", "Job", "Jobs", "Picture", "Queued", "Step", "Waking"]
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from chain import DEPLOYMENT, DRAW_S, ONE_EACH, ROLES, Chain, draw, running_chai
 from processes import Processes, is_running, wait_until
 
 from errors import StartError
-from jobs import Picture, Step, Waking
+from events import Picture, Step, Waking
 from text_to_image import TextToImage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
