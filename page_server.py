@@ -71,6 +71,7 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
     """
     # Gradio sums up its last 10,000 events in pandas after every single one, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+    _reach_itself_without_a_proxy()
     everywhere = get_space() is not None and "GRADIO_SERVER_NAME" not in os.environ
     page.queue(max_size=QUEUE_MAX, default_concurrency_limit=None)
     page.launch(
@@ -79,6 +80,7 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
         prevent_thread_lock=True,
         quiet=True,
         share=False,
+        _frontend=False,  # no more than: end here if a busy machine takes 3 s to answer its own first request
         inbrowser=False,
         ssr_mode=False,
         max_threads=PLACES,
@@ -93,6 +95,12 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
         head=_HEAD,
     )
     return str(page.local_url)
+
+
+def _reach_itself_without_a_proxy() -> None:
+    """Gradio's start is a request to its own server, which a proxy for the outside (HTTP_PROXY) does not reach."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, (given, "localhost,127.0.0.1,::1")))
 
 
 def _theme() -> gr.themes.Base:

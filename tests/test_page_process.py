@@ -46,6 +46,15 @@ def test_the_address_is_the_last_line_of_a_start(processes: Processes) -> None:
     assert space.program.output().rstrip().splitlines()[-1].startswith("The page is at ")
 
 
+@pytest.mark.slow
+def test_a_proxy_for_the_outside_is_not_asked_for_this_machine(processes: Processes, closed_port: int) -> None:
+    """Where HTTP_PROXY is set, as in many offices, the page starts and draws all the same."""
+    names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    proxies: dict[str, str | None] = dict.fromkeys(names, f"http://127.0.0.1:{closed_port}")
+    space = start_space(processes, {**_LOCAL, **proxies, "NO_PROXY": None, "no_proxy": None})
+    assert space.draw().size == (256, 256)
+
+
 def test_room_for_five_hundred() -> None:
     """Gradio's queue and its places for running events leave room for five hundred visitors and more."""
     assert page_server.QUEUE_MAX >= 500
