@@ -18,8 +18,7 @@ _SKIP = gr.skip()
 _STYLE = Path(__file__).with_name("page_style.css")
 _SCRIPT = Path(__file__).with_name("page_script.js")
 _HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
-<script>{_SCRIPT.read_text(encoding="utf-8")}</script>
-<noscript><p>This page needs JavaScript, which is switched off in this browser.</p></noscript>"""
+<script>{_SCRIPT.read_text(encoding="utf-8")}</script>"""
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
