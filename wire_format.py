@@ -118,7 +118,8 @@ def read_event(answer: dict[str, Any], num_inference_steps: int | None) -> Wakin
             case "queued":
                 return Queued(int(answer["place"]))
             case "progress":
-                steps = max(1, int(answer.get("num_inference_steps") or num_inference_steps or 100))
+                told = answer.get("total_steps") or answer.get("num_inference_steps")  # the first: of all images
+                steps = max(1, int(told or num_inference_steps or 100))
                 step = int(answer["step"]) if "step" in answer else round(float(answer["progress"]) * steps)
                 return Step(max(0, min(step, steps)), steps, _preview(answer.get("preview")))
     except (KeyError, TypeError, ValueError, OverflowError):

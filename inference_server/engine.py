@@ -117,6 +117,8 @@ class Engine:
         return ticket
 
     def _must_wait(self, request: PictureRequest) -> bool:
+        if self.phase in (Phase.ASLEEP, Phase.FAILED) and not self._queue:
+            return False  # whoever wakes it waits for nobody: where none may wait, it would sleep for ever
         return self.phase is not Phase.READY or bool(self._queue) or not self._under_way.has_place(request.num_images)
 
     def cancel(self, ticket: Ticket) -> None:
@@ -152,6 +154,9 @@ class Engine:
     def on_ready(self, facts: ModelFacts) -> None:
         self._metrics.touch()
         self._limits = self._settings.override.over(of_model(facts))
+        cut = self._settings.override.without_effect(self._limits)
+        if cut and self._facts is None:  # once: it is the same whenever the engine wakes
+            log.warning("the configured limits go beyond the model's, which hold: %s", "; ".join(cut))
         self._facts, self._defaults = facts, defaults_of_model(facts, self._limits)
         self._under_way.allow(facts.images_at_once, facts.images_ahead)
         self._next()

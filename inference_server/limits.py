@@ -1,10 +1,12 @@
 """The bounds within which the server draws, and what it draws when nothing is said: the healthcheck's two objects."""
 
-from typing import Annotated, Literal, Self, get_args
+import math
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from inference_server.messages import ModelFacts
+from inference_server.strict_json import Float, Int, without_null
 
 ImageFormat = Literal["PNG", "WEBP_LOSSLESS", "WEBP", "JPEG"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -58,7 +60,7 @@ class Range(Scale):
 class Side(Range):
     """In px; only multiples of `multiple`."""
 
-    multiple: Annotated[int, Field(ge=1, le=1024)]
+    multiple: Annotated[int, Field(ge=1)]
 
     @model_validator(mode="after")
     def _holds_a_multiple(self) -> Self:
@@ -74,6 +76,13 @@ class Side(Range):
         return max(lowest, min(highest, round(super().nearest(value) / self.multiple))) * self.multiple
 
 
+class Number(Range):
+    """Of something that there is at least one of."""
+
+    min: Annotated[Count, Field(ge=1)]
+    max: Annotated[Count, Field(ge=1)]
+
+
 class Maximum(_Frozen):
     max: Count
 
@@ -81,11 +90,11 @@ class Maximum(_Frozen):
 class Limits(_Frozen):
     """As on the wire, names and all."""
 
-    num_inference_steps: Range = Range(min=1, max=250)
+    num_inference_steps: Number = Number(min=1, max=250)
     width: Side = Side(min=64, max=STATIC_MAX_SIDE_PX, multiple=8)
     height: Side = Side(min=64, max=STATIC_MAX_SIDE_PX, multiple=8)
     guidance_scale: Scale = Scale(min=0, max=30)
-    num_images_per_prompt: Range = Range(min=1, max=4)
+    num_images_per_prompt: Number = Number(min=1, max=4)
     prompt_chars: Maximum = Maximum(max=2000)
     waiting_requests: Maximum = Maximum(max=32)
     body_bytes: Maximum = Maximum(max=16_000_000)
@@ -104,28 +113,47 @@ class Defaults(_Frozen):
     image_format: ImageFormat = "PNG"
 
 
+# How far a bound of endpoint.json may go where the model itself sets none.
+WIDEST: dict[str, dict[str, Any]] = {
+    "num_inference_steps": {"min": 1, "max": 1000},  # models are trained in so many: a scheduler has no others
+    "num_images_per_prompt": {"min": 1, "max": 100},  # one answer holds all of them
+    "guidance_scale": {"min": 0, "max": 1000},
+}
+Ints = Annotated[dict[str, Int], BeforeValidator(without_null)]
+Floats = Annotated[dict[str, Float], BeforeValidator(without_null)]
+
+
 class LimitsOverride(BaseModel):
-    """`limits` of endpoint.json: any entries of `Limits`, each checked; what it leaves out stays."""
+    """`limits` of endpoint.json: any entries of `Limits`, each checked; what it leaves out or sets to null stays."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    num_inference_steps: dict[str, int] = {}
-    width: dict[str, int] = {}
-    height: dict[str, int] = {}
-    guidance_scale: dict[str, float] = {}
-    num_images_per_prompt: dict[str, int] = {}
-    prompt_chars: dict[str, int] = {}
-    waiting_requests: dict[str, int] = {}
-    body_bytes: dict[str, int] = {}
+    num_inference_steps: Ints = {}
+    width: Ints = {}
+    height: Ints = {}
+    guidance_scale: Floats = {}
+    num_images_per_prompt: Ints = {}
+    prompt_chars: Ints = {}
+    waiting_requests: Ints = {}
+    body_bytes: Ints = {}
     schedulers: tuple[str, ...] | None = None
     image_formats: tuple[ImageFormat, ...] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        return without_null(value, cls.model_fields)
+
     def over(self, limits: Limits) -> Limits:
-        """`limits` with these entries in place. Raises: ValueError when the result is no set of limits."""
+        """`limits` with these entries in place, cut to what the model can do.
+
+        Raises: ValueError when nothing is left, or the result is no set of limits.
+        """
         merged = limits.model_dump()
         for name, value in self.model_dump().items():
             if isinstance(value, dict):
-                merged[name] = {**merged[name], **value}
+                bounds = merged[name] if name in ("width", "height") else WIDEST.get(name, {})
+                merged[name] = _cut({**merged[name], **value}, bounds)
             elif value is not None:
                 merged[name] = [one for one in merged[name] if one in value]
         try:
@@ -133,7 +161,28 @@ class LimitsOverride(BaseModel):
         except ValidationError as exc:
             first = exc.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"limits.{where}: {first['msg']}") from exc
+            raise ValueError(f"limits.{where}: {first['msg'].removeprefix('Value error, ')}") from exc
+
+    def without_effect(self, held: Limits) -> list[str]:
+        """The entries that were cut where `over` made `held`, each as a phrase for the log."""
+        told = []
+        for name, value in self.model_dump().items():
+            have = held.model_dump()[name]
+            if isinstance(value, dict):
+                told += [f"{name}.{key} {value[key]} -> {have[key]}" for key in value if value[key] != have[key]]
+            elif value is not None:
+                told += [f"{name}: no {one[:100]!a}" for one in value if one not in have]
+        return told
+
+
+def _cut(asked: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
+    """`asked` without what lies outside `bounds`, as far as these say anything."""
+    cut = dict(asked)
+    if "min" in bounds:
+        cut["min"], cut["max"] = max(asked["min"], bounds["min"]), min(asked["max"], bounds["max"])
+    if "multiple" in bounds:  # 0 and less are left for the check to refuse
+        cut["multiple"] = math.lcm(asked["multiple"], bounds["multiple"]) if asked["multiple"] > 0 else 0
+    return cut
 
 
 def of_model(facts: ModelFacts) -> Limits:

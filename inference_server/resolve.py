@@ -77,15 +77,16 @@ class _Resolver:
         request, facts, defaults = self._request, self._offer.facts, self._offer.defaults
         if facts is None or defaults is None:
             raise RuntimeError("a request was resolved before the model was loaded")
+        images = 1 if self.images is None else int(self.images)
         drawing = Drawing(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            width_px=self.width_px or defaults.width,
-            height_px=self.height_px or defaults.height,
-            num_inference_steps=int(self.steps or defaults.num_inference_steps),
+            width_px=defaults.width if self.width_px is None else self.width_px,
+            height_px=defaults.height if self.height_px is None else self.height_px,
+            num_inference_steps=int(defaults.num_inference_steps if self.steps is None else self.steps),
             guidance_scale=defaults.guidance_scale if self.guidance is None else float(self.guidance),
             scheduler=self.scheduler or defaults.scheduler,
-            seeds=tuple((request.seed + image) % (MAX_SEED + 1) for image in range(int(self.images or 1))),
+            seeds=tuple((request.seed + image) % (MAX_SEED + 1) for image in range(images)),
             safety_checker=request.safety_checker,
         )
         return Resolved(drawing, facts, self.image_format or defaults.image_format, self._instead)

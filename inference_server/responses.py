@@ -98,12 +98,13 @@ def event_json(event: Event, preview_sent: int) -> dict[str, Any]:
             return {"type": "waking", "stage": stage, "elapsed_s": round(time.monotonic() - since_s, 1)}
         case Queued(place):
             return {"type": "queued", "place": place}
-        case Progress(step, num_steps, preview, number):
+        case Progress(step, total_steps, num_inference_steps, preview, number):
             told: dict[str, Any] = {
                 "type": "progress",
-                "progress": round(step / num_steps, 4),
+                "progress": round(step / total_steps, 4),
                 "step": step,
-                "num_inference_steps": num_steps,
+                "total_steps": total_steps,
+                "num_inference_steps": num_inference_steps,
             }
             if preview is not None and number > preview_sent:
                 told["preview"] = pictures.preview(preview)

@@ -45,7 +45,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
 
-    @app.get("/healthcheck")
+    @app.api_route("/healthcheck", methods=["GET", "HEAD"])
     async def healthcheck(request: Request) -> Response:
         return JSONResponse(health(services, request.state.trusted))
 
@@ -60,7 +60,7 @@ def create_app(services: Services) -> FastAPI:
         log.info("request %s: cancelled by its client", ascii(request_id)[1:201])
         return JSONResponse({"cancelled": request_id})
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=["GET", "HEAD"])
     async def metrics() -> Response:
         return Response(services.metrics.text(), media_type=CONTENT_TYPE)
 
@@ -161,7 +161,11 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     status = exc.status_code if isinstance(exc, HTTPException) else 500
     code = {404: "NO_SUCH_ROUTE", 405: "METHOD_NOT_ALLOWED"}.get(status, "BAD_REQUEST")
     told = "Routes: GET /healthcheck, POST /, DELETE /requests/{id}, GET /metrics, POST /shutdown."
-    return refusal_response(Refusal(status, code, told), close=request.method not in ("GET", "HEAD"))
+    response = refusal_response(Refusal(status, code, told), close=request.method not in ("GET", "HEAD"))
+    allowed = (exc.headers or {}).get("Allow") if isinstance(exc, HTTPException) else None
+    if allowed:
+        response.headers["Allow"] = ", ".join(sorted(allowed.split(", ")))
+    return response
 
 
 async def _unexpected(request: Request, exc: Exception) -> Response:

@@ -30,10 +30,11 @@ class Queued:
 
 @dataclass(frozen=True)
 class Progress:
-    """`step` of `num_steps` is done; the newest preview and its number (0 = none yet)."""
+    """`step` of `total_steps` is done, over all images; the newest preview and its number (0 = none yet)."""
 
     step: int
-    num_steps: int
+    total_steps: int
+    num_inference_steps: int  # of one image, as in `$meta`
     preview: RawImage | None
     preview_number: int
 

@@ -35,7 +35,15 @@ class DrawingUnderWay:
         self.has_begun = True
         if message.preview is not None:
             self.preview, self.preview_number = message.preview, self.preview_number + 1
-        self.ticket.tell(Progress(message.step, message.num_steps, self.preview, self.preview_number))
+        self._tell(message.step, message.num_steps)
+
+    def begin(self) -> None:
+        """Tells the ticket that its steps come next."""
+        self._tell(0, self.resolved.drawing.num_inference_steps * self.images)
+
+    def _tell(self, step: int, total_steps: int) -> None:
+        steps = self.resolved.drawing.num_inference_steps
+        self.ticket.tell(Progress(step, total_steps, steps, self.preview, self.preview_number))
 
     def finished(self, message: Drawn, ready_s: float) -> Finished:
         """What is answered. `ready_s`: when the engine was last ready, on the monotonic clock."""
@@ -108,7 +116,7 @@ class UnderWay:
         ticket.attempts += 1
         self._drawings[self._number] = drawing = DrawingUnderWay(ticket, resolved, self._number, alone)
         if drawing not in self.ahead_of_time():
-            ticket.tell(Progress(0, resolved.drawing.num_inference_steps * drawing.images, None, 0))
+            drawing.begin()
         return Draw(self._number, resolved.drawing)
 
     def get(self, number: int) -> DrawingUnderWay | None:

@@ -7,15 +7,15 @@ Source of the names: https://github.com/kiri-art/docker-diffusers-api#usage
 
 import hashlib
 import json
-import math
 import re
 import secrets
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from inference_server.errors import Refusal, invalid_inputs
+from inference_server.strict_json import Float, Int
 
 MAX_SEED = 2**32 - 1
 # Accepted and ignored without a word: upstream's own clients send them.
@@ -27,14 +27,6 @@ SILENTLY_IGNORED = frozenset(
 )
 _FORMAT_SPELLINGS = {frozenset({"webp", "lossless"}): "WEBP_LOSSLESS", frozenset({"jpg"}): "JPEG"}
 IMAGE_INPUTS = ("image", "init_image", "mask_image", "control_image")
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise ValueError("must be a number")  # noqa: TRY004 (pydantic turns this one into its own error)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
 
 
 def _text(value: str) -> str:
@@ -53,8 +45,6 @@ def _request_id(value: str) -> str:
     return value
 
 
-Int = Annotated[int, BeforeValidator(_number)]
-Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Text = Annotated[str, AfterValidator(_text)]
 RequestId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_request_id)]
 

@@ -122,7 +122,7 @@ def test_some_are_handed_over_ahead_of_time() -> None:
         assert bench.orders[-1] == "e"
         assert [ticket.event for ticket in tickets[3:]] == [Queued(1), Queued(2)]
         await bench.say(Step(3, 1, 5, None))
-        assert tickets[2].event == Progress(1, 5, None, 0)
+        assert tickets[2].event == Progress(1, 5, 5, None, 0)
 
     run(story())
 
@@ -228,8 +228,8 @@ def test_each_gets_its_own_steps_and_its_own_end() -> None:
         await bench.ready()
         one, two = bench.post("a"), bench.post("b")
         await bench.say(Step(bench.number("b"), 3, 5, None), Step(999, 4, 5, None), Cancelled(999))
-        assert one.event == Progress(0, 5, None, 0)
-        assert two.event == Progress(3, 5, None, 0)
+        assert one.event == Progress(0, 5, 5, None, 0)
+        assert two.event == Progress(3, 5, 5, None, 0)
         await bench.say(DrawFailed(bench.number("a"), "out of memory"))
         assert code(one) == "PIPELINE_ERROR"
         assert code(two) is None
@@ -305,6 +305,23 @@ def test_the_bound_counts_those_who_wait() -> None:
             nobody_waits.post(prompt)
         with pytest.raises(Refusal):
             nobody_waits.post("e")
+
+    run(story())
+
+
+def test_an_engine_asleep_is_woken_also_where_nobody_may_wait() -> None:
+    """The request that wakes the engine is taken whatever the bound: refused as busy, it would never be drawn."""
+
+    async def story() -> None:
+        bench = Bench(waiting_requests={"max": 0})
+        await bench.ready()
+        await bench.after(101)
+        assert bench.phase() is Phase.ASLEEP
+        bench.post("a")
+        with pytest.raises(Refusal):
+            bench.post("b")
+        await bench.ready()
+        assert bench.orders == ["a"]
 
     run(story())
 

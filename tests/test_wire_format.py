@@ -193,6 +193,7 @@ def test_json_that_is_none(text: str | bytes) -> None:
         ({"type": "waking"}, Waking("Waking the picture server")),
         ({"type": "queued", "place": 3}, Queued(3)),
         ({"type": "progress", "step": 3, "num_inference_steps": 20}, Step(3, 20)),
+        ({"type": "progress", "step": 45, "num_inference_steps": 30, "total_steps": 120}, Step(45, 120)),
         ({"type": "progress", "progress": 0.5}, Step(10, 20)),  # upstream's
         ({"type": "progress", "step": 99, "num_inference_steps": 20}, Step(20, 20)),
         ({"type": "progress", "step": -5, "num_inference_steps": -3}, Step(0, 1)),
@@ -213,7 +214,7 @@ def test_events(answer: dict[str, Any], expected: Any) -> None:
 def test_odd_events(odd: Any) -> None:
     """No event raises, whatever stands in it."""
     for kind in ("waking", "queued", "progress", odd):
-        event = {"type": kind, **dict.fromkeys(["stage", "place", "step", "progress", "preview"], odd)}
+        event = {"type": kind, **dict.fromkeys(["stage", "place", "step", "progress", "total_steps", "preview"], odd)}
         wire_format.read_event(event, 20)
         wire_format.read_event({**event, "num_inference_steps": odd}, None)
 
