@@ -9,26 +9,46 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 
 from inference_server.engine_options import MAX_BATCH, VARIABLES, EngineOptions, default_compile_cache
 from inference_server.engines import DEMO_MODEL_NAME, ENGINES
 from inference_server.limits import Limits, LimitsOverride
 from inference_server.messages import Load
+from inference_server.strict_json import Float, Int, without_null
 
-Seconds = Annotated[float, Field(ge=0, le=10**8)]
+Seconds = Annotated[Float, Field(ge=0, le=10**8)]
 
 
 class ConfigError(Exception):
     """The server cannot start like this; the text says what to change and shows no value of the file."""
 
 
-class EndpointConfig(EngineOptions):
-    """`endpoint.json`, every key optional."""
+def _bearer(value: SecretStr) -> SecretStr:
+    """Without white space around it (a file written by hand may end it with a line break): no header carries that."""
+    text = value.get_secret_value().strip()
+    if not text:
+        raise ValueError("is empty; leave it out for an open server")
+    if not all(" " <= character <= "~" for character in text):
+        raise ValueError("holds more than printable ASCII, which no client can send in a header; take another one")
+    return SecretStr(text)
 
-    bearer: SecretStr | None = None
+
+class EndpointConfig(EngineOptions):
+    """`endpoint.json`, every key optional; null is as good as left out."""
+
+    bearer: Annotated[SecretStr, AfterValidator(_bearer)] | None = None
     tls_key: SecretStr | None = None  # PEM text
     tls_certificate: str | None = None  # PEM text
     deployment: str | None = None
@@ -37,10 +57,16 @@ class EndpointConfig(EngineOptions):
     model_id: str | None = None
     model_revision: str | None = None
     model_precision: str | None = None
+    max_batch: Annotated[Int, Field(ge=1, le=MAX_BATCH)] | None = None  # the environment has it as text, a file not
     idle_engine_s: Seconds = 0  # 0: the engine never sleeps
     idle_exit_s: Seconds = 0  # 0: the server never ends by itself
     limits: LimitsOverride = LimitsOverride()
-    lenient: bool = False
+    lenient: StrictBool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        return without_null(value, cls.model_fields)
 
 
 class ServerConfig(BaseModel):
@@ -106,7 +132,7 @@ def _engine_options(environment: Mapping[str, str]) -> EngineOptions:
     try:
         return EngineOptions.from_environment(environment)
     except ValidationError as exc:
-        told = "; ".join(f"{VARIABLES[str(row['loc'][0])]}: {row['msg']}" for row in exc.errors())
+        told = "; ".join(f"{VARIABLES[str(row['loc'][0])]}: {_said(row['msg'])}" for row in exc.errors())
         raise ConfigError(f"The environment is wrong: {told}") from None
 
 
@@ -127,25 +153,28 @@ def _parser() -> argparse.ArgumentParser:
 def read_endpoint(path: Path) -> EndpointConfig:
     """Raises: ConfigError, naming the bad key but never its value."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"The configuration {os.fspath(path)!r} cannot be read: {type(exc).__name__}") from exc
     try:
         endpoint = EndpointConfig.model_validate(json.loads(text))
         endpoint.limits.over(Limits())
     except ValidationError as exc:
-        told = "; ".join(f"{'.'.join(map(str, row['loc'])) or 'the whole'}: {row['msg']}" for row in exc.errors())
+        told = "; ".join(
+            f"{'.'.join(map(str, row['loc'])) or 'the whole'}: {_said(row['msg'])}" for row in exc.errors()
+        )
         raise ConfigError(f"The configuration {os.fspath(path)!r} is wrong: {told}") from None
     except (ValueError, RecursionError) as exc:
         told = str(exc) if str(exc).startswith("limits.") else "it is no JSON"
         raise ConfigError(f"The configuration {os.fspath(path)!r} is wrong: {told}") from None
     if (endpoint.tls_key is None) != (endpoint.tls_certificate is None):
         raise ConfigError(f"The configuration {os.fspath(path)!r} holds one of tls_key and tls_certificate, not both.")
-    if endpoint.bearer is not None and not endpoint.bearer.get_secret_value():
-        raise ConfigError(
-            f"The configuration {os.fspath(path)!r} has an empty bearer; leave it out for an open server."
-        )
     return endpoint
+
+
+def _said(message: str) -> str:
+    """pydantic's text for an error, without its own word for one of ours."""
+    return message.removeprefix("Value error, ")
 
 
 def is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The inference server's settings for its engine: read, checked, and handed to the engine process."""
+"""The inference server's settings: read from endpoint.json and the environment, checked, and handed on."""
 
 import json
 from collections.abc import Mapping
@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inference_front_door import FrontDoor, serve
 
-from inference_server.config import ConfigError, from_command_line
+from inference_server.config import ConfigError, EndpointConfig, from_command_line
+from inference_server.limits import Limits, LimitsOverride
 from inference_server.messages import Load
 
 
@@ -16,6 +18,13 @@ def load(tmp_path: Path, environment: Mapping[str, str], keys: Mapping[str, Any]
     path = tmp_path / "endpoint.json"
     path.write_text(json.dumps(keys or {}))
     return from_command_line(["--config", str(path)], environment).load
+
+
+def endpoint(tmp_path: Path, keys: Mapping[str, Any]) -> EndpointConfig:
+    """An endpoint.json of these keys, read."""
+    path = tmp_path / "endpoint.json"
+    path.write_text(json.dumps(keys))
+    return from_command_line(["--config", str(path)], {}).endpoint
 
 
 def test_without_settings_the_engine_decides(tmp_path: Path) -> None:
@@ -81,3 +90,70 @@ def test_openvino_is_not_asked_for_cuda(tmp_path: Path) -> None:
     """The engine that draws on the CPU alone says so at the start."""
     with pytest.raises(ConfigError, match="diffusers"):
         load(tmp_path, {"INFERENCE_DEVICE": "cuda"})
+
+
+def test_null_is_as_good_as_left_out(tmp_path: Path) -> None:
+    """Every optional key, and every entry of the limits, may be null: its default holds."""
+    left_out = endpoint(tmp_path, {})
+    assert endpoint(tmp_path, dict.fromkeys(EndpointConfig.model_fields)) == left_out
+    limits = {**dict.fromkeys(LimitsOverride.model_fields), "width": {"min": None, "max": None}}
+    assert endpoint(tmp_path, {"limits": limits}).limits.over(Limits()) == Limits()
+    with pytest.raises(ConfigError, match="nonsense"):
+        endpoint(tmp_path, {"nonsense": None})
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"idle_engine_s": "5"},
+        {"idle_engine_s": True},
+        {"idle_engine_s": float("nan")},
+        {"idle_exit_s": "300"},
+        {"idle_exit_s": False},
+        {"idle_exit_s": [5]},
+        {"lenient": "yes"},
+        {"lenient": 1},
+        {"max_batch": "4"},
+        {"max_batch": True},
+        {"limits": {"width": {"max": "128"}}},
+        {"limits": {"guidance_scale": {"max": True}}},
+        {"limits": {"waiting_requests": {"max": -1}}},
+        {"limits": {"num_inference_steps": {"max": 0}}},
+        {"limits": {"num_images_per_prompt": {"max": 0}}},
+        {"limits": 5},
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """Text, true and false pass for no number and no number for true; limits that let nothing pass are refused too."""
+    [(name, value)] = keys.items()
+    named = f"limits.{next(iter(value))}" if isinstance(value, dict) else name
+    with pytest.raises(ConfigError, match=named) as refused:
+        endpoint(tmp_path, keys)
+    assert "Value error" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", [" ab c\n", "ab c", "\tab c\r\n"])
+def test_white_space_around_a_bearer_is_none_of_it(tmp_path: Path, text: str) -> None:
+    """A file written by hand may end the bearer with a line break; no header could carry that."""
+
+    def visit(door: FrontDoor) -> None:
+        assert door.ask("GET", "/metrics").status_code == 200
+        assert door.ask("GET", "/metrics", headers={"Authorization": "Bearer abc"}).status_code == 401
+
+    serve(tmp_path, {"bearer": text}, visit, bearer="ab c")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n", "geheimer-schlüssel", "geheim\nnis", "geheim\0nis", "geheim\x7fnis"])
+def test_a_bearer_that_no_client_can_send_is_refused(tmp_path: Path, text: str) -> None:
+    """The server does not start with one that no request could match; the error shows nothing of it."""
+    with pytest.raises(ConfigError, match="bearer") as refused:
+        endpoint(tmp_path, {"bearer": text})
+    assert "geheim" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Some editors write one before UTF-8."""
+    path = tmp_path / "endpoint.json"
+    path.write_bytes(b'\xef\xbb\xbf{"deployment": "mine"}')
+    assert from_command_line(["--config", str(path)], {}).endpoint.deployment == "mine"
