@@ -270,7 +270,7 @@ def main() -> int:
             while not stop.wait(0.5):  # a signal that reaches another thread does not wake this one: it has to look
                 pass
         except OSError as error:
-            print(f"The page could not be served: {error}", file=sys.stderr)
+            print(f"The page could not be served, does another program listen there? {error}", file=sys.stderr)
             return 1
         finally:
             _close(service)

@@ -66,8 +66,10 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
     `port`: None follows GRADIO_SERVER_PORT, else the first free one from 7860. The name to listen on follows
     GRADIO_SERVER_NAME, else it is every address on a Space and this machine only elsewhere.
 
-    Raises: OSError when no port is free.
+    Raises: OSError when that port is taken, or none is free.
     """
+    if port is None and (named := os.environ.get("GRADIO_SERVER_PORT")):
+        port = int(named)  # Gradio would silently take the next free one after it
     # Gradio sums up its last 10,000 events in pandas after every single one, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
     _reach_itself_without_a_proxy()

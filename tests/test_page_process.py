@@ -1,6 +1,7 @@
 """`python app.py` as a program: how it starts, what it says about wrong settings, how it ends."""
 
 import signal
+import socket
 import sys
 
 import httpx
@@ -44,6 +45,19 @@ def test_the_address_is_the_last_line_of_a_start(processes: Processes) -> None:
     assert space.url == f"http://127.0.0.1:{port}"
     assert httpx.get(space.url, timeout=60).status_code == 200
     assert space.program.output().rstrip().splitlines()[-1].startswith("The page is at ")
+
+
+@pytest.mark.slow
+def test_a_taken_port_is_told(processes: Processes) -> None:
+    """The page is not put on another port than the one that was named: the program ends with one sentence."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        space = processes.start([sys.executable, "app.py"], {**_LOCAL, "GRADIO_SERVER_PORT": port})
+        assert space.wait_for_end() == 1
+    assert f"could not be served, does another program listen there? Cannot find empty port in range: {port}" in (
+        space.output()
+    )
+    assert "Traceback" not in space.output()
 
 
 @pytest.mark.slow
