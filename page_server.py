@@ -23,7 +23,7 @@ _HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
     """Blocks with three changes: the public endpoint may be called with its first values only, over plain HTTP too; an
-    output that is skipped costs nothing; and the end of an event repeats nothing.
+    output that is skipped costs nothing; and each look of an event is told whole, and once.
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
@@ -53,11 +53,18 @@ class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.
         return merged
 
     def handle_streaming_diffs(self, block_fn: Any, data: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """Tells nothing anew when a handler has ended. Gradio sends its last look once more then, which undid what a
-        visitor who pressed Draw again meanwhile had been shown: no Cancel, and a Draw that did nothing.
+        """Tells each value whole, and nothing anew when a handler has ended.
+
+        From the second look on Gradio tells what is to be changed in the values of the one before. Its browser side
+        does that in place: a look that came before the answer to its own request, which is told late then, had lost
+        what the next one left out. Draw was not disabled and there was no Cancel, until the end. And at the end Gradio
+        sends the last look once more, which undid what a visitor who pressed Draw again meanwhile had been shown.
         """
-        done: list[Any] = super().handle_streaming_diffs(block_fn, data, *args, **kwargs)
-        return [_SKIP] * len(done) if kwargs["final"] else done
+        whole = list(data)
+        told: list[Any] = super().handle_streaming_diffs(block_fn, data, *args, **kwargs)
+        if kwargs["final"]:
+            return [_SKIP] * len(told)
+        return [value if value is new else [["replace", [], new]] for value, new in zip(told, whole, strict=True)]
 
 
 def launch(page: gr.Blocks, *, port: int | None = None) -> str:

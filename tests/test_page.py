@@ -191,14 +191,31 @@ async def _visitor(
 
 def test_the_end_repeats_nothing(served: Served) -> None:
     """That a drawing's event is over comes without its last look: the visitor may have asked for the next picture."""
-    body = {"data": ["a red apple", "", 0, True, "", "", "", ""], "fn_index": _draw_event(served.url)}
-    with httpx.Client(base_url=f"{served.url}gradio_api/queue/", timeout=PATIENT) as client:
-        client.post("join", json={**body, "session_hash": "ends"}).raise_for_status()
-        lines = client.get("data", params={"session_hash": "ends"}).text.splitlines()
+    (*_, last), end = _looks(served.url, "ends")
+    assert "Done in" in str(last)
+    assert end == [gr.skip()] * len(last)
+
+
+def test_every_look_is_told_whole(served: Served) -> None:
+    """No look changes the values of the one before in place: a browser may have that one still to show."""
+    (first, *others), _ = _looks(served.url, "whole")
+    assert {"interactive": False, "value": "Drawing…", "__type__": "update"} in first
+    assert others
+    for value in (value for look in others for value in look):
+        ((action, path, _),) = value
+        assert (action, path) == ("replace", [])
+
+
+def _looks(url: str, session: str) -> tuple[list[list[Any]], list[Any]]:
+    """What a visitor's page is told while a picture is drawn: look after look, and what comes with the end."""
+    body = {"data": ["a red apple", "", 0, True, "", "", "", ""], "fn_index": _draw_event(url)}
+    with httpx.Client(base_url=f"{url}gradio_api/queue/", timeout=PATIENT) as client:
+        client.post("join", json={**body, "session_hash": session}).raise_for_status()
+        lines = client.get("data", params={"session_hash": session}).text.splitlines()
     messages = [json.loads(line.removeprefix("data: ")) for line in lines if line]
-    told = {message["msg"]: message["output"]["data"] for message in messages if "output" in message}
-    assert "Done in" in str(told["process_generating"])
-    assert told["process_completed"] == [gr.skip()] * len(told["process_generating"])
+    looks = [message["output"]["data"] for message in messages if message["msg"] == "process_generating"]
+    (end,) = [message["output"]["data"] for message in messages if message["msg"] == "process_completed"]
+    return looks, end
 
 
 def _draw_event(url: str) -> int:
