@@ -35,8 +35,8 @@ def too_late(link: str, timeout_s: float, came_back: str) -> StartError:
         link,
         tried=f"get a healthy answer within {timeout_s:g} s",
         came_back=came_back,
-        next_step="Look at the log of the inference server and of the tunnel on their nodes, and whether another program "
-        "holds a port of theirs; START_TIMEOUT_S sets this deadline.",
+        next_step="Look at the log of the inference server and of the tunnel on their nodes, and whether another "
+        "program holds a port of theirs; START_TIMEOUT_S sets this deadline.",
     )
 
 
