@@ -239,12 +239,14 @@ def create_page(service: TextToImage) -> gr.Blocks:
             **raw,
             **private,
         )
-        drawn.then(handlers.options, None, limited, **raw, **private)
+        # Not in the queue: the end of what is in it closes the page's stream of news where nothing else is known to be
+        # asked for, and with a Draw on its way just then the page would wait for ever.
+        drawn.then(handlers.options, None, limited, queue=False, **raw, **private)
         # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
         seed_number.input(None, None, randomize_box, js="() => false")
         cancel_button.click(handlers.cancel, job_id, None, queue=False, **raw, **private)
         page.load(handlers.resume, [job_id, prompt_box], screen, **raw, **private)
-        page.load(handlers.options, None, limited, **raw, **private)
+        page.load(handlers.options, None, limited, queue=False, **raw, **private)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **raw, **private)
         gr.api(handlers.text_to_image, api_name=API_NAME, concurrency_limit=None)
     return page
