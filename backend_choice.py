@@ -10,7 +10,7 @@ from endpoint_client import EndpointClient
 from fair_client import DeadlineFairClient
 from fair_services import ChainSettings
 from local_fair import INFERENCE_IMAGE, NODE, LocalFair, find_rathole
-from settings import Settings
+from settings import DEFAULT_PORTS, Settings
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ def _configured_chain(settings: Settings) -> FairChain:
         tunnel_node=settings.tunnel_node if settings.tunnel == "rathole" else None,
         tunnel_address=settings.tunnel_address,
         tunnel_image=settings.tunnel_image,
-        inference_host_port=settings.inference_host_port or 5001,
-        tunnel_control_port=settings.tunnel_control_port or 2333,
-        tunnel_public_port=settings.tunnel_public_port or 8080,
+        inference_host_port=settings.inference_host_port or DEFAULT_PORTS["inference_host_port"],
+        tunnel_control_port=settings.tunnel_control_port or DEFAULT_PORTS["tunnel_control_port"],
+        tunnel_public_port=settings.tunnel_public_port or DEFAULT_PORTS["tunnel_public_port"],
         tls=settings.endpoint_tls,
         configurable=settings.endpoint_tls == "pinned",  # else it may be upstream's image
         idle_engine_s=300 if settings.idle_engine_s is None else settings.idle_engine_s,

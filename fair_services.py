@@ -16,6 +16,7 @@ from addresses import free_ports, host_port, is_host, is_loopback
 from containers import Container, ContainerSpec, Node
 from credentials import Credentials
 from errors import FairError, StartError
+from settings import DEFAULT_PORTS
 
 CONFIG_OF_INFERENCE = "/app/endpoint.json"
 CONFIG_OF_RATHOLE = "/app/config.toml"
@@ -49,9 +50,9 @@ class ChainSettings:
     tunnel_node: str | None = None
     tunnel_address: str | None = None
     tunnel_image: str = "rapiz1/rathole:v0.5.0"
-    inference_host_port: int = 5001
-    tunnel_control_port: int = 2333
-    tunnel_public_port: int = 8080
+    inference_host_port: int = DEFAULT_PORTS["inference_host_port"]
+    tunnel_control_port: int = DEFAULT_PORTS["tunnel_control_port"]
+    tunnel_public_port: int = DEFAULT_PORTS["tunnel_public_port"]
     tls: Literal["pinned", "none"] = "pinned"
     idle_engine_s: float = 300
     idle_exit_s: float = 900

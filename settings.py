@@ -15,6 +15,7 @@ from addresses import has_sound_parts, is_host, is_loopback
 from errors import SettingsError
 
 DEFAULT_FAIR_ADDRESS = "https://faircompute.com:8000"
+DEFAULT_PORTS = {"tunnel_control_port": 2333, "tunnel_public_port": 8080, "inference_host_port": 5001}
 HOW_TO_MAKE_ONE = """python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"""
 _SOUND_PARTS = "must have 1 to 63 characters between the dots of its host name"
 
@@ -197,17 +198,18 @@ class Settings(BaseSettings):
 
     def _check_ports(self) -> None:
         """On one node two programs cannot have one port; on this machine alone, what is not set gets a free one."""
-        defaults = {"tunnel_control_port": 2333, "tunnel_public_port": 8080, "inference_host_port": 5001}
+        defaults = DEFAULT_PORTS if self.mode == "fair" else {}
         names = ["tunnel_control_port", "tunnel_public_port"] if self.tunnel == "rathole" else []
         if self.mode == "local" or self.inference_node == self.tunnel_node:
             names.append("inference_host_port")
         taken: dict[int, str] = {}
         for name in names if self.mode != "endpoint" else ():
-            port = getattr(self, name) or (defaults[name] if self.mode == "fair" else None)
+            port = getattr(self, name) or defaults.get(name)
             if port in taken:
+                unset = ", ".join(f"{other.upper()} is {number} unless set" for other, number in defaults.items())
                 raise SettingsError(
-                    f"{taken[port]} and {name.upper()} are both {port}, on one node: give each a port of its own "
-                    f"({', '.join(f'{name.upper()} is {port} unless set' for name, port in defaults.items())})."
+                    f"{taken[port]} and {name.upper()} are both {port}, on one node: give each a port of its own"
+                    f"{f' ({unset})' if unset else ''}."
                 )
             if port:
                 taken[port] = name.upper()
