@@ -22,6 +22,14 @@ from wire_format import Health
 
 NODES = ("home", "vm")
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"
+# All that a Fair elsewhere needs to be told, but for ENDPOINT_SECRET.
+FAIR_SETTINGS = {
+    "FAIRCOMPUTE_EMAIL": "me@example.org",
+    "FAIRCOMPUTE_PASSWORD": "x",
+    "INFERENCE_NODE": "home",
+    "TUNNEL_NODE": "vm",
+    "INFERENCE_IMAGE": "me/inference:1",
+}
 # Quick to ask, but whoever is slow is waited for: what is not up in time would be taken for frozen.
 QUICK = Timing(
     timeout_s=120,

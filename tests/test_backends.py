@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from bring_up_bench import FAIR_SETTINGS
 from endpoint_scripts import HEALTH, PATIENCE_S, good
 from hostile_server import Line, Received, hostile_server
 from processes import free_port, wait_until
@@ -26,13 +27,6 @@ from settings import Settings
 from wire_format import Health
 
 SECRET = "Vb3-uTq0xJ8s_kLmZ7yRnP5wHcE2aQdG9fXo1iUeYt4"
-FAIR = {
-    "FAIRCOMPUTE_EMAIL": "me@example.org",
-    "FAIRCOMPUTE_PASSWORD": "x",
-    "INFERENCE_NODE": "home",
-    "TUNNEL_NODE": "vm",
-    "INFERENCE_IMAGE": "me/inference:1",
-}
 
 
 def chosen(**values: str) -> Backend:
@@ -52,10 +46,10 @@ def test_the_choice() -> None:
     fixed = chosen(ENDPOINT_URL="http://127.0.0.1:9")
     assert isinstance(fixed, FixedEndpoint)
     assert (fixed.status().kind, fixed.status().ready) == ("endpoint", False)
-    fair = chosen(**FAIR, ENDPOINT_SECRET=SECRET)
+    fair = chosen(**FAIR_SETTINGS, ENDPOINT_SECRET=SECRET)
     assert isinstance(fair, FairChain)
     assert (fair.status().kind, fair.status().demo, fair.status().tunnel) == ("fair", False, True)
-    assert not chosen(**FAIR, ENDPOINT_SECRET=SECRET, TUNNEL="none").status().tunnel
+    assert not chosen(**FAIR_SETTINGS, ENDPOINT_SECRET=SECRET, TUNNEL="none").status().tunnel
     local = chosen(TUNNEL="none")
     assert (local.status().kind, local.status().demo, local.status().tunnel) == ("local", True, False)
     assert not chosen(TUNNEL="none", MODEL_ID="/models/x").status().demo
@@ -80,7 +74,7 @@ def test_no_tls_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_fair_that_can_be_read_is_warned_of(address: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
     """A Fair on another machine over plain http is said once to be readable, secrets included, and is not refused."""
     with caplog.at_level(logging.WARNING):
-        chosen(**FAIR, ENDPOINT_SECRET=SECRET, FAIRCOMPUTE_SERVER_ADDRESS=address)
+        chosen(**FAIR_SETTINGS, ENDPOINT_SECRET=SECRET, FAIRCOMPUTE_SERVER_ADDRESS=address)
     warnings = [record.getMessage() for record in caplog.records if record.name == "backend_choice"]
     assert len(warnings) == warned
     assert all("private TLS key" in text for text in warnings)
@@ -90,10 +84,10 @@ def test_a_fair_that_can_be_read_is_warned_of(address: str, warned: bool, caplog
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
-        ({**FAIR, "ENDPOINT_TLS": "none", "MODEL_ID": "x", "IDLE_EXIT_S": "0"}, ["MODEL_ID", "IDLE_EXIT_S"]),
+        ({**FAIR_SETTINGS, "ENDPOINT_TLS": "none", "MODEL_ID": "x", "IDLE_EXIT_S": "0"}, ["MODEL_ID", "IDLE_EXIT_S"]),
         ({"ENDPOINT_URL": "http://127.0.0.1:9", "INFERENCE_ENGINE": "diffusers"}, ["INFERENCE_ENGINE"]),
-        ({**FAIR, "ENDPOINT_TLS": "none"}, []),
-        ({**FAIR, "MODEL_ID": "x", "IDLE_ENGINE_S": "5"}, []),
+        ({**FAIR_SETTINGS, "ENDPOINT_TLS": "none"}, []),
+        ({**FAIR_SETTINGS, "MODEL_ID": "x", "IDLE_ENGINE_S": "5"}, []),
         ({"MODEL_ID": "x", "IDLE_ENGINE_S": "5", "ENDPOINT_TLS": "none", "TUNNEL": "none"}, []),
     ],
 )
@@ -250,7 +244,7 @@ class OneFair:
 )
 def test_a_secret_is_required_for_other_machines(home: str | None, vm: str) -> None:
     """A Fair on this machine whose nodes are others needs ENDPOINT_SECRET, which no run can make up for itself."""
-    backend = chosen(**FAIR, FAIRCOMPUTE_SERVER_ADDRESS="http://127.0.0.1:9")
+    backend = chosen(**FAIR_SETTINGS, FAIRCOMPUTE_SERVER_ADDRESS="http://127.0.0.1:9")
     assert isinstance(backend, FairChain)
     backend._connect = lambda: OneFair(home=home, vm=vm)  # type: ignore[assignment,return-value]
     with pytest.raises(SettingsError, match=r"another machine.*ENDPOINT_SECRET.*secrets\.token_urlsafe"):

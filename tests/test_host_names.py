@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bring_up_bench import IMPATIENT, SECRET, Bench, chain_settings
+from bring_up_bench import FAIR_SETTINGS, IMPATIENT, SECRET, Bench, chain_settings
 from fair_servers import EMAIL, PASSWORD
 
 from backends import FairChain
@@ -17,14 +17,7 @@ from settings import Settings
 
 LONG = "a" * 64
 NO_NAMES = ["vm..example.org", ".example.org", f"{LONG}.example.org", f"vm.{LONG}", "vm.example.org..", "."]
-FAIR = {
-    "FAIRCOMPUTE_EMAIL": "me@example.org",
-    "FAIRCOMPUTE_PASSWORD": "x",
-    "INFERENCE_NODE": "home",
-    "TUNNEL_NODE": "vm",
-    "INFERENCE_IMAGE": "me/inference:1",
-    "ENDPOINT_SECRET": SECRET,
-}
+FAIR = {**FAIR_SETTINGS, "ENDPOINT_SECRET": SECRET}
 
 
 def settings_with(name: str, host: str) -> Settings:
