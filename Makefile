@@ -29,27 +29,27 @@ check: .venv/installed-test ## format, lint, types and the quick tests, within a
 bench: $(BENCHMARKS) ## run every benchmark; each prints a table
 
 demo-sheet: .venv/installed-run ## draw the demo model's prompt lists on contact sheets, in build/demo_sheets
-	@$(PYTHON) -m demo_model.sheet
+	@$(PYTHON) -m demo_model.training.sheet
 
 TRAIN_FOLDER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stable-diffusion-space-training
 TRAIN_PYTHON := $(TRAIN_FOLDER)/venv/bin/python
 TRAIN := OMP_WAIT_POLICY=passive nice -n 19 $(TRAIN_PYTHON) -m
 
 demo-train: $(TRAIN_FOLDER)/venv/installed $(TRAIN_FOLDER)/npm/node_modules ## train the demo model, or go on with it (hours; see demo_model/README.md)
-	@$(TRAIN) demo_model.train_autoencoder --run $(TRAIN_FOLDER)
-	@$(TRAIN) demo_model.samples --run $(TRAIN_FOLDER)
-	@$(TRAIN) demo_model.train --run $(TRAIN_FOLDER)
+	@$(TRAIN) demo_model.training.train_autoencoder --run $(TRAIN_FOLDER)
+	@$(TRAIN) demo_model.training.samples --run $(TRAIN_FOLDER)
+	@$(TRAIN) demo_model.training.train --run $(TRAIN_FOLDER)
 
-$(TRAIN_FOLDER)/venv/installed: demo_model/requirements.txt
+$(TRAIN_FOLDER)/venv/installed: demo_model/training/requirements.txt
 	@mkdir -p $(TRAIN_FOLDER)
 	@sh tools/venv.sh $(TRAIN_FOLDER)/venv
 	@echo "Installing what the training needs (6 GB on the disk) ..."
-	@$(TRAIN_PYTHON) -m pip --disable-pip-version-check --no-input install --quiet -r demo_model/requirements.txt
+	@$(TRAIN_PYTHON) -m pip --disable-pip-version-check --no-input install --quiet -r demo_model/training/requirements.txt
 	@touch $@
 
-$(TRAIN_FOLDER)/npm/node_modules: demo_model/package.json
+$(TRAIN_FOLDER)/npm/node_modules: demo_model/training/package.json
 	@mkdir -p $(TRAIN_FOLDER)/npm
-	@cp demo_model/package.json $(TRAIN_FOLDER)/npm/
+	@cp demo_model/training/package.json $(TRAIN_FOLDER)/npm/
 	@npm install --silent --prefix $(TRAIN_FOLDER)/npm
 	@touch $@
 

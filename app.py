@@ -18,18 +18,18 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
-import page_text
-import page_view
-from drawing import SEED_MAX
+from drawing.events import Failed, Picture
+from drawing.jobs import Job
+from drawing.log_context import configure_logging
+from drawing.models import SEED_MAX
 from errors import InvalidRequestError, SettingsError, SpaceError
-from events import Failed, Picture
-from jobs import Job
-from log_context import configure_logging
-from page_follow import last_event
-from page_options import Options, parse_size
-from page_server import API_NAME, Page, launch
-from page_show import Show, as_space_error
-from page_view import View
+from page import text as page_text
+from page import view as page_view
+from page.follow import last_event
+from page.options import Options, parse_size
+from page.serve import API_NAME, Page, launch
+from page.show import Show, as_space_error
+from page.view import View
 from text_to_image import TextToImage, default_service
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-from drawing import Drawing, DrawRequest
-from endpoint_transport import EndpointTransport
-from endpoint_trouble import FIXED_ENDPOINT, Advice
+from drawing.events import Tell
+from drawing.models import Drawing, DrawRequest
+from endpoint.transport import EndpointTransport
+from endpoint.transport_errors import FIXED_ENDPOINT, Advice
+from endpoint.wire_format import Health, is_result, read_event, read_health, read_object, read_result, write_request
 from errors import (
     DrawingError,
     EndpointError,
@@ -16,8 +18,6 @@ from errors import (
     EndpointUntrustedError,
     JobCancelledError,
 )
-from events import Tell
-from wire_format import Health, is_result, read_event, read_health, read_object, read_result, write_request
 
 log = logging.getLogger(__name__)
 

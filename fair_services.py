@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Literal
 
 from addresses import free_ports, host_port, is_host, is_loopback
-from containers import Container, ContainerSpec, Node
-from credentials import Credentials
+from endpoint.credentials import Credentials
 from errors import FairError, StartError
+from fair_api.models import Container, ContainerSpec, Node
 from settings import DEFAULT_PORTS
 
 CONFIG_OF_INFERENCE = "/app/endpoint.json"

@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from backend_choice import choose_backend
-from backends import Backend, BackendStatus
-from drawing import Drawing, DrawRequest
+from backends.base import Backend, BackendStatus
+from backends.choose import choose_backend
+from drawing.jobs import Job, Jobs
+from drawing.models import Drawing, DrawRequest
 from errors import EndpointUnreachableError, JobCancelledError
-from jobs import Job, Jobs
 from settings import Settings
 
 log = logging.getLogger(__name__)

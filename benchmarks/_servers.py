@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 
-from local_fair import ROOT
+from fair_api.local_server import ROOT
 
 START_DEADLINE_S = 600.0  # a GPU's first start may take minutes
 ANSWER_DEADLINE_S = 600.0

@@ -21,10 +21,10 @@ import requests
 from fair import FairClient
 
 from addresses import free_ports
-from backend_choice import choose_backend
+from backends.choose import choose_backend
 from benchmarks._tutorial_way import TutorialClient
-from fair_client import DeadlineFairClient
-from local_fair import ROOT, find_rathole
+from fair_api.client import DeadlineFairClient
+from fair_api.local_server import ROOT, find_rathole
 from settings import Settings
 from text_to_image import TextToImage
 

@@ -1,7 +1,8 @@
 """How far a seed's picture in company is from the same seed's picture alone: differences of all pixels, of 255.
 
 In company a picture shares its steps with others, in a larger bucket, where other kernels may add up in another order.
-In fp32 a picture in the same slot and bucket is equal bit for bit (tests/test_diffusers_steps.py); here the buckets
+In fp32 a picture in the same slot and bucket is equal bit for bit
+(tests/inference_server/diffusers/test_continuous_batching.py); here the buckets
 differ. Goal: at most 2 in fp32 for schedulers that add no noise. Needs inference_server/requirements.txt.
 """
 

@@ -8,9 +8,9 @@ import time
 import warnings
 
 from addresses import free_ports
-from backend_choice import choose_backend
+from backends.choose import choose_backend
 from benchmarks._tutorial_way import TutorialClient
-from credentials import Credentials, new_secret
+from endpoint.credentials import Credentials, new_secret
 from settings import Settings
 from text_to_image import TextToImage
 

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from inference_server import pictures
-from inference_server.answering import Finished
+from inference_server.encoding import Finished
 from inference_server.resolve import Resolved
 from inference_server.wire import PictureRequest
 

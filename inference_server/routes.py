@@ -13,13 +13,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from inference_server.config import ServerConfig
-from inference_server.engine import Engine
+from inference_server.dispatcher import Engine
 from inference_server.errors import Refusal, failed
-from inference_server.keeper import Phase
+from inference_server.idempotency import RequestBook
 from inference_server.metrics import CONTENT_TYPE, Metrics
-from inference_server.request_book import RequestBook
 from inference_server.resolve import check
 from inference_server.responses import ResultResponse, StreamResponse, refusal_response
+from inference_server.supervisor import Phase
 from inference_server.tickets import Ticket
 from inference_server.wire import read_request
 

@@ -14,13 +14,13 @@ from starlette.types import ASGIApp
 from inference_server.answer import result_json
 from inference_server.config import ConfigError, ServerConfig
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
-from inference_server.engine import Engine, EngineSettings
+from inference_server.dispatcher import Engine, EngineSettings
 from inference_server.engine_child import EngineChild
-from inference_server.keeper import Phase
+from inference_server.idempotency import RequestBook
 from inference_server.metrics import Metrics
-from inference_server.request_book import RequestBook
 from inference_server.routes import Services, create_app
 from inference_server.security import BearerMiddleware
+from inference_server.supervisor import Phase
 from inference_server.tls import server_context
 
 log = logging.getLogger("inference_server")

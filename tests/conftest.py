@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-from bring_up_bench import Bench, running_bench
-from fair_fronts import fair_that_cannot_list
-from hostile_server import HostileServer
-from processes import REPOSITORY, Processes, is_setting
-from processes import free_port as _free_port
+
+from tests.support.fair_fronts import fair_that_cannot_list
+from tests.support.hostile_server import HostileServer
+from tests.support.processes import REPOSITORY, Processes, is_setting
+from tests.support.processes import free_port as _free_port
+from tests.support.reconcile_bench import Bench, running_bench
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from containers import Container, Node
-from credentials import Credentials
+from endpoint.credentials import Credentials
 from errors import StartError
+from fair_api.models import Container, Node
 from fair_services import ChainSettings, Role, Service, chain_services, plan, refuse_away, strays
 
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import Processes, is_running, wait_until
+
+from tests.support.processes import REPOSITORY, Processes, is_running, wait_until
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); time.sleep(600)"
 
@@ -68,10 +69,8 @@ def test_free_ports_stay_free(free_port: Callable[[], int]) -> None:
     ours = {free_port() for _ in range(300)}
     if low > 20_000:  # else the kernel leaves too few
         assert not ours & set(range(low, high + 1))
-    another_run = "from processes import free_port; print(*(free_port() for _ in range(300)))"
-    done = subprocess.run(
-        [sys.executable, "-c", another_run], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
+    another_run = "from tests.support.processes import free_port; print(*(free_port() for _ in range(300)))"
+    done = subprocess.run([sys.executable, "-c", another_run], cwd=REPOSITORY, capture_output=True, text=True)
     theirs = set(map(int, done.stdout.split()))
     assert len(theirs) == 300, done.stderr
     assert not ours & theirs

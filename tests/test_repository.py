@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import REPOSITORY
+
+from tests.support.processes import REPOSITORY
 
 REQUIREMENTS = ("requirements.txt", "inference_server/requirements.txt", "fair_server/requirements.txt")
 MAXIMUM_BYTES = 10_000_000  # a Space refuses a larger file, and every file of binary kind

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from processes import is_setting
 
 import settings
 from errors import SettingsError
 from settings import Settings
+from tests.support.processes import is_setting
 
 SECRET = "Vb3-uTq0xJ8s_kLmZ7yRnP5wHcE2aQdG9fXo1iUeYt4"
 FAIR = {

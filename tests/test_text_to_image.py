@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 import text_to_image
-from backends import BackendStatus
-from drawing import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
+from backends.base import BackendStatus
+from drawing.events import Picture, Step, Tell, Waking
+from drawing.jobs import Jobs
+from drawing.models import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
 from errors import (
     BusyError,
     DrawingError,
@@ -22,8 +24,6 @@ from errors import (
     SpaceError,
     StartError,
 )
-from events import Picture, Step, Tell, Waking
-from jobs import Jobs
 from text_to_image import ROUNDS, TextToImage
 
 DRAWING = Drawing(Image.new("RGB", (8, 8)), b"encoded", "PNG", 7, Receipt())

@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from inference_server.engines.diffusers.preparing import ImageInMaking
+from inference_server.engines.diffusers.encode import ImageInMaking
 
 MAKE_ROOM_DEADLINE_S = 30.0  # the loop looks between two steps
 

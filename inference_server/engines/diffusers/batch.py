@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from inference_server.engines.diffusers.preparing import Conditions, ImageInMaking
+from inference_server.engines.diffusers.encode import Conditions, ImageInMaking
 from inference_server.engines.diffusers.unet import BatchShape, UNetInputs, UNetRunner
 
 

@@ -22,12 +22,12 @@ from typing import Any
 
 from inference_server.engine_child import PACKAGE_PARENT
 from inference_server.engine_errors import short_reason
-from inference_server.engines.diffusers import faults
-from inference_server.engines.diffusers.device_work import give_memory_back
+from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
 from inference_server.engines.diffusers.networks import Networks, Size
 from inference_server.engines.diffusers.package_cache import PackageCache
+from inference_server.engines.diffusers.streams import give_memory_back
 from inference_server.engines.diffusers.unet import InputSizes
 from inference_server.engines.diffusers.unet_package import PackageOrder, order_for
 
@@ -112,7 +112,7 @@ class CompilingThread:
         try:
             self._serve(size, cache, scratch, kept)
         except Exception as exc:
-            if isinstance(exc, NoRoomError) or faults.is_out_of_memory(exc):
+            if isinstance(exc, NoRoomError) or cuda_errors.is_out_of_memory(exc):
                 _say(f"{told} wait for memory: {short_reason(exc)}")
                 return False
             _say(f"{told} are drawn without a compiled UNet: {short_reason(exc)}")

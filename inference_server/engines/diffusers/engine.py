@@ -13,16 +13,16 @@ from diffusers import (
 )
 
 from inference_server.engines import Desk
-from inference_server.engines.diffusers import facts, loading, noise
-from inference_server.engines.diffusers.device_work import settle
+from inference_server.engines.diffusers import loading, model_info, noise
+from inference_server.engines.diffusers.continuous_batching import BUCKETS, Room, buckets_up_to
+from inference_server.engines.diffusers.encode import Preparer
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame
 from inference_server.engines.diffusers.loading import LoadedPipeline
-from inference_server.engines.diffusers.preparing import Preparer
+from inference_server.engines.diffusers.pipeline_calls import IMAGES_AT_ONCE, WholeCalls
 from inference_server.engines.diffusers.runner import make_runner
 from inference_server.engines.diffusers.shared_steps import SharedSteps
-from inference_server.engines.diffusers.step_loop import BUCKETS, Room, buckets_up_to
+from inference_server.engines.diffusers.streams import settle
 from inference_server.engines.diffusers.warm_up import WarmUpDesk, small_drawing
-from inference_server.engines.diffusers.whole_calls import IMAGES_AT_ONCE, WholeCalls
 from inference_server.messages import Load, ModelFacts
 
 # How long a thread that prepares or finishes may keep Python to itself while the step loop wants it: the loop lets go
@@ -46,7 +46,7 @@ class DiffusersEngine:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         loaded = loading.load(order, report)
         shares = shares_steps(loaded.pipeline)
-        self.facts = facts.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
+        self.facts = model_info.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
         if shares and loaded.device.type == "cuda":
             noise.do_not_wait()
         self._device, self._weights_bytes = loaded.device, loaded.weights_bytes

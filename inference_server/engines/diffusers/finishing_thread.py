@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers import cuda_errors
+from inference_server.engines.diffusers.active_request import InHand
 from inference_server.engines.diffusers.arrivals import AllTold, Arrivals, make_room
-from inference_server.engines.diffusers.device_work import Lane
-from inference_server.engines.diffusers.finishing import Finisher
-from inference_server.engines.diffusers.in_hand import InHand
-from inference_server.engines.diffusers.preparing import ImageInMaking
+from inference_server.engines.diffusers.decode import Finisher
+from inference_server.engines.diffusers.encode import ImageInMaking
+from inference_server.engines.diffusers.streams import Lane
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class FinishingThread:
             else:
                 self._finisher.finish(one.in_hand, one.index, one.latents)
         except Exception as exc:
-            if faults.is_fatal(exc):
+            if cuda_errors.is_fatal(exc):
                 raise
-            faults.log_without_text(exc)
-            short = faults.is_out_of_memory(exc)
+            cuda_errors.log_without_text(exc)
+            short = cuda_errors.is_out_of_memory(exc)
             drawing = one.in_hand.drawing
-            reason = faults.drawing_reason(exc, drawing.width_px, drawing.height_px)
+            reason = cuda_errors.drawing_reason(exc, drawing.width_px, drawing.height_px)
         else:
             return True
         if short and not last:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from inference_server.engines import ModelLoadError
-from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers import cuda_errors
 
 # Beside the weights: CUDA's context and libraries (some 0.5 GB), and a picture's activations.
 WORKING_ROOM_BYTES = 1_500_000_000
@@ -96,7 +96,7 @@ def others_may_be_to_blame(
 
 
 def _was_short(exc: BaseException | None) -> bool:
-    return exc is not None and (faults.is_out_of_memory(exc) or _was_short(exc.__cause__))
+    return exc is not None and (cuda_errors.is_out_of_memory(exc) or _was_short(exc.__cause__))
 
 
 def _own_bytes(device: torch.device) -> int:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from inference_server.engine_errors import short_reason
-from inference_server.engines.diffusers import faults
-from inference_server.engines.diffusers.device_work import Lane, is_recording, settle
+from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.networks import Network
 from inference_server.engines.diffusers.package_cache import PackageCache, unpack
+from inference_server.engines.diffusers.streams import Lane, is_recording, settle
 from inference_server.engines.diffusers.unet import UNetInputs
 from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, torch_dtype
 
@@ -50,7 +50,7 @@ class PackagedNetwork:
         except RuntimeError as exc:
             if is_recording(self._device):  # nothing else can be called then; whoever records goes on without
                 raise
-            faults.log_without_text(exc)
+            cuda_errors.log_without_text(exc)
         settle(self._device)  # raises what is broken for good
         answer = self._eager(inputs)
         self._failures += 1
@@ -118,7 +118,7 @@ def load_package(
 
 def _was_short(exc: Exception, device: torch.device, is_short: Callable[[torch.device], bool]) -> bool:
     """Whether memory was too short for the check, as far as can be told; never of a package that broke the device."""
-    if faults.is_out_of_memory(exc):
+    if cuda_errors.is_out_of_memory(exc):
         return True
     if not isinstance(exc, RuntimeError):
         return False

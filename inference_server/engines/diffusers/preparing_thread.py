@@ -5,11 +5,11 @@ import threading
 import torch
 
 from inference_server.engines import Desk
-from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers import cuda_errors
+from inference_server.engines.diffusers.active_request import InHand
 from inference_server.engines.diffusers.arrivals import Arrivals, Ended, Prepared, make_room
-from inference_server.engines.diffusers.device_work import Lane
-from inference_server.engines.diffusers.in_hand import InHand
-from inference_server.engines.diffusers.preparing import Preparer
+from inference_server.engines.diffusers.encode import Preparer
+from inference_server.engines.diffusers.streams import Lane
 
 
 class PreparingThread:
@@ -47,12 +47,12 @@ class PreparingThread:
             images = self._preparer.prepare(in_hand)
             self._lane.flush()
         except Exception as exc:
-            if faults.is_fatal(exc):
+            if cuda_errors.is_fatal(exc):
                 raise
-            faults.log_without_text(exc)
-            short = faults.is_out_of_memory(exc)
+            cuda_errors.log_without_text(exc)
+            short = cuda_errors.is_out_of_memory(exc)
             drawing = in_hand.drawing
-            reason = faults.drawing_reason(exc, drawing.width_px, drawing.height_px)
+            reason = cuda_errors.drawing_reason(exc, drawing.width_px, drawing.height_px)
         else:
             in_hand.wait()
             self._arrivals.put(Prepared(tuple(images)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers import cuda_errors
 
 KEPT_NEGATIVES = 8  # most visitors have the same negative prompt, none
 
@@ -48,7 +48,7 @@ class PromptEncoder:
                 **negative,
             )
         except Exception as exc:
-            if faults.is_out_of_memory(exc) or faults.is_fatal(exc):
+            if cuda_errors.is_out_of_memory(exc) or cuda_errors.is_fatal(exc):
                 raise
             raise PromptError(f"the prompt could not be encoded ({type(exc).__name__})") from exc
         with_prompt, without, pooled, pooled_without = (*found, None, None)[:4]

@@ -7,12 +7,12 @@ import torch
 
 from inference_server.engines import Desk
 from inference_server.engines.diffusers.arrivals import Arrivals
-from inference_server.engines.diffusers.finishing import Finisher
+from inference_server.engines.diffusers.continuous_batching import PREVIEW_EVERY_S, Room, StepLoop
+from inference_server.engines.diffusers.decode import Finisher
+from inference_server.engines.diffusers.encode import Preparer
 from inference_server.engines.diffusers.finishing_thread import FinishingThread
 from inference_server.engines.diffusers.predicted import PredictedOriginal
-from inference_server.engines.diffusers.preparing import Preparer
 from inference_server.engines.diffusers.preparing_thread import PreparingThread
-from inference_server.engines.diffusers.step_loop import PREVIEW_EVERY_S, Room, StepLoop
 from inference_server.engines.diffusers.unet import UNetRunner
 from inference_server.engines.previews import PreviewMap
 

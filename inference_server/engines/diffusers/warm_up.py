@@ -3,7 +3,7 @@
 import torch
 
 from inference_server.engines import Desk, ModelLoadError
-from inference_server.engines.diffusers import faults
+from inference_server.engines.diffusers import cuda_errors
 from inference_server.messages import Draw, DrawFailed, Drawing, Drawn, FromEngine, ModelFacts
 
 PROMPT = "a red apple beside a blue bird"
@@ -31,7 +31,7 @@ class WarmUpDesk(Desk):
         if isinstance(self._end, Drawn):
             return
         reason = self._end.reason if isinstance(self._end, DrawFailed) else "nothing came of it"
-        cause = torch.OutOfMemoryError(reason) if reason.startswith(faults.MEMORY_SHORT) else None
+        cause = torch.OutOfMemoryError(reason) if reason.startswith(cuda_errors.MEMORY_SHORT) else None
         raise ModelLoadError(f"the model was loaded, but its first picture failed: {reason}") from cause
 
 

@@ -1,0 +1,53 @@
+"""What a drawing tells while it is made. The last event is `Picture`, `Failed` or `Cancelled`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from drawing.models import Drawing
+from errors import SpaceError
+
+
+@dataclass(frozen=True)
+class Waking:
+    """Services are being found, started or waited for. `stage`: what is happening, as a short sentence."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The inference server has the request. `place`: 1 is next."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Denoising step `step` of `num_inference_steps` is done. `preview`: a small encoded picture, if there is one."""
+
+    step: int
+    num_inference_steps: int
+    preview: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The last event of a job that succeeded."""
+
+    drawing: Drawing
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event of a job that failed."""
+
+    error: SpaceError
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The last event of a job that was cancelled."""
+
+
+Event = Waking | Queued | Step | Picture | Failed | Cancelled
+Tell = Callable[[Waking | Queued | Step], None]

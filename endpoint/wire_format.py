@@ -1,0 +1,278 @@
+"""docker-diffusers-api's wire format, as far as a client needs it: requests written, events and results read.
+
+Understands our inference server and upstream's: HTTP 200 with `$error`, `image_base64` or `images_base64`, events
+without a step. Everything that comes in is looked at defensively: nothing here trusts the other side.
+
+Source: github.com/kiri-art/docker-diffusers-api (README and app.py); the additions are our inference server's.
+"""
+
+import base64
+import binascii
+import io
+import json
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from drawing.events import Queued, Step, Waking
+from drawing.models import Defaults, Drawing, DrawRequest, Limits, Receipt
+from errors import (
+    BusyError,
+    DrawingError,
+    EndpointAnswerError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    GpuBusyError,
+    InvalidRequestError,
+    JobCancelledError,
+    SpaceError,
+    StartError,
+)
+
+PIXELS_MAX = 4096 * 4096
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+_MS_MAX = 7 * 24 * 3600 * 1000.0
+_CALLERS_FAULT = ("INVALID_INPUTS", "INVALID_SCHEDULER", "NO_SUCH_PIPELINE", "MODEL_MISMATCH", "NO_MODEL_ID")
+
+
+class Health(BaseModel):
+    """What `GET /healthcheck` told. `limits` is None for a server that tells none (upstream's).
+
+    `state`: `loading`, `healthy` or `failed`; `engine`: `loading`, `ready`, `asleep` or None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    state: str
+    gpu: bool = False
+    engine: str | None = None
+    model: str | None = None
+    deployment: str | None = None
+    fingerprint: str | None = None
+    reason: str | None = None
+    limits: Limits | None = None
+    defaults: Defaults = Defaults()
+
+    @property
+    def gpu_busy(self) -> bool:
+        """Something else uses the GPU. Nothing needs to be started for that: each post tries again to load."""
+        return self.state == "failed" and (self.reason or "").startswith("gpu-busy")
+
+    @property
+    def broken(self) -> bool:
+        """The model could not be loaded. Our server tries again by itself, at growing intervals."""
+        return self.state == "failed" and not self.gpu_busy
+
+    @property
+    def takes_posts(self) -> bool:
+        """Whether to ask for a picture; what comes of it is told in the answer."""
+        return self.state == "healthy" or self.gpu_busy
+
+
+def read_health(link: str, text: str) -> Health:
+    """Raises: EndpointAnswerError if this is no healthcheck's answer."""
+    answer = {name: value for name, value in read_object(link, text).items() if value is not None}
+    try:
+        limits = answer.pop("limits", None)
+        health = Health.model_validate(answer)
+        return health.model_copy(update={"limits": Limits.from_health(limits)}) if isinstance(limits, dict) else health
+    except ValidationError as error:
+        raise _not_understood(link, f"its healthcheck says {text[:200]!r}") from error
+
+
+def write_request(request: DrawRequest, request_id: str) -> dict[str, Any]:
+    """The body of `POST /`: streamed, and repeatable under `request_id`."""
+    inputs = {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt or None,
+        "width": request.width,
+        "height": request.height,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "seed": request.seed,
+    }
+    return {
+        "modelInputs": {name: value for name, value in inputs.items() if value is not None},
+        "callInputs": {"startRequestId": request_id, "streamEvents": 1, "PIPELINE": "AutoPipelineForText2Image"},
+    }
+
+
+def read_object(link: str, text: str | bytes) -> dict[str, Any]:
+    """One JSON object. Raises: EndpointAnswerError for anything else, cut short included."""
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _not_understood(link, f"{text[:80]!r} came back, which is no (whole) JSON") from error
+    if not isinstance(answer, dict):
+        raise _not_understood(link, f"JSON of another kind came back ({type(answer).__name__})")
+    return answer
+
+
+def read_event(answer: dict[str, Any], num_inference_steps: int | None) -> Waking | Queued | Step | None:
+    """The event that a line of the stream tells, None for one that tells nothing to a visitor."""
+    try:
+        match answer.get("type"):
+            case "waking":
+                return Waking(_sentence(answer.get("stage")))
+            case "queued":
+                return Queued(int(answer["place"]))
+            case "progress":
+                told = answer.get("total_steps") or answer.get("num_inference_steps")  # the first: of all images
+                steps = max(1, int(told or num_inference_steps or 100))
+                step = int(answer["step"]) if "step" in answer else round(float(answer["progress"]) * steps)
+                return Step(max(0, min(step, steps)), steps, _preview(answer.get("preview")))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass  # progress is a courtesy: a picture is not lost over it
+    return None
+
+
+def is_result(answer: dict[str, Any]) -> bool:
+    """Whether a line of the stream is its last one."""
+    return "$error" in answer or "image_base64" in answer or "images_base64" in answer
+
+
+def read_result(link: str, answer: dict[str, Any]) -> Drawing:
+    """The picture of a result.
+
+    Raises: what `read_error` makes of a `$error`, DrawingError for one that the safety checker made black,
+    EndpointAnswerError for a picture that is none.
+    """
+    if "$error" in answer:
+        raise read_error(link, answer["$error"])
+    if _is_hidden(answer.get("nsfw_content_detected")):
+        raise DrawingError(
+            "The model's safety checker hid this picture. Try other words or another seed.",
+            code="NSFW_CONTENT_DETECTED",
+        )
+    images = answer.get("images_base64")
+    encoded = answer.get("image_base64") or (images[0] if isinstance(images, list) and images else None)
+    if not isinstance(encoded, str):
+        raise _not_understood(link, "its result holds no image")
+    try:
+        data = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _not_understood(link, "its image is no base64") from error
+    image, image_format = _decode(link, data)
+    meta = answer.get("$meta")
+    return Drawing(
+        image=image,
+        encoded=data,
+        image_format=image_format,
+        seed=_seed(meta),
+        receipt=_receipt(meta, answer.get("$timings")),
+    )
+
+
+def read_error(
+    link: str, error: Any, *, tried: str = "draw", status: int = 200, retry_after_s: float = 5.0
+) -> SpaceError:
+    """The typed error for a `$error` object and the HTTP status that came with it, when we `tried` something."""
+    code, message = "", ""
+    if isinstance(error, dict):
+        code, message = str(error.get("code") or "")[:60], str(error.get("message") or "")[:600]
+    if status == 401:
+        return EndpointUntrustedError(
+            link,
+            tried=tried,
+            came_back=f"it does not accept our bearer ({status} {message})",
+            next_step="Its ENDPOINT_SECRET is another one: start it with the one set here.",
+        )
+    if code == "BUSY" or status == 429:
+        return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s)
+    if code == "GPU_BUSY":
+        return GpuBusyError()
+    if code == "REQUEST_CANCELLED":
+        return JobCancelledError("The drawing was cancelled.")
+    if code == "SHUTTING_DOWN":  # idle, or told to: start it again
+        return EndpointUnreachableError(
+            link,
+            how="closed",
+            tried=tried,
+            came_back="the inference server is shutting down",
+            next_step="The next prompt starts it again.",
+        )
+    if code == "MODEL_NOT_LOADED":
+        return StartError(
+            "Inference server", tried=tried, came_back=message, next_step="Check MODEL_ID and its log; then try again."
+        )
+    if code in _CALLERS_FAULT or status in (400, 413, 422):
+        return InvalidRequestError(message or f"The inference server refused the request ({code or status}).")
+    return DrawingError(
+        f"The inference server could not draw this: {message or 'it gave no reason'} ({code or status}).",
+        code=code or "APP_INFERENCE_ERROR",
+    )
+
+
+def _is_hidden(nsfw: Any) -> bool:
+    """Whether the first picture was found unsafe; one flag for each, or one for all."""
+    return nsfw is True or (isinstance(nsfw, list) and nsfw[:1] == [True])
+
+
+def _decode(link: str, data: bytes) -> tuple[Image.Image, str]:
+    try:
+        image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
+        too_large = image.width * image.height > PIXELS_MAX
+        if not too_large:
+            image.load()
+    except Exception as error:  # Pillow's decoders raise nearly anything at bytes made up to hurt
+        raise _not_understood(link, f"its image cannot be decoded ({type(error).__name__})") from error
+    if too_large:
+        raise _not_understood(link, f"its image claims {image.width} x {image.height} pixels")
+    return (image if image.mode == "RGB" else image.convert("RGB")), str(image.format)
+
+
+def _preview(text: Any) -> bytes | None:
+    return base64.b64decode(text, validate=True) if isinstance(text, str) and len(text) < 200_000 else None
+
+
+def _sentence(stage: Any) -> str:
+    text = str(stage or "waking the picture server")[:200]
+    return text[:1].upper() + text[1:]
+
+
+def _seed(meta: Any) -> int | None:
+    seeds = meta.get("seeds") if isinstance(meta, dict) else None
+    seed = seeds[0] if isinstance(seeds, list) and seeds else None
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
+def _receipt(meta: Any, timings: Any) -> Receipt:
+    meta = meta if isinstance(meta, dict) else {}
+    timings = timings if isinstance(timings, dict) else {}
+
+    def seconds(name: str) -> float | None:
+        value = timings.get(name)
+        return value / 1000 if isinstance(value, int | float) and 0 <= value < _MS_MAX else None
+
+    def text(name: str) -> str | None:
+        value = meta.get(name)
+        return value if isinstance(value, str) else None
+
+    return Receipt(
+        model=text("MODEL_ID"),
+        scheduler=text("SCHEDULER"),
+        inference_s=seconds("inference"),
+        queue_s=seconds("queue"),
+        substituted=_substituted(meta.get("served_instead")),
+    )
+
+
+def _substituted(served_instead: Any) -> tuple[str, ...]:
+    """A lenient server's `{"name": {"asked": ..., "served": ...}}` as sentences."""
+    if not isinstance(served_instead, dict):
+        return ()
+    return tuple(
+        f"{str(name)[:40]}: {str(how.get('served'))[:80]} instead of {str(how.get('asked'))[:80]}"
+        for name, how in list(served_instead.items())[:10]
+        if isinstance(how, dict)
+    )
+
+
+def _not_understood(link: str, came_back: str) -> EndpointAnswerError:
+    return EndpointAnswerError(
+        link,
+        tried="read its answer",
+        came_back=came_back,
+        next_step="Check that it is an inference server of docker-diffusers-api's format, and see its log.",
+    )

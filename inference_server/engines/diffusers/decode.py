@@ -1,0 +1,100 @@
+"""From finished latents to pixels, beside the step loop: the autoencoder, the safety checker, and previews.
+
+Each image is decoded alone: the same pixels in any company.
+Source: the ends of the pipelines' `__call__` in diffusers 0.42, VaeImageProcessor.postprocess
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from inference_server.engines.diffusers import cuda_errors
+from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.streams import give_memory_back
+from inference_server.engines.previews import PreviewMap
+from inference_server.messages import RawImage
+
+TILE_PX = 512  # takes about a quarter of the memory of a 1024 px picture in one piece
+
+
+class NoPictureError(Exception):
+    """The latents hold values that are no numbers."""
+
+
+class Finisher:
+    """Used by one thread."""
+
+    def __init__(self, pipeline: Any, device: torch.device, previews: PreviewMap) -> None:
+        self._pipeline, self._device, self._previews = pipeline, device, previews
+        self._vae = pipeline.vae
+        self._is_sdxl = isinstance(pipeline, StableDiffusionXLPipeline)
+        if self._is_sdxl and self._vae.dtype == torch.float16 and self._vae.config.force_upcast:
+            self._vae.to(dtype=torch.float32)  # overflows otherwise; diffusers does it again for each picture
+        self._has_checker = getattr(pipeline, "safety_checker", None) is not None
+
+    def finish(self, in_hand: InHand, index: int, latents: torch.Tensor) -> None:
+        """Tells the picture. Raises: NoPictureError, torch.OutOfMemoryError, or what the parts raise."""
+        decoded = self._decode(latents)
+        nsfw = self._is_unfit(decoded) if self._has_checker and in_hand.drawing.safety_checker else None
+        finite = torch.isfinite(decoded).all()
+        pixels = _to_pixels(decoded)
+        height, width, _ = pixels.shape
+        if not finite:
+            raise NoPictureError(
+                "The model's numbers ran out of range. Try another scheduler or another number of steps; for the "
+                "maintainer: MODEL_PRECISION=bf16 or fp32 leaves more room."
+            )
+        shown = np.zeros_like(pixels) if nsfw else pixels
+        in_hand.finish(index, RawImage(width, height, shown.tobytes()), nsfw)
+        self._previews.learn(latents[0].float().cpu().numpy(), pixels)
+
+    def preview(self, in_hand: InHand, denoised: torch.Tensor) -> None:
+        """Tells a preview of latents (1, C, h, w), if one can be made."""
+        if not in_hand.ended and (preview := self._previews.draw(denoised[0].float().cpu().numpy())) is not None:
+            in_hand.preview(preview)
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """(1, C, h, w) -> (1, 3, H, W), -1 to 1. In one piece, or where memory is too short for that in tiles."""
+        latents = self._unscaled(latents).to(self._vae.dtype)
+        try:
+            return self._decoded(latents)
+        except Exception as exc:
+            if not cuda_errors.is_out_of_memory(exc) or not hasattr(self._vae, "enable_tiling"):
+                raise
+        give_memory_back()
+        self._vae.enable_tiling()
+        self._vae.tile_sample_min_size = TILE_PX
+        self._vae.tile_latent_min_size = TILE_PX // self._pipeline.vae_scale_factor
+        try:
+            return self._decoded(latents)
+        finally:
+            self._vae.disable_tiling()
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        decoded: torch.Tensor = self._vae.decode(latents, return_dict=False)[0]
+        return decoded
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        config = self._vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if not self._is_sdxl or mean is None or std is None:
+            return latents / config.scaling_factor
+
+        def of_channels(values: Any) -> torch.Tensor:
+            return torch.tensor(values).view(1, -1, 1, 1).to(latents.device, latents.dtype)
+
+        return latents * of_channels(std) / config.scaling_factor + of_channels(mean)
+
+    def _is_unfit(self, decoded: torch.Tensor) -> bool:
+        """Whether the model's safety checker finds something. It blackens what it is given, hence the copy."""
+        dtype = self._pipeline.safety_checker.dtype
+        _, found = self._pipeline.run_safety_checker(decoded.clone(), self._device, dtype)
+        return bool(found[0])
+
+
+def _to_pixels(decoded: torch.Tensor) -> Any:
+    """(1, 3, H, W) -1 to 1 -> (H, W, 3) uint8, rounded as diffusers does; on the device, so that less is copied."""
+    shares = (decoded * 0.5 + 0.5).clamp(0, 1).float()
+    return (shares * 255).round().to(torch.uint8)[0].permute(1, 2, 0).contiguous().cpu().numpy()

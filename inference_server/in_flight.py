@@ -1,0 +1,135 @@
+"""The drawings that the engine process has been given and has not finished, and how many more it takes.
+
+A drawing that was under way when an engine process died is drawn alone the next time: if it was the one to blame, it
+takes nobody down with it again.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from inference_server.encoding import Finished
+from inference_server.messages import Draw, Drawn, RawImage, Step
+from inference_server.resolve import Resolved
+from inference_server.tickets import Progress, Ticket
+
+
+@dataclass
+class DrawingUnderWay:
+    """One of them. `alone`: nothing else may be under way beside it."""
+
+    ticket: Ticket
+    resolved: Resolved
+    number: int
+    alone: bool
+    has_begun: bool = False  # it has made a step
+    preview: RawImage | None = None
+    preview_number: int = 0
+
+    @property
+    def images(self) -> int:
+        return len(self.resolved.drawing.seeds)
+
+    def on_step(self, message: Step) -> None:
+        """Tells the ticket; the newest preview is told again until there is a newer one."""
+        self.has_begun = True
+        if message.preview is not None:
+            self.preview, self.preview_number = message.preview, self.preview_number + 1
+        self._tell(message.step, message.num_steps)
+
+    def begin(self) -> None:
+        """Tells the ticket that its steps come next."""
+        self._tell(0, self.resolved.drawing.num_inference_steps * self.images)
+
+    def _tell(self, step: int, total_steps: int) -> None:
+        steps = self.resolved.drawing.num_inference_steps
+        self.ticket.tell(Progress(step, total_steps, steps, self.preview, self.preview_number))
+
+    def finished(self, message: Drawn, ready_s: float) -> Finished:
+        """What is answered. `ready_s`: when the engine was last ready, on the monotonic clock."""
+        ticket = self.ticket
+        waited_s = max(0.0, time.monotonic() - ticket.submitted_s - message.inference_s)
+        init_s = min(max(0.0, ready_s - ticket.submitted_s), waited_s)
+        return Finished(
+            request=ticket.request,
+            resolved=self.resolved,
+            images=message.images,
+            nsfw=message.nsfw,
+            init_ms=init_s * 1000,
+            queue_ms=(waited_s - init_s) * 1000,
+            inference_ms=message.inference_s * 1000,
+        )
+
+
+class UnderWay:
+    """In the order of their beginning. `images_at_once`: the engine draws so many images side by side.
+
+    `images_ahead`: it is given so many more ahead of time: prepared already, they step into the places of those that
+    have ended, and no place stays empty.
+    """
+
+    def __init__(self) -> None:
+        self._drawings: dict[int, DrawingUnderWay] = {}
+        self._images_at_once, self._images_ahead = 1, 0
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._drawings)
+
+    def __iter__(self) -> Iterator[DrawingUnderWay]:
+        return iter(self._drawings.values())
+
+    def allow(self, images_at_once: int, images_ahead: int) -> None:
+        """Sets the bounds, the first at least 1; what is under way already goes on."""
+        self._images_at_once, self._images_ahead = max(1, images_at_once), images_ahead
+
+    def lower(self, images_at_once: int) -> None:
+        """Both bounds, and never raises one: what waits in the engine takes its memory too."""
+        lowered = max(1, min(self._images_at_once, images_at_once))
+        self.allow(lowered, min(self._images_ahead, lowered))
+
+    def has_place(self, images: int) -> bool:
+        """Whether a drawing of so many images would be drawn at once."""
+        return not self._drawings or sum(drawing.images for drawing in self) + images <= self._images_at_once
+
+    def has_room(self, images: int, *, alone: bool) -> bool:
+        """Whether the engine may be given a drawing of so many images; any, when nothing else is here."""
+        if not self._drawings:
+            return True
+        if alone or any(drawing.alone for drawing in self):
+            return False
+        bound = self._images_at_once + self._images_ahead
+        return sum(drawing.images for drawing in self) + images <= bound
+
+    def ahead_of_time(self) -> list[DrawingUnderWay]:
+        """Those that wait in the engine for a place, the oldest first."""
+        ahead, images = [], 0
+        for drawing in self:
+            images += drawing.images
+            if images > self._images_at_once and images > drawing.images and not drawing.has_begun:
+                ahead.append(drawing)
+        return ahead
+
+    def begin(self, ticket: Ticket, resolved: Resolved, *, alone: bool) -> Draw:
+        """The order for the engine process, under a number that no drawing had before."""
+        self._number += 1
+        ticket.attempts += 1
+        self._drawings[self._number] = drawing = DrawingUnderWay(ticket, resolved, self._number, alone)
+        if drawing not in self.ahead_of_time():
+            drawing.begin()
+        return Draw(self._number, resolved.drawing)
+
+    def get(self, number: int) -> DrawingUnderWay | None:
+        return self._drawings.get(number)
+
+    def of(self, ticket: Ticket) -> DrawingUnderWay | None:
+        return next((drawing for drawing in self if drawing.ticket is ticket), None)
+
+    def end(self, number: int) -> None:
+        del self._drawings[number]
+
+    def clear(self) -> list[DrawingUnderWay]:
+        """Takes all out, in their order."""
+        drawings = list(self)
+        self._drawings.clear()
+        return drawings

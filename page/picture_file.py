@@ -1,0 +1,50 @@
+"""A drawing as the files that a browser gets: the finished PNG with its metadata, and the small previews."""
+
+import base64
+import io
+import re
+
+from gradio.data_classes import FileData
+from gradio.processing_utils import save_bytes_to_cache
+from PIL import PngImagePlugin
+
+from drawing.models import Drawing, DrawRequest
+
+# A file's first bytes tell what it is; a browser takes these three.
+_PREVIEW_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+_PREVIEW_BYTES_MAX = 200_000
+
+
+def save_picture(drawing: Drawing, request: DrawRequest, folder: str) -> FileData:
+    """The drawing as a PNG file below `folder`, named after its prompt and seed; its text metadata is kept."""
+    name = file_name(request.prompt, drawing.seed)
+    path = save_bytes_to_cache(png_bytes(drawing, request), name, folder)
+    return FileData(path=path, orig_name=name, mime_type="image/png")
+
+
+def file_name(prompt: str, seed: int | None) -> str:
+    """A name to find the picture by: `a-red-apple-42.png`."""
+    words = re.sub(r"[\W_]+", "-", prompt).strip("-")[:40].strip("-").lower()
+    return "-".join([words or "picture"] + ([] if seed is None else [str(seed)])) + ".png"
+
+
+def png_bytes(drawing: Drawing, request: DrawRequest) -> bytes:
+    """The PNG as it came, byte for byte; from any other format a PNG that says how it was made."""
+    if drawing.image_format == "PNG":
+        return drawing.encoded
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("prompt", request.prompt)
+    if drawing.seed is not None:
+        text.add_text("seed", str(drawing.seed))
+    buffer = io.BytesIO()
+    drawing.image.save(buffer, "PNG", pnginfo=text, compress_level=1)
+    return buffer.getvalue()
+
+
+def preview_html(preview: bytes) -> str:
+    """An emerging picture, inside the page itself: no file, no further request. Empty when it is no small picture."""
+    mime_type = next((mime for magic, mime in _PREVIEW_TYPES.items() if preview.startswith(magic)), None)
+    if mime_type is None or len(preview) > _PREVIEW_BYTES_MAX:
+        return ""
+    data = base64.b64encode(preview).decode("ascii")
+    return f'<img src="data:{mime_type};base64,{data}" alt="The picture as it emerges">'

@@ -1,0 +1,139 @@
+"""How the page is served: Gradio's queue and launch options, in one place for `app.py` and the tests."""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_space
+
+API_NAME = "text_to_image"
+# Gradio gives each running event one of `max_threads` places, async ones too: with its default of 40, the visitor who
+# comes after forty waiting ones would see nothing at all. Waiting visitors hold a place but no thread.
+PLACES = 2000
+QUEUE_MAX = 1000
+_UPLOAD_MAX = "100kb"  # the page takes no files
+_SKIP = gr.skip()
+_STYLE = Path(__file__).with_name("page.css")
+_SCRIPT = Path(__file__).with_name("page.js")
+_HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
+<script>{_SCRIPT.read_text(encoding="utf-8")}</script>"""
+
+
+class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
+    """Blocks with three changes: the public endpoint may be called with its first values only, over plain HTTP too; an
+    output that is skipped costs nothing; and each look of an event is told whole, and once.
+    """
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Fills up the values that a caller left out with the parameters' defaults."""
+        if block_fn.api_name == API_NAME:
+            inputs = [*inputs, *(block.value for block in block_fn.inputs[len(inputs) :])]
+        values: list[Any] = await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+        return values
+
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
+        """Passes skipped outputs on as they are. Gradio builds a new component for each of them, which took 17 ms for
+        one turn of a waiting visitor: sixty of them would have kept the page's one event loop busy.
+        """
+        outputs = list(block_fn.outputs)
+        if not isinstance(predictions, tuple) or len(predictions) != len(outputs) or _SKIP not in predictions:
+            done: list[Any] = await super().postprocess_data(block_fn, predictions, state)
+            return done
+        changed = [number for number, value in enumerate(predictions) if value != _SKIP]
+        merged: list[Any] = [_SKIP] * len(outputs)
+        if changed:
+            smaller = copy.copy(block_fn)
+            smaller.outputs = [outputs[number] for number in changed]
+            values = [predictions[number] for number in changed]
+            done = await super().postprocess_data(smaller, values if len(values) > 1 else values[0], state)
+            for number, value in zip(changed, done, strict=True):
+                merged[number] = value
+        return merged
+
+    def handle_streaming_diffs(self, block_fn: Any, data: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Tells each value whole, and nothing anew when a handler has ended.
+
+        From the second look on Gradio tells what is to be changed in the values of the one before. Its browser side
+        does that in place: a look that came before the answer to its own request, which is told late then, had lost
+        what the next one left out. Draw was not disabled and there was no Cancel, until the end. And at the end Gradio
+        sends the last look once more, which undid what a visitor who pressed Draw again meanwhile had been shown.
+        """
+        whole = list(data)
+        told: list[Any] = super().handle_streaming_diffs(block_fn, data, *args, **kwargs)
+        if kwargs["final"]:
+            return [_SKIP] * len(told)
+        return [value if value is new else [["replace", [], new]] for value, new in zip(told, whole, strict=True)]
+
+
+def launch(page: gr.Blocks, *, port: int | None = None) -> str:
+    """Serves the page from threads of its own and returns its address; `page.close()` ends it.
+
+    `port`: None follows GRADIO_SERVER_PORT, else the first free one from 7860. The name to listen on follows
+    GRADIO_SERVER_NAME, else it is every address on a Space and this machine only elsewhere.
+
+    Raises: OSError when that port is taken, or none is free.
+    """
+    if port is None and (named := os.environ.get("GRADIO_SERVER_PORT")):
+        port = int(named)  # Gradio would silently take the next free one after it
+    # Gradio sums up its last 10,000 events in pandas after every single one, for a monitoring page that is off here.
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+    _reach_itself_without_a_proxy()
+    everywhere = get_space() is not None and "GRADIO_SERVER_NAME" not in os.environ
+    page.queue(max_size=QUEUE_MAX, default_concurrency_limit=None)
+    page.launch(
+        server_name="0.0.0.0" if everywhere else None,  # noqa: S104  a Space's page is reached from outside
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        _frontend=False,  # no more than: end here if a busy machine takes 3 s to answer its own first request
+        inbrowser=False,
+        ssr_mode=False,
+        max_threads=PLACES,
+        show_error=False,  # a fault of ours is for the log; what visitors should read is raised as gr.Error
+        enable_monitoring=False,
+        run_history=False,  # prompts and pictures are not kept in a browser that others may use too
+        allowed_paths=[],
+        max_file_size=_UPLOAD_MAX,
+        footer_links=["api", "settings"],
+        theme=_theme(),
+        css_paths=[_STYLE],
+        head=_HEAD,
+    )
+    return str(page.local_url)
+
+
+def _reach_itself_without_a_proxy() -> None:
+    """Gradio's start is a request to its own server, which a proxy for the outside (HTTP_PROXY) does not reach."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, (given, "localhost,127.0.0.1,::1")))
+
+
+def _theme() -> gr.themes.Base:
+    system_fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # nothing is fetched from outside
+    return gr.themes.Soft(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=system_fonts,
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    ).set(
+        block_title_background_fill="none",
+        block_title_background_fill_dark="none",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_padding="0",
+        block_label_text_color="*body_text_color",
+        block_label_text_color_dark="*body_text_color",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        body_background_fill="*neutral_50",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_500",
+    )

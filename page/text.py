@@ -1,0 +1,160 @@
+"""Every word that a visitor reads: the living sentence, errors, notices, examples.
+
+HTML where a name says so; whatever comes from outside is escaped here.
+"""
+
+from html import escape
+
+from backends.base import BackendStatus
+from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
+from errors import (
+    DrawingError,
+    EndpointAnswerError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    FairError,
+    ServiceError,
+    SettingsError,
+    SpaceError,
+    StartError,
+)
+from page.options import Options
+
+TITLE = "Say it, see it"
+HEADER_HTML = f"<h1>{TITLE}</h1>"
+PROMPT_LABEL = "What would you like to see?"
+EXAMPLES_LABEL = "Or pick one to fill in the prompt"
+STATUS_TEMPLATE = '<div role="status" aria-live="polite">${value}</div>'
+ASKED = "Asking for your picture"
+STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
+
+NO_KNOWN_WORDS = "This little model knows none of these words and drew what came to its mind."
+
+DEMO_EXAMPLES = (
+    "a red apple",
+    "a cat wearing sunglasses",
+    "a house at night",
+    "two red hearts",
+    "a unicorn under a rainbow",
+    "an apple and a banana",
+    "a blue car on a yellow background",
+    "a birthday cake",
+)
+EXAMPLES = (
+    "a lighthouse in a storm, oil painting",
+    "a red fox in fresh snow, morning light",
+    "a cosy library inside a giant tree, storybook illustration",
+    "an astronaut tending a garden on the moon, photograph",
+    "a bowl of ramen, studio light, close-up",
+    "a paper-cut mountain landscape at dusk",
+)
+
+_AGAIN = "Please try again in a moment."
+_AGAIN_OR_MAINTAINER = "Please try again in a few minutes. If it stays like this, the maintainer has to mend it."
+_MAINTAINER = "Trying again does not help: the maintainer has to mend this."
+
+# What went wrong and what a visitor can do about it: the first that fits is said; the details for the maintainer follow
+# it, set apart. "The picture server" is a GPU at home or, in the demo, this machine itself.
+_KINDS: tuple[tuple[type[SpaceError], str, str], ...] = (
+    (SettingsError, "This page is not set up completely yet.", _MAINTAINER),
+    (EndpointUnreachableError, "The picture server is not reachable right now.", _AGAIN),
+    (EndpointUntrustedError, "What answered is not known to be our picture server: nothing was drawn.", _MAINTAINER),
+    (EndpointAnswerError, "The picture server sent something that is no picture.", _AGAIN),
+    (StartError, "The picture server could not be started.", _AGAIN_OR_MAINTAINER),
+    (FairError, "The service that starts the picture server cannot be used right now.", _AGAIN_OR_MAINTAINER),
+    (ServiceError, "Something went wrong on our side.", _AGAIN),
+)
+_NOT_DRAWN = "This picture could not be drawn. Try other words or a smaller size."
+_WRITTEN_FOR_VISITORS = ("NSFW_CONTENT_DETECTED",)  # codes of a DrawingError whose message says what to do
+
+
+def idle(status: BackendStatus) -> str:
+    """The sentence before anything was asked for."""
+    asleep = "" if status.ready else " The first picture takes a little longer: its server is asleep."
+    return f"Ready when you are.{asleep}"
+
+
+def steps_field(options: Options) -> dict[str, str]:
+    """What stands in and above the field for steps."""
+    return {"placeholder": options.steps_default, "info": options.steps_hint}
+
+
+def guidance_field(options: Options) -> dict[str, str]:
+    """What stands in and above the field for guidance."""
+    return {"placeholder": options.guidance_default, "info": options.guidance_hint}
+
+
+def error_text(error: SpaceError) -> str:
+    """The error for a program that called (plain text): what went wrong in a visitor's words where its own message is
+    not written for them, then that message: which link failed and why.
+    """
+    kind = _kind(error)
+    return f"{kind[0]} {error}" if kind else str(error)
+
+
+def error_html(error: SpaceError) -> str:
+    """The error for the page: what went wrong and what to do, and the maintainer's details set apart below it."""
+    kind = _kind(error)
+    if kind:
+        told = " ".join(kind)
+    elif isinstance(error, DrawingError) and error.code not in _WRITTEN_FOR_VISITORS:
+        told = _NOT_DRAWN
+    else:
+        return f'<span class="error">{escape(str(error))}</span>'
+    return (
+        f'<span class="error">{escape(told)}</span>'
+        f"<details><summary>Details for the maintainer</summary><p>{escape(str(error))}</p></details>"
+    )
+
+
+def _kind(error: SpaceError) -> tuple[str, str] | None:
+    """What went wrong and what to do about it, in a visitor's words; None where the error's own message may do."""
+    return next(((sentence, advice) for kind, sentence, advice in _KINDS if isinstance(error, kind)), None)
+
+
+def event_html(event: Event, elapsed_s: float) -> str:
+    """The living sentence for the newest event of a job.
+
+    `elapsed_s`: seconds since the visitor asked.
+    """
+    match event:
+        case Waking(stage=stage):
+            return waiting_html(stage, elapsed_s)
+        case Queued(place=place):
+            return waiting_html("You are next in line" if place <= 1 else f"You are number {place} in line", elapsed_s)
+        case Step(step=step, num_inference_steps=steps):
+            return f'Drawing<span aria-hidden="true">: step {step} of {steps}</span>'
+        case Picture(drawing=drawing):
+            seed = "" if drawing.seed is None else f", seed {drawing.seed}"
+            changed = "".join(f" {note.rstrip('.')}." for note in drawing.receipt.substituted)
+            return escape(f"Done in {elapsed_s:.1f} s{seed}{'.' + changed if changed else ''}")
+        case Failed(error=error):
+            return error_html(error)
+        case Cancelled():
+            return "Cancelled. Nothing was drawn."
+
+
+def waiting_html(what: str, elapsed_s: float) -> str:
+    """A stage with the seconds that it has lasted; a screen reader is told the stage alone, once."""
+    seconds = "" if elapsed_s < 1 else f'<span aria-hidden="true"> · {elapsed_s:.0f} s</span>'
+    return f"{escape(what.rstrip('.… '))}…{seconds}"
+
+
+def notice_html(status: BackendStatus) -> str:
+    """What a visitor and the maintainer should know about where pictures are drawn; empty when there is nothing."""
+    demo = "A demo: a tiny model draws little pictures on this machine's own processor." if status.demo else ""
+    tunnel = "No tunnel in between." if status.kind == "local" and not status.tunnel else ""
+    said = " ".join(part for part in (demo, tunnel) if part)
+    return (f"<p>{said}</p>" if said else "") + (_REAL_MODEL_HTML if status.demo else "")
+
+
+_REAL_MODEL_HTML = """
+<details><summary>Draw with a real model</summary>
+<p>On a processor: set <code>INFERENCE_ENGINE=openvino</code> and
+<code>MODEL_ID=OpenVINO/LCM_Dreamshaper_v7-int8-ov</code>, and restart.</p>
+<p>On your own GPU: set these in the environment, or as the secrets and variables of your Space, and restart:
+<code>FAIRCOMPUTE_EMAIL</code>, <code>FAIRCOMPUTE_PASSWORD</code>, <code>INFERENCE_NODE</code>,
+<code>INFERENCE_IMAGE</code>, <code>TUNNEL_NODE</code>, <code>ENDPOINT_SECRET</code>.
+“Connect your GPU” in <code>README.md</code> (on a Space: the Files tab) says what works today, step by step.</p>
+</details>
+"""

@@ -1,0 +1,50 @@
+"""What is told of one drawing of the diffusers engine."""
+
+from inference_server.engines import Desk
+from inference_server.engines.diffusers.active_request import InHand
+from inference_server.messages import Draw, Drawing, Drawn, FromEngine, RawImage
+
+DRAWING = Drawing(
+    prompt="a red apple",
+    negative_prompt="",
+    width_px=8,
+    height_px=8,
+    num_inference_steps=2,
+    guidance_scale=2.0,
+    scheduler="DDIMScheduler",
+    seeds=(1,),
+)
+
+
+class _Told(Desk):
+    def __init__(self) -> None:
+        self.messages: list[FromEngine] = []
+
+    def tell(self, message: FromEngine) -> None:
+        self.messages.append(message)
+
+    def take(self, timeout_s: float | None = None) -> Draw | None:
+        return None
+
+    def is_cancelled(self, number: int) -> bool:
+        return False
+
+
+def test_waiting_for_a_place_is_no_drawing() -> None:
+    """The time told of a drawing is that of its preparation and its steps, not the wait between them."""
+    now_s = 0.0
+    desk = _Told()
+    in_hand = InHand(Draw(7, DRAWING), desk, clock=lambda: now_s)
+    now_s = 1.0
+    in_hand.wait()
+    now_s = 11.0
+    in_hand.begin()
+    in_hand.begin()  # a second image of the same drawing
+    in_hand.wait()  # memory was short, it is to begin anew
+    now_s = 21.0
+    in_hand.begin()
+    now_s = 23.0
+    in_hand.finish(0, RawImage(8, 8, bytes(192)), None)
+    (drawn,) = desk.messages
+    assert isinstance(drawn, Drawn)
+    assert drawn.inference_s == 3.0

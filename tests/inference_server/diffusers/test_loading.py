@@ -1,0 +1,201 @@
+"""What is loaded: device, precision, files, and what is said when it cannot be."""
+
+import json
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+
+from inference_server.engines import ModelLoadError
+from inference_server.engines.diffusers import loading, weights
+from inference_server.engines.diffusers.engine import DiffusersEngine, shares_steps
+from inference_server.messages import Load
+from tests.support import tiny_pipelines
+from tests.support.diffusers_desk import loaded, model_facts
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+
+
+def _load(model_id: str | None, **options: str) -> DiffusersEngine:
+    values = {"model_revision": None, "model_precision": None, "device": "cpu"} | options
+    return DiffusersEngine(Load("diffusers", model_id, **values), lambda stage: None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A folder with the small Stable Diffusion, to be spoilt."""
+    return Path(shutil.copytree(tiny_pipelines.folder("sd"), tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        (None, torch.float32),
+        ("", torch.float32),
+        ("fp16", torch.float16),
+        ("torch.bfloat16", torch.bfloat16),
+        ("FP32", torch.float32),
+    ],
+)
+def test_precision_goes_by_the_names_that_people_use(precision: str | None, dtype: torch.dtype) -> None:
+    """Without one the CPU draws in fp32."""
+    assert loading.choose_dtype(precision, CPU) == dtype
+
+
+def test_half_precision_is_what_a_gpu_draws_in() -> None:
+    """Without a word on precision."""
+    assert loading.choose_dtype(None, torch.device("cuda")) == torch.float16
+
+
+def test_an_unknown_precision_or_device_is_refused_by_name() -> None:
+    """With what there is."""
+    with pytest.raises(ModelLoadError, match=r"'fp8'.*fp16, bf16 and fp32"):
+        loading.choose_dtype("fp8", CPU)
+    with pytest.raises(ModelLoadError, match=r"'tpu'.*cuda and cpu"):
+        loading.choose_device("tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_that_is_not_there_is_told() -> None:
+    """Asked for, it is an error that says what to do; not asked for, the CPU draws."""
+    with pytest.raises(ModelLoadError, match="CUDA is asked for, and there is none here"):
+        loading.choose_device("cuda")
+    assert loading.choose_device(None) == CPU
+
+
+def test_the_demo_model_is_not_this_engines() -> None:
+    """Without a model id the maintainer is told which engine draws it."""
+    with pytest.raises(ModelLoadError, match=r"MODEL_ID.*openvino"):
+        _load(None)
+
+
+@pytest.mark.parametrize("spoilt", ["index", "unet", "class"])
+def test_a_broken_folder_is_told_in_one_line(copy: Path, spoilt: str) -> None:
+    """No index, weights that are none, a pipeline class that does not exist."""
+    if spoilt == "index":
+        (copy / "model_index.json").unlink()
+    elif spoilt == "unet":
+        (copy / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"none")
+    else:
+        index = json.loads((copy / "model_index.json").read_text())
+        (copy / "model_index.json").write_text(json.dumps(index | {"_class_name": "NoSuchPipeline"}))
+    with pytest.raises(ModelLoadError) as raised:
+        _load(str(copy))
+    assert "\n" not in str(raised.value)
+    assert str(copy) in str(raised.value)
+
+
+def test_a_models_own_code_is_not_run(copy: Path) -> None:
+    """A folder that names a class in a file of its own is refused, and the file is not imported."""
+    (copy / "unet" / "own_unet.py").write_text("raise SystemExit('it was run')\n")
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps(index | {"unet": ["own_unet", "OwnUNet"]}))
+    with pytest.raises(ModelLoadError):
+        _load(str(copy))
+
+
+def test_the_half_precision_variant_is_taken_where_it_is_wanted_or_all_there_is(tmp_path: Path) -> None:
+    """By the file names of the hub."""
+    pipeline = loaded("sd").pipeline
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    assert weights.variant(tmp_path, torch.float32) == "fp16"
+    assert _load(str(tmp_path)).facts.pipeline == "StableDiffusionPipeline"
+    pipeline.save_pretrained(tmp_path)
+    assert weights.variant(tmp_path, torch.float32) is None
+    assert weights.variant(tmp_path, torch.float16) == "fp16"
+
+
+@pytest.mark.parametrize(("has_fp16", "asked"), [(True, ["fp16"]), (False, ["fp16", None])])
+def test_a_model_of_the_hub_comes_in_half_precision_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, has_fp16: bool, asked: list[str | None]
+) -> None:
+    """The smaller files are asked for first; a model without them is fetched as it is, in the revision named."""
+    fetched: list[str | None] = []
+
+    def download(model_id: str, revision: str | None, variant: str | None = None) -> Path:
+        assert (model_id, revision) == ("owner/name", "v2")
+        fetched.append(variant)
+        if variant is not None and not has_fp16:
+            raise ValueError("You are trying to load model files of the `variant=fp16`, but no such modeling files ...")
+        return tiny_pipelines.folder("sd")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
+    engine = _load("owner/name", model_revision="v2", model_precision="fp16")
+    assert engine.facts.name == "owner/name"
+    assert fetched == asked
+
+
+def test_weights_are_counted_in_the_precision_they_are_loaded_in() -> None:
+    """Within some percent of the parameters' own bytes, which leaves out file headers."""
+    model = loaded("sd")
+    parts = (model.pipeline.unet, model.pipeline.vae, model.pipeline.text_encoder)
+    parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    folder = tiny_pipelines.folder("sd")
+    assert weights.count_bytes(folder, torch.float32, None) == pytest.approx(4 * parameters, rel=0.1)
+    assert weights.count_bytes(folder, torch.float16, None) == pytest.approx(2 * parameters, rel=0.1)
+
+
+def test_only_the_weights_that_the_model_is_made_of_are_counted(copy: Path) -> None:
+    """A clone of a repository may hold much else; counted too, it would make a GPU look busy that is not."""
+    counted = weights.count_bytes(copy, torch.float32, None)
+    shutil.copytree(copy / "unet", copy / "unet_for_training")
+    assert weights.count_bytes(copy, torch.float32, None) == counted
+
+
+def test_facts_say_what_can_be_drawn() -> None:
+    """Any size in steps of 8 px up to 1024, for a model of small pictures; the model's own scheduler first."""
+    facts = model_facts("sd")
+    assert (facts.width_px, facts.height_px, facts.side_multiple_px, facts.max_side_px) == (64, 64, 8, 1024)
+    assert facts.scheduler == facts.schedulers[0] == "DDIMScheduler"
+    assert "DEISMultistepScheduler" in facts.schedulers
+    assert not facts.gpu
+
+
+def test_a_file_of_defaults_has_the_last_word(copy: Path) -> None:
+    """`defaults.json` beside the index, as with the other engine."""
+    (copy / "defaults.json").write_text(json.dumps({"num_inference_steps": 7, "max_side_px": 256}))
+    facts = _load(str(copy)).facts
+    assert (facts.num_inference_steps, facts.max_side_px) == (7, 256)
+
+
+def test_distilled_and_transformer_models_have_defaults_of_their_own() -> None:
+    """Four steps for a latent consistency model; what the pipeline's own call has for Stable Diffusion 3."""
+    lcm, sd3 = model_facts("lcm"), model_facts("sd3")
+    assert (lcm.num_inference_steps, lcm.guidance_scale) == (4, 8.5)
+    assert (sd3.num_inference_steps, sd3.guidance_scale) == (28, 7.0)
+    assert sd3.side_multiple_px == 16
+    assert sd3.schedulers == ("FlowMatchEulerDiscreteScheduler",)
+
+
+@pytest.mark.parametrize(("kind", "shares"), [("sd", True), ("sdxl", True), ("lcm", True), ("sd3", False)])
+def test_unet_pipelines_share_steps(kind: str, shares: bool) -> None:
+    """Every other pipeline goes by its own call."""
+    assert shares_steps(loaded(kind).pipeline) is shares
+
+
+def test_the_engine_is_ready_once_it_has_drawn() -> None:
+    """The warm-up draws by the way of all pictures, with either loop."""
+    for kind, at_once in (("sd_mild", 16), ("sd3", 4)):
+        engine = _load(str(tiny_pipelines.folder(kind)))
+        engine.warm_up()
+        assert engine.facts.images_at_once == at_once
+
+
+@pytest.mark.parametrize(("max_batch", "at_once", "ahead"), [(1, 1, 0), (2, 2, 2)])
+def test_the_maintainers_bound_holds_for_what_is_drawn_side_by_side(max_batch: int, at_once: int, ahead: int) -> None:
+    """`max_batch` bounds what the engine says of itself, and with it what it is given ahead of time."""
+    load = Load("diffusers", str(tiny_pipelines.folder("sd")), None, None, "cpu", max_batch=max_batch)
+    facts = DiffusersEngine(load, lambda stage: None).facts
+    assert (facts.images_at_once, facts.images_ahead) == (at_once, ahead)
+
+
+def test_a_first_picture_that_fails_is_a_model_that_does_not_load(copy: Path) -> None:
+    """Weights of not-a-number load without complaint; the warm-up tells."""
+    engine = _load(str(copy))
+    torch.nn.init.constant_(engine._drawer._finisher._vae.decoder.conv_out.bias, float("nan"))  # type: ignore[attr-defined]
+    with pytest.raises(ModelLoadError, match="first picture failed"):
+        engine.warm_up()

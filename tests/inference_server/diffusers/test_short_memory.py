@@ -1,0 +1,248 @@
+"""Memory that is short: who ends, what is lowered, who gets room; and that everybody still draws the own prompt."""
+
+import threading
+from collections.abc import Sequence
+from queue import SimpleQueue
+
+import pytest
+import torch
+
+from inference_server.engines.diffusers import shared_steps
+from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.arrivals import Arrival, MemoryShort
+from inference_server.engines.diffusers.encode import ImageInMaking, Preparer
+from inference_server.engines.diffusers.unet import BatchShape
+from inference_server.messages import Capacity, Draw, Drawn, Step
+from tests.support.diffusers_desk import DEADLINE_S, Rig, ScriptedDesk, difference, loaded, order, own_picture
+
+pytestmark = pytest.mark.slow
+
+WISHES = ("a pear", "fog at sea", "the moon", "zebra", "QUICK", "?!", "on a hill", "0123")
+
+
+def draw_with_memory_for(most: int, first: Draw, *others: Draw, late: Sequence[Draw] = ()) -> ScriptedDesk:
+    """Memory for `most` images side by side; the others join at the second step, which fails, `late` at the fourth."""
+    rig, desk = Rig(), ScriptedDesk(first)
+
+    def before_call(call: int) -> None:
+        if rig.unet.shapes[-1].bucket > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if call == 1:
+            desk.join(*others)
+        if call == 4:
+            desk.join(*late)
+            desk.close()
+
+    rig.unet.before_call = before_call
+    rig.steps.work(desk)
+    return desk
+
+
+def test_short_memory_ends_the_newest_drawing_and_lowers_the_limit() -> None:
+    """Four images do not fit, two do: the newest fails, the others are drawn two at a time, and so are later ones."""
+    desk = draw_with_memory_for(2, *(order(number, num_inference_steps=9) for number in (1, 2, 3, 4)))
+    reason = desk.reason_of(4)
+    assert "memory" in reason
+    assert "64x64" in reason
+    assert [message.images for message in desk.told if isinstance(message, Capacity)] == [2]
+    for number in (1, 2, 3):
+        own = own_picture("sd", order(number, num_inference_steps=9).drawing)
+        assert difference(desk.picture_of(number), own) <= 2
+
+
+def test_batches_of_one_shape_keep_their_own_prompts() -> None:
+    """Two that cannot share a batch use the same tensors in turn; who outlives the other gets its own picture."""
+    orders = (order(1, num_inference_steps=8, prompt="a pear"), order(2, num_inference_steps=3, prompt="fog at sea"))
+    desk = Rig(buckets=(1,), capacity=2).draw(*orders)
+    assert set(desk.batches()) == {1}
+    for one in orders:
+        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) == 0
+
+
+def test_after_short_memory_everybody_still_draws_the_own_prompt() -> None:
+    """Seven go on in batches of four and three, in the same tensors; the three outlive the four."""
+    orders = [
+        order(number, num_inference_steps=4 if number < 5 else 9, prompt=WISHES[number - 1]) for number in range(1, 9)
+    ]
+    desk = draw_with_memory_for(4, *orders)
+    assert "memory" in desk.reason_of(8)
+    for one in orders[:-1]:
+        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+
+
+def test_a_lowered_limit_is_kept_to() -> None:
+    """Once two at a time is what memory allows, no third has a step before one of those two is done."""
+    early = [order(number, num_inference_steps=9) for number in (1, 2, 3)]
+    desk = draw_with_memory_for(2, *early, late=[order(number, num_inference_steps=3) for number in range(4, 9)])
+    assert "memory" in desk.reason_of(3)
+    running, most = set[int](), 0
+    for step in (message for message in desk.told if isinstance(message, Step)):
+        running.add(step.number)
+        most = max(most, len(running))
+        if step.step == step.num_steps:
+            running.remove(step.number)
+    assert most == 2
+    assert all(isinstance(desk.end_of(number), Drawn) for number in (1, 2, 4, 5, 6, 7, 8))
+
+
+def test_a_size_that_is_full_holds_up_no_other() -> None:
+    """After memory was short for two large pictures, a small one is drawn beside the large one, not after the next."""
+    rig, desk = Rig(), ScriptedDesk(order(1, width_px=128, num_inference_steps=9))
+
+    def before_call(call: int) -> None:
+        if call == 1:
+            desk.join(order(2, width_px=128))
+        if rig.unet.shapes[-1].bucket * rig.unet.shapes[-1].width_px > 128:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if call == 4:
+            desk.join(order(3, width_px=128, num_inference_steps=3), order(4, num_inference_steps=3))
+            desk.close()
+
+    rig.unet.before_call = before_call
+    rig.steps.work(desk)
+    assert "memory" in desk.reason_of(2)
+    assert [message.number for message in desk.told if isinstance(message, Drawn)] == [4, 1, 3]
+
+
+def test_short_memory_for_a_single_picture_lowers_nothing() -> None:
+    """One picture that is too large fails alone; small ones are drawn as many at once as before."""
+    rig, desk = Rig(), ScriptedDesk(order(1, width_px=128))
+
+    def before_call(call: int) -> None:
+        if call == 1:
+            desk.join(order(2), order(3))
+            desk.close()
+        if rig.unet.shapes[-1].width_px > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    rig.unet.before_call = before_call
+    rig.steps.work(desk)
+    assert "128x64" in desk.reason_of(1)
+    assert not [message for message in desk.told if isinstance(message, Capacity)]
+    assert desk.batches() == [2] * 4
+    assert isinstance(desk.end_of(2), Drawn)
+    assert isinstance(desk.end_of(3), Drawn)
+    assert rig.unet.forgotten == [BatchShape(1, guided=True, height_px=64, width_px=128)]
+
+
+def test_short_memory_of_large_pictures_leaves_small_ones_their_company() -> None:
+    """The limit is one of pixels: two pictures of sixteen times the size do not fit, eight small ones still do."""
+    rig = Rig()
+
+    def before_call(call: int) -> None:
+        shape = rig.unet.shapes[-1]
+        if shape.bucket * shape.width_px * shape.height_px > 256 * 256:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    rig.unet.before_call = before_call
+    desk = ScriptedDesk(order(1, width_px=256, height_px=256, seeds=(1, 2)))
+    desk.give(order(2, seeds=tuple(range(8))))
+    rig.work(desk)
+    assert "memory" in desk.reason_of(1)
+    assert isinstance(desk.end_of(2), Drawn)
+    assert max(desk.batches()) == 8
+
+
+def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles() -> None:
+    """The autoencoder is what takes most memory of a large picture; a smaller one is decoded as before."""
+    decoder = loaded("sd").pipeline.vae.decoder
+
+    def before_forward(module: object, arguments: tuple[torch.Tensor, ...]) -> None:
+        if arguments[0].shape[-1] > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = decoder.register_forward_pre_hook(before_forward)
+    try:
+        desk = Rig().draw(order(1, width_px=640, num_inference_steps=1), order(2))
+    finally:
+        handle.remove()
+    assert desk.picture_of(1).shape == (64, 640, 3)
+    assert difference(desk.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
+
+
+class DecoderShortOfMemory:
+    """The autoencoder finds no memory until the loop has been asked `times` times to make room."""
+
+    def __init__(self, rig: Rig, times: int) -> None:
+        self._rig, self._times = rig, times
+
+    def __enter__(self) -> None:
+        decoder = loaded("sd").pipeline.vae.decoder
+        self._handle = decoder.register_forward_pre_hook(self._before_forward)
+
+    def __exit__(self, *exc: object) -> None:
+        self._handle.remove()
+
+    def _before_forward(self, module: object, arguments: object) -> None:
+        if len(self._rig.unet.forgotten) < self._times:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop lets go of recordings and lowers its limit, and the picture is decoded then, whatever else is drawn."""
+    rig, asked = Rig(), threading.Event()
+    first, rest = order(1, num_inference_steps=2), [order(number, num_inference_steps=6) for number in (2, 3)]
+    desk = ScriptedDesk(first)
+
+    class Telling(SimpleQueue[Arrival]):
+        """What arrives at the loop; the finishing thread sends it nothing but its wish for room."""
+
+        def put(self, arrival: Arrival, block: bool = True, timeout: float | None = None) -> None:
+            super().put(arrival)
+            if isinstance(arrival, MemoryShort):
+                asked.set()
+
+    def before_call(call: int) -> None:
+        if call == 1:
+            desk.join(*rest)
+            desk.close()
+        if call == 4:  # the first has had its two steps; the others shall not be done before room was asked for
+            assert asked.wait(DEADLINE_S)
+
+    monkeypatch.setattr(shared_steps, "SimpleQueue", Telling)
+    rig.unet.before_call = before_call
+    with DecoderShortOfMemory(rig, times=1):
+        rig.steps.work(desk)
+    assert difference(desk.picture_of(1), own_picture("sd", first.drawing)) <= 2
+    assert [message.images for message in desk.told if isinstance(message, Capacity)] == [1]
+    assert rig.unet.forgotten == [None]
+    for one in rest:
+        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+
+
+def test_the_last_picture_is_given_room_too() -> None:
+    """Also when there are no more steps to make: the loop sees the finishing thread out."""
+    rig = Rig()
+    with DecoderShortOfMemory(rig, times=1):
+        desk = rig.draw(order(1))
+    assert difference(desk.picture_of(1), own_picture("sd", order(1).drawing)) == 0
+    assert not [message for message in desk.told if isinstance(message, Capacity)]
+
+
+def test_a_picture_that_still_cannot_be_decoded_fails_alone() -> None:
+    """Once only is room made for it; its reason says what was short."""
+    rig = Rig()
+    with DecoderShortOfMemory(rig, times=2):
+        desk = rig.draw(order(1))
+    assert "memory" in desk.reason_of(1)
+    assert rig.unet.forgotten == [None]
+
+
+class EncodesAtTheSecondTry(Preparer):
+    """The text encoders find no memory the first time."""
+
+    tries = 0
+
+    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+        EncodesAtTheSecondTry.tries += 1
+        if EncodesAtTheSecondTry.tries == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().prepare(in_hand)
+
+
+def test_a_prompt_that_cannot_be_encoded_for_want_of_memory_is_given_room() -> None:
+    """The loop, with nothing to do, wakes up for it; the picture is drawn."""
+    rig = Rig(preparer=EncodesAtTheSecondTry)
+    desk = rig.draw(order(1))
+    assert difference(desk.picture_of(1), own_picture("sd", order(1).drawing)) == 0
+    assert rig.unet.forgotten == [None]

@@ -1,0 +1,385 @@
+"""The page in a real Chromium, in front of a stand-in service: what a visitor sees and does."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from errors import BusyError, EndpointUnreachableError
+from page import text as page_text
+from tests.support.page_service import StandInService, picture, serve
+from tests.support.processes import REPOSITORY, wait_until
+from tests.support.visits import Visit, wait_until_ready
+
+pytestmark = pytest.mark.slow
+
+PHONE = {"width": 390, "height": 844}
+TOUCH: dict[str, object] = {"has_touch": True, "is_mobile": True}
+
+
+@pytest.fixture(scope="module")
+def _served() -> Iterator[tuple[StandInService, str]]:
+    service = StandInService(tunnel=False)
+    page, url = serve(service)
+    yield service, url
+    page.close(verbose=False)
+
+
+@pytest.fixture
+def open_page(browser: Browser, _served: tuple[StandInService, str]) -> Iterator[Callable[..., Visit]]:
+    """Opens the page, in a browser profile of its own unless one is given; all gates are open again afterwards."""
+    service, url = _served
+    contexts: list[BrowserContext] = []
+
+    def visit(context: BrowserContext | None = None, **options: object) -> Visit:
+        if context is None:
+            context = browser.new_context(**{"viewport": PHONE, **options})  # type: ignore[arg-type]
+            contexts.append(context)
+        page = context.new_page()
+        page.goto(url)
+        wait_until_ready(page)
+        return Visit(page, service)
+
+    yield visit
+    service.fail_with = service.refuse_with = None
+    for gate in ("waking", "queued", "drawing", "done"):
+        service.let(gate)
+    for context in contexts:
+        context.close()
+
+
+def _expect_on_first_screen(page: Page, *selectors: str) -> None:
+    for selector in selectors:
+        expect(page.locator(selector)).to_be_in_viewport(ratio=1)
+
+
+def test_first_screen_of_a_phone(open_page: Callable[..., Visit]) -> None:
+    """Prompt, Draw and the picture share the first screen of a phone, before and after a drawing."""
+    visit = open_page()
+    parts = ("#prompt", "#draw", "#result")
+    _expect_on_first_screen(visit.page, *parts)
+    visit.ask("a red apple")
+    visit.page.locator("#result img").evaluate("image => image.decode()")  # until then it takes no room
+    _expect_on_first_screen(visit.page, *parts)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_every_stage_is_told(open_page: Callable[..., Visit]) -> None:
+    """From the cold start to the picture, one sentence names the stage, with seconds while waiting."""
+    visit = open_page()
+    for gate in ("waking", "queued", "drawing"):
+        visit.service.hold(gate)
+    visit.ask("a red apple")
+    visit.says(re.compile(r"Starting the picture server on the GPU… · \d+ s"))
+    expect(visit.page.locator("#draw")).to_be_disabled()
+    expect(visit.page.locator("#cancel")).to_be_visible()
+    visit.service.let("waking")
+    visit.says(re.compile("You are number 3 in line"))
+    visit.service.let("queued")
+    visit.says("Drawing: step 8 of 20")
+    expect(visit.page.locator("#preview img")).to_be_visible()
+    visit.service.let("drawing")
+    visit.says(re.compile(r"Done in [\d.]+ s, seed 42"))
+    expect(visit.page.locator("#draw")).to_be_enabled()
+    expect(visit.page.locator("#cancel")).to_have_count(0)
+    expect(visit.page.locator("#preview img")).to_have_count(0)
+
+
+def test_the_picture_is_described_and_its_seed_shown(open_page: Callable[..., Visit]) -> None:
+    """The picture's alternative text is its prompt, and the seed that was used stands in its field."""
+    visit = open_page()
+    visit.ask("a sailing boat")
+    expect(visit.page.locator("#result img")).to_have_attribute("alt", "a sailing boat")
+    expect(visit.page.locator("#seed input")).to_have_value("42")
+
+
+def test_a_seed_of_ones_own(open_page: Callable[..., Visit]) -> None:
+    """A seed that is typed is used, and again until another one each time is asked for; the other fields hold the
+    model's own.
+    """
+    visit = open_page()
+    another = visit.page.get_by_label("Another seed each time")
+    visit.page.get_by_role("button", name="More").click()
+    visit.ask("a castle")
+    visit.says(re.compile("seed 42"))
+    expect(visit.page.locator("#seed input")).to_have_value("42")
+    expect(another).to_be_checked()  # the page's own news of the seed is no wish of the visitor's
+    visit.page.fill("#seed input", "7")
+    expect(another).not_to_be_checked()
+    visit.page.get_by_label("Steps").fill("9")
+    visit.ask("a castle")
+    visit.says(re.compile("seed 7"))
+    request = visit.service.started[-1].request
+    assert (request.seed, request.num_inference_steps, request.guidance_scale, request.width) == (7, 9, None, None)
+
+
+def test_bad_input_is_told_at_once(open_page: Callable[..., Visit]) -> None:
+    """An empty prompt or a value outside the limits is refused with its reason, and the next prompt is drawn."""
+    visit = open_page()
+    visit.page.click("#draw")
+    visit.says("Please type what you would like to see: the prompt is empty.")
+    visit.page.get_by_role("button", name="More").click()
+    visit.page.get_by_label("Steps").fill("999")
+    visit.ask("a castle")
+    visit.says("Steps must be from 1 to 250, not 999.")
+    visit.page.get_by_label("Steps").fill("")
+    visit.ask("a castle")
+    visit.says(re.compile("Done"))
+
+
+def test_cancel_ends_the_drawing_and_keeps_the_last_picture(open_page: Callable[..., Visit]) -> None:
+    """Cancel ends the drawing at once; the picture before stays, with its description."""
+    visit = open_page()
+    visit.ask("a castle")
+    expect(visit.page.locator("#result img")).to_be_visible()
+    visit.service.hold("drawing")
+    visit.ask("an owl")
+    visit.says("Drawing: step 8 of 20")
+    visit.page.click("#cancel")
+    visit.says("Cancelled. Nothing was drawn.")
+    expect(visit.page.locator("#draw")).to_be_enabled()
+    expect(visit.page.locator("#result img")).to_have_attribute("alt", "a castle")
+    assert visit.service.started[-1].cancel_requested.is_set()
+
+
+def test_trouble_is_told_kindly_with_details_apart(open_page: Callable[..., Visit]) -> None:
+    """When the chain fails, a kind sentence is shown, the details can be opened, and the last picture stays."""
+    visit = open_page()
+    visit.ask("a castle")
+    expect(visit.page.locator("#result img")).to_be_visible()
+    visit.service.fail_with = EndpointUnreachableError(
+        "Tunnel", how="refused", tried="reach port 8080", came_back="refused", next_step="Is the box on?"
+    )
+    visit.ask("an owl")
+    expect(visit.page.locator("#status .error")).to_contain_text("The picture server is not reachable right now.")
+    expect(visit.page.get_by_text("Is the box on?")).to_be_hidden()
+    visit.page.get_by_text("Details for the maintainer").click()
+    expect(visit.page.get_by_text("Is the box on?")).to_be_visible()
+    expect(visit.page.locator("#result img")).to_have_attribute("alt", "a castle")
+    visit.service.fail_with = None
+    visit.ask("an owl")
+    visit.says(re.compile("Done"))
+
+
+def test_busy_is_told(open_page: Callable[..., Visit]) -> None:
+    """Where too many are waiting, the sentence begins with `Busy:` and says when to try again."""
+    visit = open_page()
+    visit.service.refuse_with = BusyError("500 drawings are under way.")
+    visit.ask("an owl")
+    visit.says("Busy: 500 drawings are under way. Please try again in 5 s.")
+    expect(visit.page.locator("#draw")).to_be_enabled()
+
+
+def test_one_drawing_at_a_time(open_page: Callable[..., Visit]) -> None:
+    """Pressing Enter again while drawing starts nothing more, and says so."""
+    visit = open_page()
+    visit.service.hold("drawing")
+    before = len(visit.service.started)
+    visit.ask("a castle")
+    visit.ask("an owl")
+    expect(visit.page.get_by_text("One picture at a time").first).to_be_visible()  # now: it stays for 10 s only
+    visit.says("Drawing: step 8 of 20")
+    visit.service.let("drawing")
+    visit.says(re.compile("Done"))
+    assert len(visit.service.started) == before + 1
+
+
+def test_a_double_click_draws_once(open_page: Callable[..., Visit]) -> None:
+    """Two clicks in one go are one wish."""
+    visit = open_page()
+    visit.service.hold("drawing")
+    before = len(visit.service.started)
+    visit.page.fill("#prompt textarea", "a castle")
+    # Both before any news: Draw is disabled then. That the second one has come is told, and only after that it counts.
+    visit.page.locator("#draw").evaluate("button => { button.click(); button.click(); }")
+    expect(visit.page.get_by_text("One picture at a time").first).to_be_visible()
+    visit.says("Drawing: step 8 of 20")
+    visit.service.let("drawing")
+    visit.says(re.compile("Done"))
+    assert len(visit.service.started) == before + 1
+
+
+def test_a_page_opened_again_finds_its_drawing(open_page: Callable[..., Visit]) -> None:
+    """Closed while drawing and opened again, the page shows the running drawing; once more, the finished one."""
+    first = open_page()
+    first.service.hold("drawing")
+    first.ask("a castle")
+    first.says("Drawing: step 8 of 20")
+    context = first.page.context
+    first.page.close()
+
+    again = open_page(context)
+    again.says("Drawing: step 8 of 20")
+    expect(again.page.locator("#prompt textarea")).to_have_value("a castle")
+    again.ask("an owl")
+    expect(again.page.get_by_text("One picture at a time").first).to_be_visible()
+    again.service.let("drawing")
+    expect(again.page.locator("#result img")).to_have_attribute("alt", "a castle")
+    again.page.close()
+
+    once_more = open_page(context)
+    once_more.says(re.compile(r"Done in [\d.]+ s, seed 42"))
+    expect(once_more.page.locator("#result img")).to_have_attribute("alt", "a castle")
+    once_more.ask("an owl")
+    expect(once_more.page.locator("#result img")).to_have_attribute("alt", "an owl")
+
+
+def test_cancel_after_opening_again(open_page: Callable[..., Visit]) -> None:
+    """A drawing that was found again can be cancelled, and is not looked for any more."""
+    first = open_page()
+    first.service.hold("drawing")
+    first.ask("a castle")
+    first.says("Drawing: step 8 of 20")
+    first.page.reload()
+    wait_until_ready(first.page)
+    first.says("Drawing: step 8 of 20")
+    first.page.click("#cancel")
+    first.says("Cancelled. Nothing was drawn.")
+    looked_for = len(first.service.looked_for)
+    first.page.reload()
+    wait_until("the opened page to look for its drawing", lambda: len(first.service.looked_for) > looked_for)
+    assert first.service.started[-1].id not in first.service.looked_for[looked_for:]
+    first.says(re.compile("Ready when you are"))
+
+
+def test_examples_fill_the_prompt(open_page: Callable[..., Visit]) -> None:
+    """An example fills the prompt, which a phone then shows together with Draw: one touch away from being drawn."""
+    visit = open_page(**TOUCH)
+    example = page_text.DEMO_EXAMPLES[-1]
+    visit.page.get_by_role("button", name="More").tap()  # a page that is long enough, whatever is said above
+    visit.page.locator("#size").scroll_into_view_if_needed()
+    expect(visit.page.locator("#draw")).not_to_be_in_viewport()
+    visit.page.get_by_role("button", name=example).tap()
+    expect(visit.page.locator("#prompt textarea")).to_have_value(example)
+    for part in ("#prompt textarea", "#draw"):
+        expect(visit.page.locator(part)).to_be_in_viewport(ratio=1)
+
+
+def test_enter_on_a_phone_puts_the_keyboard_away(open_page: Callable[..., Visit]) -> None:
+    """On a phone the field of the prompt gives up the focus with Enter, and its keyboard goes; elsewhere it stays."""
+    phone, desk = open_page(**TOUCH), open_page()
+    assert phone.page.get_attribute("#prompt textarea", "enterkeyhint") == "go"
+    for visit in (phone, desk):
+        visit.ask("a castle")
+        visit.says(re.compile("Done"))
+    expect(phone.page.locator("#prompt textarea")).not_to_be_focused()
+    expect(desk.page.locator("#prompt textarea")).to_be_focused()
+
+
+def test_fields_on_a_phone_are_large_enough(open_page: Callable[..., Visit]) -> None:
+    """No field has text below 16 px on a phone: an iPhone would zoom into it and stay there."""
+    visit = open_page()
+    sizes = visit.page.locator("#page :is(input:not([type=checkbox]), textarea)").evaluate_all(
+        "fields => fields.map(field => parseFloat(getComputedStyle(field).fontSize))"
+    )
+    assert len(sizes) >= 6
+    assert min(sizes) >= 16
+
+
+def test_download_keeps_the_metadata(open_page: Callable[..., Visit], tmp_path: Path) -> None:
+    """The downloaded file is the PNG as the server made it, named after its prompt and seed."""
+    visit = open_page()
+    visit.ask("a castle")
+    expect(visit.page.locator("#result img")).to_be_visible()
+    with visit.page.expect_download() as download:
+        visit.page.locator("#result").get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "a-castle-42.png"
+    download.value.save_as(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes() == picture(visit.service.started[-1].request, 42).encoded
+    with Image.open(tmp_path / "picture.png") as image:
+        assert image.info["parameters"].startswith("a castle")
+
+
+def test_nothing_is_fetched_from_elsewhere(open_page: Callable[..., Visit]) -> None:
+    """Fonts, scripts and styles come from the page's own server, and a drawing leaves no error in the console."""
+    visit = open_page()
+    hosts, errors, url = set(), [], visit.page.url
+    visit.page.goto("about:blank")  # what is cut short there is no error of the page's
+    visit.page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc or "data"))
+    visit.page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    visit.page.goto(url)
+    wait_until_ready(visit.page)
+    visit.ask("a castle")
+    visit.says(re.compile("Done"))
+    assert hosts <= {urlsplit(url).netloc, "data"}
+    assert errors == []
+
+
+def test_keyboard_and_screen_reader(open_page: Callable[..., Visit]) -> None:
+    """The page names its language, the sentence is a polite live region that stays, and Tab goes prompt to Draw."""
+    visit = open_page()
+    assert visit.page.get_attribute("html", "lang") == "en"
+    live = visit.page.locator("#status [role=status][aria-live=polite]")
+    live.evaluate("element => window.live = element")
+    visit.page.focus("#prompt textarea")
+    visit.page.keyboard.type("a castle")
+    visit.page.keyboard.press("Tab")
+    expect(visit.page.locator("#draw")).to_be_focused()
+    visit.page.keyboard.press("Enter")
+    visit.says(re.compile("Done"))
+    assert live.evaluate("element => window.live === element")
+
+
+def test_the_keyboard_keeps_its_place(open_page: Callable[..., Visit]) -> None:
+    """Whoever pressed Draw or Cancel with the keyboard is on Draw again when the drawing is over; whoever went
+    elsewhere meanwhile stays there.
+    """
+    visit = open_page()
+    draw, cancel = visit.page.locator("#draw"), visit.page.locator("#cancel")
+    visit.page.fill("#prompt textarea", "a castle")
+    visit.service.hold("drawing")
+    draw.press("Enter")
+    visit.says("Drawing: step 8 of 20")
+    visit.service.let("drawing")
+    visit.says(re.compile("Done"))
+    expect(draw).to_be_focused()
+
+    visit.service.hold("drawing")
+    draw.press("Enter")
+    visit.says("Drawing: step 8 of 20")
+    expect(cancel).to_be_visible()  # else Tab would pass it
+    visit.page.keyboard.press("Tab")
+    expect(cancel).to_be_focused()
+    visit.page.keyboard.press("Enter")
+    visit.says("Cancelled. Nothing was drawn.")
+    expect(draw).to_be_focused()
+
+    draw.press("Enter")
+    visit.says("Drawing: step 8 of 20")
+    visit.page.focus("#prompt textarea")
+    visit.service.let("drawing")
+    visit.says(re.compile("Done"))
+    expect(draw).to_be_enabled()
+    expect(visit.page.locator("#prompt textarea")).to_be_focused()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(open_page: Callable[..., Visit], scheme: str) -> None:
+    """Text stands out from what is behind it by at least 4.5 to 1, in light and dark mode."""
+    visit = open_page(color_scheme=scheme)
+    visit.page.get_by_role("button", name="More").click()
+    expect(visit.page.locator("#more [data-testid=accordion-content]")).to_be_visible()  # its texts are looked at, too
+    low = visit.page.evaluate((REPOSITORY / "tests" / "support" / "contrast.js").read_text(encoding="utf-8"))
+    assert low == []
+
+
+def test_the_demo_says_what_it_is(open_page: Callable[..., Visit]) -> None:
+    """The notice names the tiny model and the missing tunnel, and opens to what it takes to connect a GPU."""
+    visit = open_page()
+    expect(visit.page.get_by_text("a tiny model draws little pictures")).to_be_visible()
+    expect(visit.page.get_by_text("No tunnel in between")).to_be_visible()
+    visit.page.get_by_text("Draw with a real model", exact=True).click()
+    expect(visit.page.get_by_text("INFERENCE_NODE")).to_be_visible()
+
+
+def test_the_demo_says_when_it_knows_no_word(open_page: Callable[..., Visit]) -> None:
+    """A prompt without a word that the demo model knows is drawn, and told to be a guess."""
+    visit = open_page()
+    visit.ask("zzyzx qwertz")
+    visit.says(re.compile("Done .*knows none of these words"))
+    visit.ask("a red apple")
+    visit.says(re.compile(r"Done in [\d.]+ s, seed 42\s*$"))

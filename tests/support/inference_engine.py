@@ -1,0 +1,140 @@
+"""The server's engine with a stand-in for its process, on a loop whose clock the test moves: no model, no waiting."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from inference_server.answer import result_json
+from inference_server.dispatcher import Engine, EngineSettings
+from inference_server.engine_child import EngineChild
+from inference_server.limits import LimitsOverride
+from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelFacts, RawImage, Ready, ToEngine
+from inference_server.metrics import Metrics
+from inference_server.supervisor import Phase
+from inference_server.tickets import Ticket
+from inference_server.wire import read_request
+from tests.support.scripted_engine import FACTS
+
+
+class MovedClockLoop(asyncio.SelectorEventLoop):
+    """Its clock stands still but when it is moved: no timer is due sooner because the machine is slow."""
+
+    moved_s = 0.0
+
+    def time(self) -> float:
+        return self.moved_s
+
+
+class StandInChild(EngineChild):
+    """An engine process that does nothing but what the test says; `sent` are its orders."""
+
+    def __init__(self) -> None:
+        self.sent: list[ToEngine] = []
+        self.killed = False
+
+    @property
+    def pid(self) -> int:
+        return 1
+
+    def send(self, message: ToEngine) -> None:
+        self.sent.append(message)
+
+    def listen(self, on_message: Callable[[FromEngine], None], on_end: Callable[[str], None]) -> None:
+        self.say, self.die = on_message, on_end
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Bench:
+    """An engine that is ready, and its stand-in process: the newest of `children`."""
+
+    def __init__(self, facts: ModelFacts = FACTS, **override: Any) -> None:
+        self.children: list[StandInChild] = []
+        self.start_error: Exception | None = None  # instead of the next processes
+        self.facts, self.metrics = facts, Metrics()
+        limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
+        settings = EngineSettings("a-model", limits, lenient=False, idle_engine_s=100)
+        self.engine = Engine(settings, self._new_child, result_json, self.metrics)
+        self.engine.start(self._new_child())
+
+    def _new_child(self) -> StandInChild:
+        if self.start_error is not None:
+            raise self.start_error
+        self.children.append(StandInChild())
+        return self.children[-1]
+
+    @property
+    def child(self) -> StandInChild:
+        return self.children[-1]
+
+    def phase(self) -> Phase:
+        """What the engine process is at."""
+        return self.engine.phase
+
+    async def say(self, *messages: FromEngine) -> None:
+        """The process says this, and the engine has heard it."""
+        for message in messages:
+            self.child.say(message)
+        await settle()
+
+    async def ready(self) -> None:
+        await self.say(Ready(self.facts))
+
+    async def die(self) -> None:
+        self.child.die("it was ended by SIGKILL")
+        await settle()
+
+    async def after(self, seconds: float) -> None:
+        """So much later."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, MovedClockLoop)
+        loop.moved_s += seconds
+        await settle()
+
+    def post(self, prompt: str, images: int = 1, **call: Any) -> Ticket:
+        inputs = {"prompt": prompt, "num_images_per_prompt": images}
+        return self.engine.submit(read_request(json.dumps({"modelInputs": inputs, "callInputs": call}).encode()))
+
+    @property
+    def orders(self) -> list[str]:
+        """The prompts that the present process was given, in order."""
+        return [message.drawing.prompt for message in self.child.sent if isinstance(message, Draw)]
+
+    @property
+    def cancels(self) -> list[int]:
+        return [message.number for message in self.child.sent if isinstance(message, Cancel)]
+
+    def number(self, prompt: str) -> int:
+        """Under which the present process knows a drawing."""
+        orders = [message for message in self.child.sent if isinstance(message, Draw)]
+        return next(order.number for order in orders if order.drawing.prompt == prompt)
+
+    async def draw(self, prompt: str, nsfw: tuple[bool, ...] | None = None) -> None:
+        """The process finishes this drawing."""
+        order = next(m for m in self.child.sent if isinstance(m, Draw) and m.drawing.prompt == prompt)
+        images = tuple(RawImage(64, 64, bytes(64 * 64 * 3)) for _ in order.drawing.seeds)
+        await self.say(Drawn(order.number, images, 0.1, nsfw))
+
+
+async def settle() -> None:
+    """Lets the loop do what is due."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """On a loop with a clock of its own."""
+    with asyncio.Runner(loop_factory=MovedClockLoop) as runner:
+        runner.run(test)
+
+
+def code(ticket: Ticket) -> str | None:
+    """How a ticket was refused; None while it waits, and for one that was drawn."""
+    outcome = ticket.outcome
+    return outcome.refusal.code if outcome is not None and outcome.refusal is not None else None
+
+
+def metric(bench: Bench, name: str, **labels: str) -> float:
+    return bench.metrics.registry.get_sample_value(name, labels) or 0.0

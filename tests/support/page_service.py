@@ -1,0 +1,127 @@
+"""A stand-in for the service behind the page: real jobs, whose drawings pass through every stage without a server."""
+
+import io
+import threading
+from typing import Any
+
+import gradio as gr
+from PIL import Image, PngImagePlugin
+
+from app import create_page
+from backends.base import BackendStatus
+from drawing.events import Queued, Step, Waking
+from drawing.jobs import Job, Jobs
+from drawing.models import Defaults, Drawing, DrawRequest, Limits, Receipt
+from errors import JobCancelledError, SpaceError
+from page.serve import launch
+from tests.support.processes import free_port
+
+STEPS = 20
+
+
+def picture(request: DrawRequest, seed: int) -> Drawing:
+    """A one-coloured picture; its PNG carries `parameters` as text metadata."""
+    size = (request.width or 256, request.height or 256)
+    image = Image.new("RGB", size, (seed % 200 + 30, 90, 160))
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", f"{request.prompt} Seed: {seed}")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=text)
+    return Drawing(image, buffer.getvalue(), "PNG", seed, Receipt(inference_s=0.2))
+
+
+def small_preview(step: int) -> bytes:
+    """A 32 x 32 px JPEG that grows brighter with each step."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (10 * step, 120, 60)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+class StandInService:
+    """Takes the place of `TextToImage`. A drawing passes the gates in order: waking, queued, drawing, done.
+
+    Gates are open unless `hold(name)` closed one; `let(name)` opens it again. `fail_with`: the error that the next
+    drawings end in; `refuse_with`: the error that the next requests are refused with.
+    """
+
+    def __init__(self, *, demo: bool = True, tunnel: bool = True) -> None:
+        self.fail_with: SpaceError | None = None
+        self.refuse_with: SpaceError | None = None
+        self.limits = Limits()
+        self.defaults = Defaults()
+        self.started: list[Job] = []
+        self.looked_for: list[str] = []  # the ids that the page asked for
+        self.closed = False
+        self.jobs = Jobs()
+        self._demo, self._tunnel = demo, tunnel
+        self._gates = {name: threading.Event() for name in ("waking", "queued", "drawing", "done")}
+        for gate in self._gates.values():
+            gate.set()
+        self._newcomers_are_free = False
+
+    def hold(self, gate: str) -> None:
+        """Drawings stop before they leave this stage."""
+        self._newcomers_are_free = False
+        self._gates[gate].clear()
+
+    def let(self, gate: str) -> None:
+        """Drawings that were held there go on."""
+        self._gates[gate].set()
+
+    def let_newcomers(self) -> None:
+        """Drawings that are asked for from now on pass every gate; the others stay held."""
+        self._newcomers_are_free = True
+
+    def check(self, prompt: Any, negative_prompt: Any = "", *numbers: Any) -> DrawRequest:
+        """See TextToImage."""
+        names = ("height", "width", "num_inference_steps", "guidance_scale", "seed")
+        return DrawRequest.checked(self.limits, prompt, negative_prompt, **dict(zip(names, numbers, strict=False)))
+
+    def submit(self, *arguments: Any) -> Job:
+        """See TextToImage."""
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        free = self._newcomers_are_free  # decided here: the job's thread may begin much later
+        job = self.jobs.start(self.check(*arguments), lambda job: self._draw(job, free))
+        self.started.append(job)
+        return job
+
+    def job(self, job_id: str) -> Job | None:
+        """See TextToImage."""
+        self.looked_for.append(job_id)
+        return self.jobs.get(job_id)
+
+    def status(self) -> BackendStatus:
+        """See TextToImage."""
+        return BackendStatus("local", self._demo, self._tunnel, bool(self.started), None, self.limits, self.defaults)
+
+    def close(self) -> None:
+        """See TextToImage."""
+        self.closed = True
+
+    def _draw(self, job: Job, free: bool) -> Drawing:
+        job.tell(Waking("Starting the picture server on the GPU"))
+        self._pass("waking", job, free)
+        job.tell(Queued(3))
+        self._pass("queued", job, free)
+        for step in range(1, STEPS + 1):
+            job.tell(Step(step, STEPS, small_preview(step)))
+            if step == STEPS * 2 // 5:
+                self._pass("drawing", job, free)
+        self._pass("done", job, free)
+        if self.fail_with is not None:
+            raise self.fail_with
+        return picture(job.request, 42 if job.request.seed is None else job.request.seed)
+
+    def _pass(self, gate: str, job: Job, free: bool) -> None:
+        while not free and not self._gates[gate].wait(0.25):
+            if job.cancel_requested.is_set():
+                break
+        if job.cancel_requested.is_set():
+            raise JobCancelledError("The drawing was cancelled.")
+
+
+def serve(service: StandInService) -> tuple[gr.Blocks, str]:
+    """The page of this service on a free port of this machine, and its address; `page.close()` ends it."""
+    page = create_page(service)  # type: ignore[arg-type]  # a stand-in: it has what the page uses
+    return page, launch(page, port=free_port())
