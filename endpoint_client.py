@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from drawing.events import Tell
-from drawing.models import Drawing, DrawRequest
+from drawing.models import GeneratedImage, GenerationRequest
 from endpoint.transport import EndpointTransport
 from endpoint.transport_errors import FIXED_ENDPOINT, Advice
 from endpoint.wire_format import Health, is_result, read_event, read_health, read_object, read_result, write_request
@@ -75,12 +75,12 @@ class EndpointClient:
 
     def infer(
         self,
-        request: DrawRequest,
+        request: GenerationRequest,
         *,
         request_id: str,
         tell: Tell,
         cancelled: Callable[[], bool] = lambda: False,
-    ) -> Drawing:
+    ) -> GeneratedImage:
         """Draws, telling every event. A lost connection is repeated once, on a fresh one, under the same id.
 
         Raises: JobCancelledError once `cancelled()` says so (the server is told of what it was posted),
@@ -120,11 +120,11 @@ class EndpointClient:
     def _infer_once(
         self,
         body: bytes,
-        request: DrawRequest,
+        request: GenerationRequest,
         request_id: str,
         tell: Tell,
         cancelled: Callable[[], bool],
-    ) -> Drawing:
+    ) -> GeneratedImage:
         tried = "draw"
         patience_s = self._silence_s if self._signs_of_life else self._patience_s
         deadline = time.monotonic() + self._drawing_s

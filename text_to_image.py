@@ -10,10 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from backends.base import Backend, BackendStatus
+from backends.base import Backend
 from backends.choose import choose_backend
 from drawing.jobs import Job, Jobs
-from drawing.models import Drawing, DrawRequest
+from drawing.models import GeneratedImage, GenerationRequest
+from drawing.status import BackendStatus
 from errors import EndpointUnreachableError, JobCancelledError
 from settings import Settings
 
@@ -39,13 +40,13 @@ class TextToImage:
         num_inference_steps: Any = None,
         guidance_scale: Any = None,
         seed: Any = None,
-    ) -> DrawRequest:
+    ) -> GenerationRequest:
         """The request, within the limits as far as they are known.
 
         `height`, `width` in pixels; `seed` 0 to 2**32 - 1; None (or -1 for the seed) leaves the choice to the server.
         Raises: InvalidRequestError with the reason, in a visitor's words.
         """
-        return DrawRequest.checked(
+        return GenerationRequest.checked(
             self._backend.status().limits,
             prompt,
             negative_prompt,
@@ -75,7 +76,7 @@ class TextToImage:
         """Ends what this process started."""
         self._backend.close()
 
-    def _draw(self, job: Job) -> Drawing:
+    def _draw(self, job: Job) -> GeneratedImage:
         for attempt in range(1, ROUNDS + 1):
             _end_if_cancelled(job)
             self._backend.ensure(job.tell, job.cancel_requested.is_set)

@@ -1,20 +1,20 @@
 """The places that draw: a Fair chain, a fixed endpoint.
 
 Each takes its own part of the settings and holds its own state; nothing is global. Which one serves is decided in
-backend_choice.py.
+choose.py.
 """
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from addresses import host_port, is_loopback
-from backends.reconcile import BringUp, TellStage, Timing
+from backends.reconcile import Reconciler, TellStage, Timing
 from backends.single_flight import SingleFlight
 from drawing.events import Tell
-from drawing.models import Defaults, Drawing, DrawRequest, Limits
+from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits
+from drawing.status import BackendStatus, Kind
 from endpoint.credentials import Credentials, new_secret
 from endpoint.transport_errors import Advice
 from endpoint.wire_format import Health
@@ -30,32 +30,14 @@ from errors import (
 )
 from fair_api.client import DeadlineFairClient
 from fair_api.models import Node, Program
-from fair_api.retry import Patience
+from fair_api.retry import RetryPolicy
 from fair_services import ChainSettings, address_of, chain_services
 from settings import HOW_TO_MAKE_ONE
 
 Cancelled = Callable[[], bool]
-Kind = Literal["local", "fair", "endpoint"]
 # What the deadline of a start does not cut short: this machine's own Fair server coming up, or a login, a healthcheck,
 # and what is asked of Fair last, a second for each question.
 _OVERRUN_S = 30.0 + 15.0 + 15.0
-
-
-@dataclass(frozen=True)
-class BackendStatus:
-    """What is known of a backend without asking anybody.
-
-    `demo`: the built-in model on this machine's own CPU; `tunnel`: a tunnel is in the chain; `ready`: a prompt is no
-    cold start; `model`: as the server names it, None until seen.
-    """
-
-    kind: Kind
-    demo: bool
-    tunnel: bool
-    ready: bool
-    model: str | None
-    limits: Limits
-    defaults: Defaults
 
 
 class Backend(Protocol):
@@ -64,7 +46,7 @@ class Backend(Protocol):
     def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
         """Gets it ready, telling the stages; returns at once when it is believed to be. Raises: ServiceError."""
 
-    def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> Drawing:
+    def draw(self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> GeneratedImage:
         """Draws. Raises: EndpointUnreachableError when it turns out not to be ready: `ensure` again."""
 
     def status(self) -> BackendStatus:
@@ -93,7 +75,7 @@ class _OnePlace:
         if not self._ready.is_set():
             self._flight.join(tell, cancelled, timeout_s=self._timeout_s)
 
-    def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> Drawing:
+    def draw(self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> GeneratedImage:
         """See `Backend`."""
         endpoint = self._endpoint
         if endpoint is None:
@@ -172,7 +154,7 @@ class FairChain(_OnePlace):
         self._close()
 
     def _get_ready(self, tell: TellStage) -> None:
-        patience = Patience(tell, timeout_s=self._timing.timeout_s, tolerated_s=self._timing.fair_s)
+        patience = RetryPolicy(tell, timeout_s=self._timing.timeout_s, tolerated_s=self._timing.fair_s)
         if self._is_up():
             return
         if self._kind == "fair":
@@ -190,7 +172,7 @@ class FairChain(_OnePlace):
         finally:
             fair.until = None
 
-    def _bring_up(self, fair: DeadlineFairClient, patience: Patience) -> None:
+    def _bring_up(self, fair: DeadlineFairClient, patience: RetryPolicy) -> None:
         # Free ports are looked for once Fair listens: a server that began to listen after that might take one of them.
         chain = self._placed = self._placed or self._chain.with_ports()
         inference_node, tunnel_node = patience.ask(lambda: self._nodes(fair))
@@ -202,7 +184,7 @@ class FairChain(_OnePlace):
         if self._endpoint is None or self._endpoint.url != endpoint.url:  # a node may come back with another address
             self._endpoint = endpoint
         tell, timing, launched = patience.tell, self._timing, self._launched
-        bring_up = BringUp(fair, services, self._endpoint, chain.deployment, tell, timing, launched, patience)
+        bring_up = Reconciler(fair, services, self._endpoint, chain.deployment, tell, timing, launched, patience)
         self._note(bring_up.run())
 
     def _nodes(self, fair: DeadlineFairClient) -> tuple[Node, Node | None]:

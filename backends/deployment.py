@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from errors import FairError, ServiceError
 from fair_api.client import DeadlineFairClient
 from fair_api.models import Container, ContainerSpec, Program, ProgramEnd
-from fair_api.retry import Patience
+from fair_api.retry import RetryPolicy
 from fair_services import Plan, Role, Service, plan, strays
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _PORT_TAKEN = re.compile(
 _STUMBLES_AT_MOST = 2  # over each service, in one start
 
 
-class ChainAtFair:
+class FairDeployment:
     """The services of one chain. `stop_s`: how long a container may take to end; `patience`: this start's with Fair.
 
     `launched`: fingerprint -> program, what this process has launched so far, in earlier tries as well; it is kept up.
@@ -40,7 +40,7 @@ class ChainAtFair:
         deployment: str,
         *,
         stop_s: float,
-        patience: Patience,
+        patience: RetryPolicy,
         launched: dict[str, Program],
     ) -> None:
         self._services = services

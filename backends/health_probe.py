@@ -6,10 +6,10 @@ from backends.start_errors import no_way_there
 from endpoint.wire_format import Health
 from endpoint_client import EndpointClient
 from errors import EndpointError, EndpointUnreachableError
-from fair_api.retry import Spell
+from fair_api.retry import Stopwatch
 
 
-class EndpointWatch:
+class HealthProbe:
     """Asks one endpoint for its health, again and again. Times in seconds.
 
     `probe_s`: how long one answer may take; `poll_s`: the pause between two questions; `name_s`: how long the name of
@@ -20,7 +20,7 @@ class EndpointWatch:
     def __init__(self, endpoint: EndpointClient, *, probe_s: float, poll_s: float, name_s: float) -> None:
         self._endpoint = endpoint
         self._probe_s, self._poll_s, self._name_s = probe_s, poll_s, name_s
-        self.shut, self.unheard, self._unknown = Spell(), Spell(), Spell()
+        self.shut, self.unheard, self._unknown = Stopwatch(), Stopwatch(), Stopwatch()
 
     def ask(self, *, left_s: float) -> Health | EndpointError:
         """What it answers, once the name of its host is known: until then nothing else is to be done.

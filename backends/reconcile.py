@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from backends.deployment import ChainAtFair, port_is_taken
-from backends.health_probe import EndpointWatch
+from backends.deployment import FairDeployment, port_is_taken
+from backends.health_probe import HealthProbe
 from backends.start_errors import (
     cannot_stop,
     failed_to_load,
@@ -27,7 +27,7 @@ from errors import (
 )
 from fair_api.client import DeadlineFairClient
 from fair_api.models import Program
-from fair_api.retry import HICCUPS_S, Hiccups, Patience
+from fair_api.retry import HICCUPS_S, FaultWindow, RetryPolicy
 from fair_services import Role, Service, refuse_away
 
 log = logging.getLogger(__name__)
@@ -60,11 +60,11 @@ class Timing:
     fair_s: float = HICCUPS_S
 
 
-class BringUp:
+class Reconciler:
     """One try to get the chain ready. `services`: the chain's; `timing`: its waits.
 
-    `launched`: what this process has launched for the chain so far, see `ChainAtFair`; `patience`: with Fair, and the
-    start's deadline, where the start has begun before.
+    `launched`: what this process has launched for the chain so far, see `FairDeployment`; `patience`: with Fair, and
+    the start's deadline, where the start has begun before.
     """
 
     def __init__(
@@ -76,20 +76,20 @@ class BringUp:
         tell: TellStage,
         timing: Timing,
         launched: dict[str, Program],
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
     ) -> None:
-        patience = patience or Patience(tell, timeout_s=timing.timeout_s, tolerated_s=timing.fair_s)
-        self._chain = ChainAtFair(
+        patience = patience or RetryPolicy(tell, timeout_s=timing.timeout_s, tolerated_s=timing.fair_s)
+        self._chain = FairDeployment(
             fair, services, deployment, stop_s=timing.stop_s, patience=patience, launched=launched
         )
         self._services = services
         self._endpoint = endpoint
-        self._watch = EndpointWatch(endpoint, probe_s=timing.probe_s, poll_s=timing.poll_s, name_s=timing.name_s)
+        self._watch = HealthProbe(endpoint, probe_s=timing.probe_s, poll_s=timing.poll_s, name_s=timing.name_s)
         self._patience = patience
         self._tell = patience.tell
         self._timing = timing
         self._quiet_since = time.monotonic()
-        self._hiccups = Hiccups(timing.fair_s)
+        self._hiccups = FaultWindow(timing.fair_s)
         self._looked_at = 0.0
         self._taken_at: float | None = None  # when the inference server's port was taken by something
         self._tries_left = _TRIES_AT_TAKEN_PORT

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from inference_server import pictures
-from inference_server.messages import Drawing, ModelFacts, RawImage
+from inference_server.messages import GenerationParams, ModelInfo, RawImage
 from inference_server.resolve import Resolved
 
 RUNS = 9
@@ -115,7 +115,7 @@ def _as_upstream_does(image: Image.Image) -> str:
 
 
 def _our_way(raw: RawImage, image_format: str, png_compress_level: int | None) -> Callable[[], str]:
-    drawing = Drawing(
+    drawing = GenerationParams(
         prompt="a red apple",
         negative_prompt="",
         width_px=raw.width_px,
@@ -125,7 +125,7 @@ def _our_way(raw: RawImage, image_format: str, png_compress_level: int | None) -
         scheduler="EulerDiscreteScheduler",
         seeds=(1,),
     )
-    facts = ModelFacts("a-model", "StableDiffusionPipeline", 512, 512, 25, 7.5, "EulerDiscreteScheduler", (), 1024, 8)
+    facts = ModelInfo("a-model", "StableDiffusionPipeline", 512, 512, 25, 7.5, "EulerDiscreteScheduler", (), 1024, 8)
     resolved = Resolved(drawing, facts, image_format)
     return lambda: pictures.encode(raw, resolved, 0, png_compress_level)
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks import _models
 from benchmarks._machine import Table, look
-from inference_server.engines import Desk
+from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.engine import DiffusersEngine
-from inference_server.messages import Draw, Drawing, Drawn, FromEngine, Load
+from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, Load
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SEEDS, STEPS, SIDE_PX = 4, 5, 64
@@ -25,7 +25,7 @@ COMPANY = ("DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler")
 ADDS_NOISE = ("DDPM", "Ancestral", "SDE")
 
 
-class _Desk(Desk):
+class _OrdersChannel(WorkChannel):
     """Gives all orders at once and keeps the pictures."""
 
     def __init__(self, orders: Sequence[Draw]) -> None:
@@ -68,13 +68,13 @@ def _differences(engine: DiffusersEngine, scheduler: str) -> Any:
 
 
 def _draw(engine: DiffusersEngine, orders: Sequence[Draw]) -> dict[int, Any]:
-    desk = _Desk(orders)
-    engine.work(desk)
-    return desk.pictures
+    channel = _OrdersChannel(orders)
+    engine.work(channel)
+    return channel.pictures
 
 
 def _order(number: int, scheduler: str, steps: int) -> Draw:
-    drawing = Drawing(
+    drawing = GenerationParams(
         f"picture {number}", "", SIDE_PX, SIDE_PX, steps, _models.SMALL.guidance_scale, scheduler, (number,)
     )
     return Draw(number, drawing)

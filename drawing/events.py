@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from drawing.models import Drawing
+from drawing.models import GeneratedImage
 from errors import SpaceError
 
 
@@ -34,7 +34,7 @@ class Step:
 class Picture:
     """The last event of a job that succeeded."""
 
-    drawing: Drawing
+    drawing: GeneratedImage
 
 
 @dataclass(frozen=True)

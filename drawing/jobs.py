@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from drawing.events import Cancelled, Event, Failed, Picture, Step
 from drawing.log_context import job_context
-from drawing.models import Drawing, DrawRequest
+from drawing.models import GeneratedImage, GenerationRequest
 from errors import BusyError, JobCancelledError, JobTimeoutError, ServiceError, SpaceError
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Job:
     """One drawing. Made by `Jobs.start`; every method may be called from any thread."""
 
-    def __init__(self, request: DrawRequest) -> None:
+    def __init__(self, request: GenerationRequest) -> None:
         self.id = secrets.token_urlsafe(16)
         self.request = request
         self._started_at = time.monotonic()
@@ -101,7 +101,7 @@ class Job:
         self.cancel_requested.set()
         self.tell(Cancelled())
 
-    def result(self, timeout_s: float) -> Drawing:
+    def result(self, timeout_s: float) -> GeneratedImage:
         """The drawing, once it is there.
 
         Raises: JobTimeoutError after `timeout_s` seconds (the job goes on), JobCancelledError, or the error the
@@ -170,7 +170,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def start(self, request: DrawRequest, draw: Callable[[Job], Drawing]) -> Job:
+    def start(self, request: GenerationRequest, draw: Callable[[Job], GeneratedImage]) -> Job:
         """Begins to draw in a thread of its own.
 
         Raises: BusyError when `max_active` jobs are under way.
@@ -206,7 +206,7 @@ class Jobs:
             if (too_many and not job.followed) or job.expired(self._keep_s):
                 del self._jobs[job.id]
 
-    def _run(self, job: Job, draw: Callable[[Job], Drawing]) -> None:
+    def _run(self, job: Job, draw: Callable[[Job], GeneratedImage]) -> None:
         with job_context(job.id):
             started = time.monotonic()
             log.info("drawing begins")

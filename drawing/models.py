@@ -100,7 +100,7 @@ def _text(name: str, value: Any, max_chars: int) -> str:
 
 
 @dataclass(frozen=True)
-class DrawRequest:
+class GenerationRequest:
     """One picture to draw. None means: the server's own default.
 
     `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards.
@@ -115,7 +115,7 @@ class DrawRequest:
     seed: int | None = None
 
     @classmethod
-    def checked(cls, limits: Limits, prompt: Any, negative_prompt: Any = "", **numbers: Any) -> "DrawRequest":
+    def checked(cls, limits: Limits, prompt: Any, negative_prompt: Any = "", **numbers: Any) -> "GenerationRequest":
         """The request, once every part of it has been looked at.
 
         Raises: InvalidRequestError for the first part that cannot be drawn, in a visitor's words.
@@ -162,10 +162,11 @@ class Receipt:
     inference_s: float | None = None
     queue_s: float | None = None
     substituted: tuple[str, ...] = field(default=())
+    unused_words: tuple[str, ...] = ()  # of the prompt: the model reads only so many
 
 
 @dataclass(frozen=True)
-class Drawing:
+class GeneratedImage:
     """A finished picture.
 
     `image`: RGB, decoded; `encoded`: the file as it came (PNG with its text metadata), `image_format`: its kind as

@@ -20,7 +20,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
-from endpoint.transport_errors import Advice, EndpointTrouble
+from endpoint.transport_errors import Advice, TransportErrors
 from endpoint.wire_format import read_error
 from errors import BusyError, EndpointAnswerError, EndpointUnreachableError, SpaceError
 
@@ -52,7 +52,7 @@ class EndpointTransport:
 
     def __init__(self, url: str, *, bearer: str | None, certificate_sha256: str | None, advice: Advice) -> None:
         self.url = url.rstrip("/")
-        self.trouble = EndpointTrouble(self.url, advice)
+        self.trouble = TransportErrors(self.url, advice)
         self._bearer = bearer
         self._pin = certificate_sha256
         self._lock = threading.Lock()

@@ -42,7 +42,7 @@ class Advice:
 FIXED_ENDPOINT = Advice()
 
 
-class EndpointTrouble:
+class TransportErrors:
     """The errors of the endpoint at `url`."""
 
     def __init__(self, url: str, advice: Advice) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drawing.events import Queued, Step, Waking
-from drawing.models import Defaults, Drawing, DrawRequest, Limits, Receipt
+from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Receipt
 from errors import (
     BusyError,
     DrawingError,
@@ -81,7 +81,7 @@ def read_health(link: str, text: str) -> Health:
         raise _not_understood(link, f"its healthcheck says {text[:200]!r}") from error
 
 
-def write_request(request: DrawRequest, request_id: str) -> dict[str, Any]:
+def write_request(request: GenerationRequest, request_id: str) -> dict[str, Any]:
     """The body of `POST /`: streamed, and repeatable under `request_id`."""
     inputs = {
         "prompt": request.prompt,
@@ -132,7 +132,7 @@ def is_result(answer: dict[str, Any]) -> bool:
     return "$error" in answer or "image_base64" in answer or "images_base64" in answer
 
 
-def read_result(link: str, answer: dict[str, Any]) -> Drawing:
+def read_result(link: str, answer: dict[str, Any]) -> GeneratedImage:
     """The picture of a result.
 
     Raises: what `read_error` makes of a `$error`, DrawingError for one that the safety checker made black,
@@ -155,7 +155,7 @@ def read_result(link: str, answer: dict[str, Any]) -> Drawing:
         raise _not_understood(link, "its image is no base64") from error
     image, image_format = _decode(link, data)
     meta = answer.get("$meta")
-    return Drawing(
+    return GeneratedImage(
         image=image,
         encoded=data,
         image_format=image_format,

@@ -20,7 +20,7 @@ from fair import FairClient
 
 from errors import FairError
 from fair_api.models import LAST_CHARS, Container, ContainerSpec, Node, Program, ProgramEnd, last_words
-from fair_api.retry import Hiccups
+from fair_api.retry import FaultWindow
 from fair_api.transport import is_success, refusal, send
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
 
         Raises: FairError after `timeout_s` seconds: the node does not take programs, or Fair cannot be asked.
         """
-        deadline, hiccups, status = time.monotonic() + timeout_s, Hiccups(), ""
+        deadline, hiccups, status = time.monotonic() + timeout_s, FaultWindow(), ""
         while True:
             status = hiccups.ask(lambda: self.status(program)) or status
             if hiccups.last is None and status not in ("Queued", "NotResponding"):

@@ -14,7 +14,7 @@ _TOLD_AFTER_S = 1.0
 _T = TypeVar("_T")
 
 
-class Spell:
+class Stopwatch:
     """For how long something has held without a break."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,7 +34,7 @@ class Spell:
         return 0.0 if self._since is None else self._clock() - self._since
 
 
-class Hiccups:
+class FaultWindow:
     """Faults of Fair's while something else is waited for: they end the wait only when they last `tolerated_s` seconds.
 
     `last`: the fault under way, None while Fair answers.
@@ -44,7 +44,7 @@ class Hiccups:
         self.last: FairError | None = None
         self._tolerated_s = tolerated_s
         self._clock = clock
-        self._spell = Spell(clock)
+        self._spell = Stopwatch(clock)
 
     def ask(self, question: Callable[[], _T]) -> _T | None:
         """The answer; None for a fault that may pass.
@@ -78,8 +78,8 @@ class Hiccups:
         self.last = None
 
 
-class Patience:
-    """A start's patience with Fair: what may be asked twice is asked again until it is answered, see `Hiccups`.
+class RetryPolicy:
+    """A start's patience with Fair: what may be asked twice is asked again until it is answered, see `FaultWindow`.
 
     `timeout_s`: how long the start may take from now on; nothing is asked again after that. `tell` hears of what takes
     longer than a second, and after it of what goes on again; the start's own stages are told by `tell` of this class.
@@ -118,7 +118,7 @@ class Patience:
 
         Raises: FairError, the last fault, if it is a refusal, if it lasts too long, or at the deadline.
         """
-        hiccups, began_at = Hiccups(self._tolerated_s, self._clock), self._clock()
+        hiccups, began_at = FaultWindow(self._tolerated_s, self._clock), self._clock()
         while True:
             asked_at = self._clock()
             try:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference_server import errors
-from inference_server.encoding import Answering, Finished
+from inference_server.encoding import Encoder, Finished
 from inference_server.engine_child import EngineChild
 from inference_server.errors import Refusal
-from inference_server.in_flight import UnderWay
+from inference_server.in_flight import InFlight
 from inference_server.limits import Defaults, Limits, LimitsOverride, defaults_of_model, of_model
 from inference_server.messages import (
-    Batch,
+    BatchStats,
     Cancel,
     Cancelled,
     Capacity,
@@ -25,12 +25,12 @@ from inference_server.messages import (
     Drawn,
     FromEngine,
     LoadFailed,
-    ModelFacts,
+    ModelInfo,
     Step,
 )
 from inference_server.metrics import Metrics
 from inference_server.resolve import Offer, resolve
-from inference_server.supervisor import STEP_DEADLINE_S, Keeper, Phase
+from inference_server.supervisor import STEP_DEADLINE_S, Phase, Supervisor
 from inference_server.tickets import Queued, Ticket, Waking
 from inference_server.wire import PictureRequest
 
@@ -39,7 +39,7 @@ MAX_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class DispatcherSettings:
     """What the engine needs to know of the configuration."""
 
     model_name: str
@@ -48,24 +48,24 @@ class EngineSettings:
     idle_engine_s: float  # 0 = never asleep
 
 
-class Engine:
-    """Belongs to the event loop's thread. `answer`: see `Answering`."""
+class Dispatcher:
+    """Belongs to the event loop's thread. `answer`: see `Encoder`."""
 
     def __init__(
         self,
-        settings: EngineSettings,
+        settings: DispatcherSettings,
         start_child: Callable[[], EngineChild],
         answer: Callable[[Finished], bytes],
         metrics: Metrics,
     ) -> None:
         self._settings, self._metrics = settings, metrics
-        self._answering = Answering(answer)
-        self._keeper = Keeper(start_child, self)
-        self._facts: ModelFacts | None = None
+        self._answering = Encoder(answer)
+        self._keeper = Supervisor(start_child, self)
+        self._facts: ModelInfo | None = None
         self._limits: Limits = settings.override.over(Limits())
         self._defaults: Defaults | None = None
         self._queue: deque[Ticket] = deque()
-        self._under_way = UnderWay()
+        self._under_way = InFlight()
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -151,7 +151,7 @@ class Engine:
     def on_stage(self) -> None:
         self._tell_waiting()
 
-    def on_ready(self, facts: ModelFacts) -> None:
+    def on_ready(self, facts: ModelInfo) -> None:
         self._metrics.touch()
         self._limits = self._settings.override.over(of_model(facts))
         cut = self._settings.override.without_effect(self._limits)
@@ -183,7 +183,7 @@ class Engine:
                     drawing.on_step(message)
             case Drawn() | DrawFailed() | Cancelled():
                 self._on_end(message)
-            case Batch():
+            case BatchStats():
                 self._metrics.on_batch(message)
             case Capacity(images):
                 log.warning("the engine draws at most %d images side by side from now on", images)

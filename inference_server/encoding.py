@@ -27,7 +27,7 @@ class Finished:
     inference_ms: float
 
 
-class Answering:
+class Encoder:
     """Belongs to the event loop's thread. `write`: `Finished` -> the body, called on a worker thread."""
 
     def __init__(self, write: Callable[[Finished], bytes]) -> None:

@@ -33,8 +33,8 @@ UNSENT_MAX = 1000  # messages; beyond that the engine waits for the server
 SEND_DEADLINE_S = 5.0  # for what is unsent when the process ends
 
 
-class ServerDesk:
-    """The desk whose other side is the server.
+class PipeChannel:
+    """The channel whose other side is the server.
 
     A thread takes its orders from the pipe; another sends what is told, since a picture of some MB, which the server
     reads when it comes to it, must not hold up the steps of the others.
@@ -99,19 +99,19 @@ def run(connection: Connection) -> int:
         order = connection.recv()
     except (EOFError, OSError):  # the server could not start
         return 0
-    desk = ServerDesk(connection)
-    desk.open()
-    engine = _load(order, desk)
+    channel = PipeChannel(connection)
+    channel.open()
+    engine = _load(order, channel)
     if engine is not None:
-        _work(engine, desk)
-    desk.close()
+        _work(engine, channel)
+    channel.close()
     return 0 if engine is None else 1
 
 
-def _work(engine: engines.LoadedEngine, desk: ServerDesk) -> None:
+def _work(engine: engines.LoadedEngine, channel: PipeChannel) -> None:
     """Draws for as long as the engine can."""
     try:
-        engine.work(desk)
+        engine.work(channel)
     except Exception as exc:
         print(f"The engine cannot go on: {type(exc).__name__}, raised in:", file=sys.stderr)
         traceback.print_tb(exc.__traceback__)  # without the exception's own text, which may hold a prompt
@@ -119,18 +119,18 @@ def _work(engine: engines.LoadedEngine, desk: ServerDesk) -> None:
         print("The engine stopped taking drawings, which it should never do.", file=sys.stderr)
 
 
-def _load(order: Load, desk: ServerDesk) -> engines.LoadedEngine | None:
+def _load(order: Load, channel: PipeChannel) -> engines.LoadedEngine | None:
     """The engine, loaded and warm, or None after the failure was told."""
     try:
-        engine = engines.load(order, lambda text: desk.tell(Stage(text)))
-        desk.tell(Stage("warming up"))
+        engine = engines.load(order, lambda text: channel.tell(Stage(text)))
+        channel.tell(Stage("warming up"))
         engine.warm_up()
     except Exception as exc:
         traceback.print_exc()  # the log's; the reason alone goes on the wire
         code = exc.code if isinstance(exc, engines.ModelLoadError) else engines.ModelLoadError.code
-        desk.tell(LoadFailed(short_reason(exc), code))
+        channel.tell(LoadFailed(short_reason(exc), code))
         return None
-    desk.tell(Ready(engine.facts))
+    channel.tell(Ready(engine.facts))
     return engine
 
 

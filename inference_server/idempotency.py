@@ -31,7 +31,7 @@ class _Entry:
             self.rejoin = None
 
 
-class RequestBook:
+class IdempotencyStore:
     """Belongs to the event loop's thread."""
 
     def __init__(self, submit: Callable[[PictureRequest], Ticket], cancel: Callable[[Ticket], None]) -> None:

@@ -15,7 +15,7 @@ from inference_server.tickets import Progress, Ticket
 
 
 @dataclass
-class DrawingUnderWay:
+class InFlightRequest:
     """One of them. `alone`: nothing else may be under way beside it."""
 
     ticket: Ticket
@@ -61,7 +61,7 @@ class DrawingUnderWay:
         )
 
 
-class UnderWay:
+class InFlight:
     """In the order of their beginning. `images_at_once`: the engine draws so many images side by side.
 
     `images_ahead`: it is given so many more ahead of time: prepared already, they step into the places of those that
@@ -69,14 +69,14 @@ class UnderWay:
     """
 
     def __init__(self) -> None:
-        self._drawings: dict[int, DrawingUnderWay] = {}
+        self._drawings: dict[int, InFlightRequest] = {}
         self._images_at_once, self._images_ahead = 1, 0
         self._number = 0
 
     def __len__(self) -> int:
         return len(self._drawings)
 
-    def __iter__(self) -> Iterator[DrawingUnderWay]:
+    def __iter__(self) -> Iterator[InFlightRequest]:
         return iter(self._drawings.values())
 
     def allow(self, images_at_once: int, images_ahead: int) -> None:
@@ -101,7 +101,7 @@ class UnderWay:
         bound = self._images_at_once + self._images_ahead
         return sum(drawing.images for drawing in self) + images <= bound
 
-    def ahead_of_time(self) -> list[DrawingUnderWay]:
+    def ahead_of_time(self) -> list[InFlightRequest]:
         """Those that wait in the engine for a place, the oldest first."""
         ahead, images = [], 0
         for drawing in self:
@@ -114,21 +114,21 @@ class UnderWay:
         """The order for the engine process, under a number that no drawing had before."""
         self._number += 1
         ticket.attempts += 1
-        self._drawings[self._number] = drawing = DrawingUnderWay(ticket, resolved, self._number, alone)
+        self._drawings[self._number] = drawing = InFlightRequest(ticket, resolved, self._number, alone)
         if drawing not in self.ahead_of_time():
             drawing.begin()
         return Draw(self._number, resolved.drawing)
 
-    def get(self, number: int) -> DrawingUnderWay | None:
+    def get(self, number: int) -> InFlightRequest | None:
         return self._drawings.get(number)
 
-    def of(self, ticket: Ticket) -> DrawingUnderWay | None:
+    def of(self, ticket: Ticket) -> InFlightRequest | None:
         return next((drawing for drawing in self if drawing.ticket is ticket), None)
 
     def end(self, number: int) -> None:
         del self._drawings[number]
 
-    def clear(self) -> list[DrawingUnderWay]:
+    def clear(self) -> list[InFlightRequest]:
         """Takes all out, in their order."""
         drawings = list(self)
         self._drawings.clear()

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from inference_server.messages import ModelFacts
+from inference_server.messages import ModelInfo
 from inference_server.strict_json import Float, Int, without_null
 
 ImageFormat = Literal["PNG", "WEBP_LOSSLESS", "WEBP", "JPEG"]
@@ -185,14 +185,14 @@ def _cut(asked: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
     return cut
 
 
-def of_model(facts: ModelFacts) -> Limits:
+def of_model(facts: ModelInfo) -> Limits:
     """What this model can be asked for."""
     smallest = max(64, facts.side_multiple_px)
     side = Side(min=smallest, max=facts.max_side_px, multiple=facts.side_multiple_px)
     return Limits(width=side, height=side, schedulers=facts.schedulers)
 
 
-def defaults_of_model(facts: ModelFacts, limits: Limits) -> Defaults:
+def defaults_of_model(facts: ModelInfo, limits: Limits) -> Defaults:
     """What the model draws best, moved within the limits where they are narrower."""
     formats, schedulers = limits.image_formats, limits.schedulers
     return Defaults(

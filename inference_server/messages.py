@@ -17,13 +17,13 @@ class Load:
     model_revision: str | None
     model_precision: str | None
     device: str | None = None  # "cuda", "cpu"; None: what the engine finds
-    max_batch: int = 16  # bounds `ModelFacts.images_at_once`
+    max_batch: int = 16  # bounds `ModelInfo.images_at_once`
     compile_cache: str | None = None  # folder for what was compiled; None: nothing is kept
     compile_sizes: tuple[tuple[int, int], ...] | None = None  # (width, height) px; (): none, None: the model's own
 
 
 @dataclass(frozen=True)
-class Drawing:
+class GenerationParams:
     """One request as the engine draws it: everything decided, everything within the model's limits."""
 
     prompt: str
@@ -42,7 +42,7 @@ class Draw:
     """Draw this; every answer carries the same number."""
 
     number: int
-    drawing: Drawing
+    drawing: GenerationParams
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Cancel:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelInfo:
     """What a loaded model can do, and what it does best."""
 
     name: str
@@ -91,7 +91,7 @@ class Stage:
 class Ready:
     """The model is loaded and warmed up."""
 
-    facts: ModelFacts
+    facts: ModelInfo
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ class Drawn:
     images: tuple[RawImage, ...]
     inference_s: float
     nsfw: tuple[bool, ...] | None = None  # one per image, those found are black; None: nobody looked
+    unused_words: tuple[str, ...] = ()  # of the prompt: beyond the text encoder's window
+    unused_negative_words: tuple[str, ...] = ()  # of the negative prompt, likewise
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Cancelled:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchStats:
     """One step of the model for `images` images side by side took `step_s`; for the metrics alone."""
 
     step_s: float
@@ -153,5 +155,5 @@ class Capacity:
     images: int
 
 
-FromEngine = Stage | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled | Batch | Capacity
+FromEngine = Stage | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled | BatchStats | Capacity
 ToEngine = Load | Draw | Cancel

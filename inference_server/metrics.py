@@ -5,7 +5,7 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from inference_server.messages import Batch
+from inference_server.messages import BatchStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -64,7 +64,7 @@ class Metrics:
         if phase != "ready":
             self.gpu_memory.set(0)
 
-    def on_batch(self, batch: Batch) -> None:
+    def on_batch(self, batch: BatchStats) -> None:
         """The engine did one step."""
         self.step_seconds.observe(batch.step_s)
         self.batch_size.observe(batch.images)

@@ -10,7 +10,7 @@ from typing import Any
 
 from inference_server.errors import Refusal, invalid_inputs
 from inference_server.limits import Defaults, Limits, Scale, Side
-from inference_server.messages import Drawing, ModelFacts
+from inference_server.messages import GenerationParams, ModelInfo
 from inference_server.wire import MAX_SEED, PictureRequest
 
 TEXT_PIPELINE = "AutoPipelineForText2Image"  # "text to image", whatever the model's own class is
@@ -22,7 +22,7 @@ class Offer:
 
     model_name: str
     limits: Limits
-    facts: ModelFacts | None
+    facts: ModelInfo | None
     defaults: Defaults | None
     lenient: bool
 
@@ -31,8 +31,8 @@ class Offer:
 class Resolved:
     """What is drawn and how it is handed over."""
 
-    drawing: Drawing
-    facts: ModelFacts
+    drawing: GenerationParams
+    facts: ModelInfo
     image_format: str
     served_instead: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ class _Resolver:
         if facts is None or defaults is None:
             raise RuntimeError("a request was resolved before the model was loaded")
         images = 1 if self.images is None else int(self.images)
-        drawing = Drawing(
+        drawing = GenerationParams(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             width_px=defaults.width if self.width_px is None else self.width_px,

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from inference_server.config import ServerConfig
-from inference_server.dispatcher import Engine
+from inference_server.dispatcher import Dispatcher
 from inference_server.errors import Refusal, failed
-from inference_server.idempotency import RequestBook
+from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import CONTENT_TYPE, Metrics
 from inference_server.resolve import check
 from inference_server.responses import ResultResponse, StreamResponse, refusal_response
@@ -32,8 +32,8 @@ class Services:
     """What the routes hand over to."""
 
     config: ServerConfig
-    engine: Engine
-    book: RequestBook
+    dispatcher: Dispatcher
+    book: IdempotencyStore
     metrics: Metrics
     shut_down: Callable[[], None]
 
@@ -74,31 +74,31 @@ def create_app(services: Services) -> FastAPI:
 
 def health(services: Services, trusted: bool) -> dict[str, Any]:
     """The healthcheck's object; strangers learn the state only."""
-    engine, offer, config = services.engine, services.engine.offer, services.config
-    state = "failed" if engine.phase is Phase.FAILED else "loading"
+    dispatcher, offer, config = services.dispatcher, services.dispatcher.offer, services.config
+    state = "failed" if dispatcher.phase is Phase.FAILED else "loading"
     if state != "failed" and (config.lenient or offer.facts is not None):
         state = "healthy"
     told: dict[str, Any] = {"state": state, "gpu": bool(offer.facts and offer.facts.gpu)}
     if not trusted:
         return told
-    told["engine"] = engine.phase.value if engine.phase is not Phase.FAILED else Phase.ASLEEP.value
+    told["engine"] = dispatcher.phase.value if dispatcher.phase is not Phase.FAILED else Phase.ASLEEP.value
     told["model"] = offer.model_name
     told["deployment"] = config.endpoint.deployment
     told["fingerprint"] = config.endpoint.fingerprint
     told["limits"] = offer.limits.model_dump(mode="json")
     told["defaults"] = offer.defaults.model_dump(mode="json") if offer.defaults else {}
-    if engine.phase is Phase.FAILED:
-        told["reason"] = engine.reason
+    if dispatcher.phase is Phase.FAILED:
+        told["reason"] = dispatcher.reason
     return told
 
 
 async def _draw(services: Services, request: Request) -> Response:
     services.metrics.touch()
-    offer, request_id = services.engine.offer, "without an id"
+    offer, request_id = services.dispatcher.offer, "without an id"
     try:
         wanted = read_request(await read_body(request, offer.limits.body_bytes.max))
         request_id = wanted.request_id
-        check(wanted, services.engine.offer)
+        check(wanted, services.dispatcher.offer)
         ticket = services.book.join(wanted)
     except Refusal as refusal:
         services.metrics.requests.labels(refusal.code).inc()

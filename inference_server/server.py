@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 from inference_server.answer import result_json
 from inference_server.config import ConfigError, ServerConfig
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
-from inference_server.dispatcher import Engine, EngineSettings
+from inference_server.dispatcher import Dispatcher, DispatcherSettings
 from inference_server.engine_child import EngineChild
-from inference_server.idempotency import RequestBook
+from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
 from inference_server.routes import Services, create_app
 from inference_server.security import BearerMiddleware
@@ -111,14 +111,14 @@ async def _serve(
     child: EngineChild,
 ) -> None:
     metrics, ending = Metrics(), asyncio.Event()
-    settings = EngineSettings(
+    settings = DispatcherSettings(
         model_name=config.model_name,
         override=config.endpoint.limits,
         lenient=config.lenient,
         idle_engine_s=config.endpoint.idle_engine_s,
     )
-    engine = Engine(settings, start_child, result_json, metrics)
-    book = RequestBook(engine.submit, engine.cancel)
+    engine = Dispatcher(settings, start_child, result_json, metrics)
+    book = IdempotencyStore(engine.submit, engine.cancel)
     bearer = config.endpoint.bearer.get_secret_value() if config.endpoint.bearer else None
     app = BearerMiddleware(create_app(Services(config, engine, book, metrics, ending.set)), bearer)
     engine.start(child)
@@ -130,7 +130,7 @@ async def _serve(
         engine.close()
 
 
-async def _end_when_idle(idle_exit_s: float, engine: Engine, metrics: Metrics, ending: asyncio.Event) -> None:
+async def _end_when_idle(idle_exit_s: float, engine: Dispatcher, metrics: Metrics, ending: asyncio.Event) -> None:
     """Ends the server when nothing was drawn or asked for `idle_exit_s`; 0 = never. Healthchecks do not count."""
     while idle_exit_s:
         await asyncio.sleep(min(IDLE_CHECK_S, idle_exit_s))

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from inference_server.engine_child import EngineChild
-from inference_server.messages import GPU_BUSY, FromEngine, LoadFailed, ModelFacts, Ready, Stage, ToEngine
+from inference_server.messages import GPU_BUSY, FromEngine, LoadFailed, ModelInfo, Ready, Stage, ToEngine
 
 log = logging.getLogger("inference_server.dispatcher")
 
@@ -42,7 +42,7 @@ class Listener(Protocol):
 
     def on_stage(self) -> None: ...
 
-    def on_ready(self, facts: ModelFacts) -> None:
+    def on_ready(self, facts: ModelInfo) -> None:
         """Raises: ValueError when this model cannot be served."""
 
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
@@ -54,7 +54,7 @@ class Listener(Protocol):
     def on_drawing_message(self, message: FromEngine) -> None: ...
 
 
-class Keeper:
+class Supervisor:
     """Belongs to the event loop's thread, which is the main thread (see `EngineChild`)."""
 
     def __init__(self, start_child: Callable[[], EngineChild], listener: Listener) -> None:
@@ -133,7 +133,7 @@ class Keeper:
             case _:
                 self._listener.on_drawing_message(message)
 
-    def _on_ready(self, facts: ModelFacts) -> None:
+    def _on_ready(self, facts: ModelInfo) -> None:
         self.expect_word(None)
         now_s = time.monotonic()
         self._set_phase(Phase.READY)

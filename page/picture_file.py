@@ -8,14 +8,14 @@ from gradio.data_classes import FileData
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import PngImagePlugin
 
-from drawing.models import Drawing, DrawRequest
+from drawing.models import GeneratedImage, GenerationRequest
 
 # A file's first bytes tell what it is; a browser takes these three.
 _PREVIEW_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 _PREVIEW_BYTES_MAX = 200_000
 
 
-def save_picture(drawing: Drawing, request: DrawRequest, folder: str) -> FileData:
+def save_picture(drawing: GeneratedImage, request: GenerationRequest, folder: str) -> FileData:
     """The drawing as a PNG file below `folder`, named after its prompt and seed; its text metadata is kept."""
     name = file_name(request.prompt, drawing.seed)
     path = save_bytes_to_cache(png_bytes(drawing, request), name, folder)
@@ -28,7 +28,7 @@ def file_name(prompt: str, seed: int | None) -> str:
     return "-".join([words or "picture"] + ([] if seed is None else [str(seed)])) + ".png"
 
 
-def png_bytes(drawing: Drawing, request: DrawRequest) -> bytes:
+def png_bytes(drawing: GeneratedImage, request: GenerationRequest) -> bytes:
     """The PNG as it came, byte for byte; from any other format a PNG that says how it was made."""
     if drawing.image_format == "PNG":
         return drawing.encoded

@@ -5,8 +5,8 @@ HTML where a name says so; whatever comes from outside is escaped here.
 
 from html import escape
 
-from backends.base import BackendStatus
 from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
+from drawing.status import BackendStatus
 from errors import (
     DrawingError,
     EndpointAnswerError,

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import text_to_image
-from backends.base import BackendStatus
 from drawing.events import Picture, Step, Tell, Waking
 from drawing.jobs import Jobs
-from drawing.models import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
+from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Range, Receipt
+from drawing.status import BackendStatus
 from errors import (
     BusyError,
     DrawingError,
@@ -26,7 +26,7 @@ from errors import (
 )
 from text_to_image import ROUNDS, TextToImage
 
-DRAWING = Drawing(Image.new("RGB", (8, 8)), b"encoded", "PNG", 7, Receipt())
+DRAWING = GeneratedImage(Image.new("RGB", (8, 8)), b"encoded", "PNG", 7, Receipt())
 PATIENT_S = 60  # what is waited for comes at once, except on a busy machine
 PARTS = {"tried": "draw", "came_back": "no", "next_step": "Look."}
 
@@ -59,7 +59,9 @@ class ScriptedBackend:
             raise self.start_fails
         self.ensured.append("x")
 
-    def draw(self, request: DrawRequest, *, job_id: str, tell: Tell, cancelled: Callable[[], bool]) -> Drawing:
+    def draw(
+        self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Callable[[], bool]
+    ) -> GeneratedImage:
         self.drawn.append(job_id)
         if self.failures:
             raise self.failures.pop(0)
@@ -79,7 +81,7 @@ def test_a_picture() -> None:
     job = TextToImage(ScriptedBackend()).submit("a red apple", seed=7)
     assert job.result(PATIENT_S) is DRAWING
     assert job.events == (Waking("Starting"), Step(1, 1), Picture(DRAWING))
-    assert job.request == DrawRequest("a red apple", seed=7)
+    assert job.request == GenerationRequest("a red apple", seed=7)
 
 
 @pytest.mark.parametrize("failures", range(ROUNDS))

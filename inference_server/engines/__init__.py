@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol
 
-from inference_server.messages import Draw, FromEngine, Load, ModelFacts
+from inference_server.messages import Draw, FromEngine, Load, ModelInfo
 
 # Imported in the engine process only, when chosen: name -> module:class.
 ENGINES = {
@@ -25,7 +25,7 @@ class ModelLoadError(Exception):
     code = "MODEL_NOT_LOADED"
 
 
-class Desk(Protocol):
+class WorkChannel(Protocol):
     """Where an engine takes drawings from and tells what becomes of them. Any thread may use it."""
 
     def take(self, timeout_s: float | None = None) -> Draw | None:
@@ -44,13 +44,13 @@ class Desk(Protocol):
 class LoadedEngine(Protocol):
     """A model in memory, ready to draw."""
 
-    facts: ModelFacts
+    facts: ModelInfo
 
     def warm_up(self) -> None:
         """Draws something small, so that the first visitor does not pay for what is done once."""
 
-    def work(self, desk: Desk) -> None:
-        """Draws what comes to the desk, until the process is ended; a seed gives the same picture in any company.
+    def work(self, channel: WorkChannel) -> None:
+        """Draws what comes to the channel, until the process is ended; a seed gives the same picture in any company.
 
         Raises: whatever leaves the process unfit to go on; it is then started again.
         """

@@ -14,7 +14,7 @@ from typing import Any
 
 from inference_server.engine_errors import short_reason
 from inference_server.engines import DEMO_MODEL_NAME, ModelLoadError
-from inference_server.messages import Load, ModelFacts
+from inference_server.messages import Load, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read_facts(
     side_multiple_px: int = 64,
     side_px: int | None = None,
     best: tuple[int, float] | None = None,
-) -> ModelFacts:
+) -> ModelInfo:
     """What the folder says about the model; `schedulers` picks the usable ones from the scheduler's config.
 
     `max_side_px`: the largest side that the engine draws, from the one that the model was trained for. What an engine
@@ -95,7 +95,7 @@ def read_facts(
     steps, guidance = best or steps_and_guidance(found.name, scheduler)
     width, height = _int(defaults, "width", side), _int(defaults, "height", side)
     offered = schedulers(read_scheduler_config(found.folder))
-    return ModelFacts(
+    return ModelInfo(
         name=found.name,
         pipeline=str(index["_class_name"]),
         width_px=width,

@@ -5,41 +5,41 @@ import traceback
 from collections.abc import Callable
 
 from inference_server.engine_errors import short_reason
-from inference_server.engines import Desk
-from inference_server.messages import Batch, Cancelled, Draw, DrawFailed, Drawing, Drawn, RawImage, Step
+from inference_server.engines import WorkChannel
+from inference_server.messages import BatchStats, Cancelled, Draw, DrawFailed, Drawn, GenerationParams, RawImage, Step
 
 # step (1 to n over all images), n, a preview or None -> True to stop
 OnStep = Callable[[int, int, RawImage | None], bool]
-DrawOne = Callable[[Drawing, OnStep], tuple[RawImage, ...]]  # Raises: DrawingStoppedError
+DrawOne = Callable[[GenerationParams, OnStep], tuple[RawImage, ...]]  # Raises: DrawingStoppedError
 
 
 class DrawingStoppedError(Exception):
     """`on_step` asked to stop."""
 
 
-def work(desk: Desk, draw: DrawOne) -> None:
-    """Draws what comes to the desk with `draw`, until it has no more to give."""
-    while (order := desk.take()) is not None:
-        _draw(desk, draw, order)
+def work(channel: WorkChannel, draw: DrawOne) -> None:
+    """Draws what comes to the channel with `draw`, until it has no more to give."""
+    while (order := channel.take()) is not None:
+        _draw(channel, draw, order)
 
 
-def _draw(desk: Desk, draw: DrawOne, order: Draw) -> None:
+def _draw(channel: WorkChannel, draw: DrawOne, order: Draw) -> None:
     started_s = step_begun_s = time.monotonic()
 
     def on_step(step: int, num_steps: int, preview: RawImage | None) -> bool:
         nonlocal step_begun_s
         now_s = time.monotonic()
-        desk.tell(Step(order.number, step, num_steps, preview))
-        desk.tell(Batch(now_s - step_begun_s, images=1, device_bytes=None))
+        channel.tell(Step(order.number, step, num_steps, preview))
+        channel.tell(BatchStats(now_s - step_begun_s, images=1, device_bytes=None))
         step_begun_s = now_s
-        return desk.is_cancelled(order.number)
+        return channel.is_cancelled(order.number)
 
     try:
         images = draw(order.drawing, on_step)
     except DrawingStoppedError:
-        desk.tell(Cancelled(order.number))
+        channel.tell(Cancelled(order.number))
     except Exception as exc:
         traceback.print_tb(exc.__traceback__)  # without the exception's own text, which may hold the prompt
-        desk.tell(DrawFailed(order.number, short_reason(exc)))
+        channel.tell(DrawFailed(order.number, short_reason(exc)))
     else:
-        desk.tell(Drawn(order.number, images, time.monotonic() - started_s))
+        channel.tell(Drawn(order.number, images, time.monotonic() - started_s))

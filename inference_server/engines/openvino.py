@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import openvino_genai
 
-from inference_server.engines import Desk, one_at_a_time
+from inference_server.engines import WorkChannel, one_at_a_time
 from inference_server.engines.denoised import DdimLevels
 from inference_server.engines.model_folder import FoundModel, find, read_facts, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
 from inference_server.engines.previews import PreviewMap
-from inference_server.messages import Drawing, Load, ModelFacts, RawImage
+from inference_server.messages import GenerationParams, Load, ModelInfo, RawImage
 
 # The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): who asks for LMS is told that there is none.
 SCHEDULERS = {
@@ -49,7 +49,7 @@ def offered_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in SCHEDULERS if name not in unfit)
 
 
-def read_own_facts(found: FoundModel) -> ModelFacts:
+def read_own_facts(found: FoundModel) -> ModelInfo:
     """What the library makes of the model: with DDIM it draws those too whose own scheduler is LMS.
 
     Raises: ModelLoadError
@@ -78,7 +78,7 @@ class OpenVinoEngine:
         facts = self.facts
         for seed, prompt in enumerate(WARM_UP_PROMPTS):
             self.draw(
-                Drawing(
+                GenerationParams(
                     prompt=prompt,
                     negative_prompt="",
                     width_px=facts.width_px,
@@ -91,10 +91,10 @@ class OpenVinoEngine:
                 lambda step, num_steps, preview: False,
             )
 
-    def work(self, desk: Desk) -> None:
-        one_at_a_time.work(desk, self.draw)
+    def work(self, channel: WorkChannel) -> None:
+        one_at_a_time.work(channel, self.draw)
 
-    def draw(self, drawing: Drawing, on_step: OnStep) -> tuple[RawImage, ...]:
+    def draw(self, drawing: GenerationParams, on_step: OnStep) -> tuple[RawImage, ...]:
         """One picture after the other, each from its own seed, so that a seed alone gives the same picture."""
         self._use_scheduler(drawing.scheduler, self._spacing(drawing.num_inference_steps))
         try:
@@ -102,7 +102,7 @@ class OpenVinoEngine:
         finally:
             self._use_scheduler(*self._own)
 
-    def _draw_one(self, drawing: Drawing, image: int, on_step: OnStep) -> RawImage:
+    def _draw_one(self, drawing: GenerationParams, image: int, on_step: OnStep) -> RawImage:
         watch = _StepWatch(drawing, image, on_step, self._previews, self._levels(drawing))
         # Below 1 the library draws without guidance and refuses a negative prompt.
         negative = {"negative_prompt": drawing.negative_prompt} if drawing.guidance_scale > 1 else {}
@@ -126,7 +126,7 @@ class OpenVinoEngine:
             self._previews.learn(watch.latents, picture)
         return RawImage(picture.shape[1], picture.shape[0], picture.tobytes())
 
-    def _levels(self, drawing: Drawing) -> DdimLevels | None:
+    def _levels(self, drawing: GenerationParams) -> DdimLevels | None:
         """For previews without noise; the library's other schedulers hand out denoised latents or cannot tell."""
         if drawing.scheduler != "DDIMScheduler":
             return None
@@ -175,7 +175,7 @@ class _StepWatch:
     """The callback of one picture: tells steps and previews, asks whether to stop, keeps the last latents."""
 
     def __init__(
-        self, drawing: Drawing, image: int, on_step: OnStep, previews: PreviewMap, levels: DdimLevels | None
+        self, drawing: GenerationParams, image: int, on_step: OnStep, previews: PreviewMap, levels: DdimLevels | None
     ) -> None:
         self._levels = levels
         self._before: Any = None  # latents after the step before

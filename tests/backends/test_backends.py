@@ -13,7 +13,7 @@ from backends.base import Backend, FairChain, FixedEndpoint
 from backends.choose import choose_backend
 from backends.reconcile import Timing
 from drawing.events import Event
-from drawing.models import DrawRequest
+from drawing.models import GenerationRequest
 from endpoint.credentials import Credentials
 from endpoint.wire_format import Health
 from endpoint_client import EndpointClient
@@ -121,7 +121,7 @@ def test_a_fixed_endpoint_draws() -> None:
         assert backend.status().limits.width.max == 2048
         for _ in range(2):
             backend.ensure(ignore, never)
-            assert backend.draw(DrawRequest("x"), job_id="1", tell=ignore, cancelled=never).seed == 7
+            assert backend.draw(GenerationRequest("x"), job_id="1", tell=ignore, cancelled=never).seed == 7
         assert [request.method for request in server.requests] == ["GET", "POST", "POST"]
     assert backend.status().ready
     assert backend.status().limits.width.max == 256
@@ -133,7 +133,7 @@ def test_after_a_failure_it_is_not_ready() -> None:
         backend = chosen(ENDPOINT_URL=server.url)
         backend.ensure(ignore, never)
     with pytest.raises(EndpointUnreachableError):
-        backend.draw(DrawRequest("x"), job_id="1", tell=ignore, cancelled=never)
+        backend.draw(GenerationRequest("x"), job_id="1", tell=ignore, cancelled=never)
     assert not backend.status().ready
 
 
@@ -186,11 +186,11 @@ def test_a_busy_gpu_is_told_kindly_and_asked_again() -> None:
         for _ in range(2):
             backend.ensure(ignore, never)
             with pytest.raises(GpuBusyError, match="busy with something else of its owner's"):
-                backend.draw(DrawRequest("x"), job_id="1", tell=ignore, cancelled=never)
+                backend.draw(GenerationRequest("x"), job_id="1", tell=ignore, cancelled=never)
             assert not backend.status().ready
         busy[0] = False
         backend.ensure(ignore, never)
-        assert backend.draw(DrawRequest("x"), job_id="2", tell=ignore, cancelled=never).seed == 7
+        assert backend.draw(GenerationRequest("x"), job_id="2", tell=ignore, cancelled=never).seed == 7
     assert backend.status().ready
     assert backend.status().limits.width.max == 256
 

@@ -9,7 +9,7 @@ from backends.base import FixedEndpoint
 from backends.single_flight import SingleFlight
 from drawing.events import Event, Step
 from drawing.jobs import Job
-from drawing.models import DrawRequest
+from drawing.models import GenerationRequest
 from endpoint.wire_format import Health
 from endpoint_client import EndpointClient
 from errors import JobCancelledError
@@ -74,5 +74,7 @@ def test_a_cancel_before_the_post() -> None:
     """A drawing that was cancelled before it could be posted is not: the server never hears of it."""
     with hostile_server(good) as server:
         with pytest.raises(JobCancelledError):
-            EndpointClient(server.url).infer(DrawRequest("x"), request_id="1", tell=ignore, cancelled=lambda: True)
+            EndpointClient(server.url).infer(
+                GenerationRequest("x"), request_id="1", tell=ignore, cancelled=lambda: True
+            )
         assert server.requests == []

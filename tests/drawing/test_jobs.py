@@ -11,13 +11,13 @@ from PIL import Image
 
 from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
 from drawing.jobs import Job, Jobs
-from drawing.models import Drawing, DrawRequest, Receipt
+from drawing.models import GeneratedImage, GenerationRequest, Receipt
 from errors import BusyError, DrawingError, JobCancelledError, JobTimeoutError, ServiceError
 from tests.support.processes import wait_until
 
 PATIENT_S = 60  # what is waited for comes at once, except on a busy machine
-REQUEST = DrawRequest("x")
-DRAWING = Drawing(Image.new("RGB", (8, 8)), b"encoded", "PNG", 7, Receipt())
+REQUEST = GenerationRequest("x")
+DRAWING = GeneratedImage(Image.new("RGB", (8, 8)), b"encoded", "PNG", 7, Receipt())
 
 
 class Studio:
@@ -27,7 +27,7 @@ class Studio:
         self.may_draw = threading.Event()
         self.began = threading.Event()
 
-    def draw(self, job: Job) -> Drawing:
+    def draw(self, job: Job) -> GeneratedImage:
         job.tell(Waking("starting"))
         self.began.set()
         deadline = time.monotonic() + PATIENT_S
@@ -39,7 +39,7 @@ class Studio:
         return DRAWING
 
 
-def draw_at_once(job: Job) -> Drawing:
+def draw_at_once(job: Job) -> GeneratedImage:
     job.tell(Step(1, 1))
     return DRAWING
 
@@ -84,10 +84,10 @@ def test_ids_cannot_be_guessed() -> None:
 def test_failures() -> None:
     """An error of the tree is kept as it is; any other becomes one that tells a visitor nothing of our insides."""
 
-    def refuse(job: Job) -> Drawing:
+    def refuse(job: Job) -> GeneratedImage:
         raise DrawingError("the model said no")
 
-    def stumble(job: Job) -> Drawing:
+    def stumble(job: Job) -> GeneratedImage:
         raise KeyError("secret inside")
 
     with pytest.raises(DrawingError, match="the model said no"):
@@ -194,7 +194,7 @@ def test_a_follower_whose_loop_is_gone() -> None:
 def test_a_storm_of_events() -> None:
     """Of ten thousand events told from another thread none is lost or out of order."""
 
-    def storm(job: Job) -> Drawing:
+    def storm(job: Job) -> GeneratedImage:
         for number in range(10_000):
             job.tell(Queued(number))
         return DRAWING
@@ -215,7 +215,7 @@ def test_repeated_events_are_told_once() -> None:
 def test_previews_are_not_kept() -> None:
     """Once a job has ended its steps hold no previews: hundreds of kept jobs would not fit into memory."""
 
-    def with_previews(job: Job) -> Drawing:
+    def with_previews(job: Job) -> GeneratedImage:
         for number in range(1, 4):
             job.tell(Step(number, 3, bytes([number]) * 1000))
         return DRAWING

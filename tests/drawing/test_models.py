@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from drawing.models import SEED_MAX, DrawRequest, Limits, Range
+from drawing.models import SEED_MAX, GenerationRequest, Limits, Range
 from errors import InvalidRequestError
 
 SMALL = Limits(width=Range(min=64, max=512, multiple=64), num_inference_steps=Range(min=1, max=50), prompt_chars=20)
@@ -12,54 +12,54 @@ SMALL = Limits(width=Range(min=64, max=512, multiple=64), num_inference_steps=Ra
 
 def test_only_a_prompt() -> None:
     """With nothing but a prompt the rest is left to the server."""
-    assert DrawRequest.checked(Limits(), "  a red apple ") == DrawRequest(prompt="a red apple")
+    assert GenerationRequest.checked(Limits(), "  a red apple ") == GenerationRequest(prompt="a red apple")
 
 
 def test_everything_given() -> None:
     """Numbers come as integers where they are counts, whatever way the page or an API client writes them."""
-    request = DrawRequest.checked(
+    request = GenerationRequest.checked(
         Limits(), "x", "blue", height=256.0, width="512", num_inference_steps=20, guidance_scale="2.5", seed="7"
     )
-    assert request == DrawRequest("x", "blue", 256, 512, 20, 2.5, 7)
+    assert request == GenerationRequest("x", "blue", 256, 512, 20, 2.5, 7)
     assert all(type(value) is int for value in (request.height, request.width, request.seed))
 
 
 @pytest.mark.parametrize("seed", [None, "", -1, "-1", -1.0])
 def test_any_seed(seed: Any) -> None:
     """No seed, or the -1 of other programs, means a random one."""
-    assert DrawRequest.checked(Limits(), "x", seed=seed).seed is None
+    assert GenerationRequest.checked(Limits(), "x", seed=seed).seed is None
 
 
 @pytest.mark.parametrize("seed", [0, SEED_MAX])
 def test_the_ends_of_seeds(seed: int) -> None:
     """The least and the greatest seed are taken as they are."""
-    assert DrawRequest.checked(Limits(), "x", seed=seed).seed == seed
+    assert GenerationRequest.checked(Limits(), "x", seed=seed).seed == seed
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\n\t", None, 7, ["x"], b"x", True, "x" * 2001, "a\0b", "\ud800"])
 def test_prompts_that_are_none(prompt: Any) -> None:
     """Nothing, too much, other types and characters that are no text are refused."""
     with pytest.raises(InvalidRequestError, match=r"prompt"):
-        DrawRequest.checked(Limits(), prompt)
+        GenerationRequest.checked(Limits(), prompt)
 
 
 @pytest.mark.parametrize("prompt", ["x" * 2000, "雪の中の猫", "👩‍🎨 paints", "a\nb", "'; DROP TABLE", "<b>x</b>"])
 def test_prompts_that_are_some(prompt: str) -> None:
     """Any text up to the limit is a prompt, kept as it is."""
-    assert DrawRequest.checked(Limits(), prompt).prompt == prompt
+    assert GenerationRequest.checked(Limits(), prompt).prompt == prompt
 
 
 @pytest.mark.parametrize("negative", ["x" * 2001, 7, ["x"], True, 0, False, "\0"])
 def test_negative_prompts(negative: Any) -> None:
     """A negative prompt is checked as the prompt is."""
     with pytest.raises(InvalidRequestError, match="negative prompt"):
-        DrawRequest.checked(Limits(), "x", negative)
+        GenerationRequest.checked(Limits(), "x", negative)
 
 
 @pytest.mark.parametrize("negative", [None, "", "  "])
 def test_no_negative_prompt(negative: Any) -> None:
     """A negative prompt may be left out."""
-    assert DrawRequest.checked(Limits(), "x", negative).negative_prompt == ""
+    assert GenerationRequest.checked(Limits(), "x", negative).negative_prompt == ""
 
 
 HOSTILE_NUMBERS: list[Any] = [
@@ -88,7 +88,7 @@ HOSTILE_NUMBERS: list[Any] = [
 def test_numbers_that_are_none(name: str, value: Any) -> None:
     """Whatever is no number, or one out of all bounds, is refused in a short sentence, never with another error."""
     with pytest.raises(InvalidRequestError) as caught:
-        DrawRequest.checked(Limits(), "x", **{name: value})
+        GenerationRequest.checked(Limits(), "x", **{name: value})
     assert len(str(caught.value)) < 200
 
 
@@ -113,12 +113,12 @@ def test_numbers_that_are_none(name: str, value: Any) -> None:
 def test_outside_the_limits(name: str, value: Any, told: str) -> None:
     """A number outside the limits is refused with the bounds that hold."""
     with pytest.raises(InvalidRequestError, match=told):
-        DrawRequest.checked(SMALL, "x", **{name: value})
+        GenerationRequest.checked(SMALL, "x", **{name: value})
 
 
 def test_a_stricter_server() -> None:
     """A request that the static bounds let through is refused once the server's own limits are known."""
-    request = DrawRequest.checked(Limits(), "x", width=1024)
+    request = GenerationRequest.checked(Limits(), "x", width=1024)
     with pytest.raises(InvalidRequestError, match="512"):
         request.check(SMALL)
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from drawing.events import Event, Step
-from drawing.models import Drawing, DrawRequest
+from drawing.models import GeneratedImage, GenerationRequest
 from endpoint import transport as endpoint_transport
 from endpoint.credentials import Credentials
 from endpoint.transport_errors import Advice
@@ -31,9 +31,9 @@ from tests.support.processes import wait_until
 OURS = Credentials.from_secret("0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF")
 
 
-def draw(client: EndpointClient, events: list[Event] | None = None, **options: Any) -> Drawing:
+def draw(client: EndpointClient, events: list[Event] | None = None, **options: Any) -> GeneratedImage:
     tell: Callable[[Event], None] = (lambda event: None) if events is None else events.append
-    return client.infer(DrawRequest("x"), request_id="id-1", tell=tell, **options)
+    return client.infer(GenerationRequest("x"), request_id="id-1", tell=tell, **options)
 
 
 def test_a_drawing_with_its_steps() -> None:
@@ -84,7 +84,7 @@ def test_a_body_of_known_length_is_read_as_it_comes() -> None:
         line.send(json.dumps(result()).encode())
 
     with hostile_server(script) as server:
-        request, client = DrawRequest("x"), EndpointClient(server.url, silence_s=PATIENCE_S)
+        request, client = GenerationRequest("x"), EndpointClient(server.url, silence_s=PATIENCE_S)
         drawing = client.infer(request, request_id="1", tell=lambda event: told.set())
     assert drawing.seed == 7
 

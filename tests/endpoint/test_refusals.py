@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from drawing.models import Drawing, DrawRequest
+from drawing.models import GeneratedImage, GenerationRequest
 from endpoint_client import EndpointClient
 from errors import (
     BusyError,
@@ -19,8 +19,8 @@ from tests.support.endpoint_scripts import PATIENCE_S
 from tests.support.hostile_server import Line, Received, hostile_server
 
 
-def draw(client: EndpointClient) -> Drawing:
-    return client.infer(DrawRequest("x"), request_id="id-1", tell=lambda event: None)
+def draw(client: EndpointClient) -> GeneratedImage:
+    return client.infer(GenerationRequest("x"), request_id="id-1", tell=lambda event: None)
 
 
 ERROR = {"code": "INVALID_INPUTS", "name": "x", "message": "no such size"}

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from drawing.models import Drawing, DrawRequest
+from drawing.models import GeneratedImage, GenerationRequest
 from endpoint.credentials import Credentials
 from endpoint_client import EndpointClient
 from errors import EndpointUnreachableError, EndpointUntrustedError
@@ -20,8 +20,8 @@ def closed(line: Line, request: Received) -> None:
     """Accepts and closes."""
 
 
-def draw(client: EndpointClient) -> Drawing:
-    return client.infer(DrawRequest("x"), request_id="id-1", tell=lambda event: None)
+def draw(client: EndpointClient) -> GeneratedImage:
+    return client.infer(GenerationRequest("x"), request_id="id-1", tell=lambda event: None)
 
 
 def test_wrong_pin() -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from drawing.events import Queued, Step, Waking
-from drawing.models import DrawRequest, Limits
+from drawing.models import GenerationRequest, Limits
 from endpoint import wire_format
 from errors import (
     BusyError,
@@ -308,8 +308,8 @@ def test_healths_that_are_none(text: str) -> None:
 
 def test_request() -> None:
     """A request holds what was asked for and nothing else, its id, and the wish for events."""
-    body = wire_format.write_request(DrawRequest("x", seed=0, guidance_scale=0.0), "id-1")
+    body = wire_format.write_request(GenerationRequest("x", seed=0, guidance_scale=0.0), "id-1")
     assert body["modelInputs"] == {"prompt": "x", "seed": 0, "guidance_scale": 0.0}
     assert body["callInputs"]["startRequestId"] == "id-1"
     assert body["callInputs"]["streamEvents"] == 1
-    assert DrawRequest.checked(Limits(), **body["modelInputs"]).seed == 0
+    assert GenerationRequest.checked(Limits(), **body["modelInputs"]).seed == 0

@@ -77,7 +77,8 @@ def test_close_ends_all(fair: LocalFair) -> None:
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     """The server ends when the process that started it is killed, and no file of the two is left."""
     code = (
-        "from local_fair import LocalFair; fair = LocalFair(tunnel_image='x', rathole=None); fair.connect(); "
+        "from fair_api.local_server import LocalFair\n"
+        "fair = LocalFair(tunnel_image='x', rathole=None); fair.connect()\n"
         "print(fair._process.pid, flush=True); input()"
     )
     parent = subprocess.Popen(

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from errors import FairError
-from fair_api.retry import Hiccups, Spell
+from fair_api.retry import FaultWindow, Stopwatch
 
 
 class Clock:
@@ -25,7 +25,7 @@ def fault(status: int | None = None) -> FairError:
 def test_a_spell() -> None:
     """A spell is as long as what was observed without a break."""
     clock = Clock()
-    spell = Spell(clock)
+    spell = Stopwatch(clock)
     assert spell.seconds == 0
     for holds, after_s, seconds in ((True, 2, 2), (True, 3, 5), (False, 3, 0), (True, 1, 1)):
         spell.observe(holds)
@@ -37,7 +37,7 @@ def test_a_spell() -> None:
 def test_hiccups_pass(status: int | None, caplog: pytest.LogCaptureFixture) -> None:
     """Fair may fail for a while, which is logged once; what lasts is raised; an answer makes it begin anew."""
     clock = Clock()
-    hiccups = Hiccups(30, clock)
+    hiccups = FaultWindow(30, clock)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             hiccups.forgive(fault(status))
@@ -56,4 +56,4 @@ def test_hiccups_pass(status: int | None, caplog: pytest.LogCaptureFixture) -> N
 def test_a_refusal_is_no_hiccup(status: int) -> None:
     """What Fair refuses it will refuse again: that is raised at once."""
     with pytest.raises(FairError):
-        Hiccups(30).forgive(fault(status))
+        FaultWindow(30).forgive(fault(status))

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import pytest
 
 from errors import FairError
-from fair_api.retry import Hiccups, Patience
+from fair_api.retry import FaultWindow, RetryPolicy
 from fair_api.transport import send
 from tests.support.hostile_server import Line, Received, hostile_server
 
@@ -43,8 +43,8 @@ def fault(**options: Any) -> FairError:
     return FairError(tried="ask", came_back="nothing", next_step="Look.", **options)
 
 
-def patience(clock: Clock, told: list[str], timeout_s: float = 300.0) -> Patience:
-    return Patience(told.append, timeout_s=timeout_s, clock=clock, sleep=clock.sleep)
+def patience(clock: Clock, told: list[str], timeout_s: float = 300.0) -> RetryPolicy:
+    return RetryPolicy(told.append, timeout_s=timeout_s, clock=clock, sleep=clock.sleep)
 
 
 def test_a_hiccup_is_not_told() -> None:
@@ -107,7 +107,7 @@ def test_a_refusal(refusal: FairError) -> None:
     with pytest.raises(FairError):
         patience(clock, []).ask(fair)
     with pytest.raises(FairError):
-        Hiccups(30, clock).ask(Fair(clock, refusal))
+        FaultWindow(30, clock).ask(Fair(clock, refusal))
     assert fair.asked == 1
 
 

@@ -15,13 +15,13 @@ import pytest
 
 from inference_server.engine_child import EngineChild
 from inference_server.messages import (
-    Batch,
+    BatchStats,
     Cancel,
     Cancelled,
     Draw,
-    Drawing,
     Drawn,
     FromEngine,
+    GenerationParams,
     Load,
     LoadFailed,
     Ready,
@@ -70,7 +70,7 @@ def engine_process(model_id: str = "fine") -> Iterator[Pipe]:
 
 
 def draw(number: int, prompt: str = "a cat", steps: int = 5) -> Draw:
-    return Draw(number, Drawing(prompt, "", 64, 64, steps, 7.5, "DDIMScheduler", (1,)))
+    return Draw(number, GenerationParams(prompt, "", 64, 64, steps, 7.5, "DDIMScheduler", (1,)))
 
 
 def test_it_tells_its_stages_then_that_it_is_ready() -> None:
@@ -145,6 +145,6 @@ def test_it_ends_with_its_server() -> None:
     """A closed pipe ends the process, whatever it was drawing."""
     with engine_process() as pipe:
         pipe.send(draw(1, steps=ENDLESS))
-        pipe.hear(Batch)
+        pipe.hear(BatchStats)
         pipe.connection.close()
         assert pipe.process.wait(DEADLINE_S) == 0

@@ -8,7 +8,7 @@ import pytest
 
 from inference_server import idempotency
 from inference_server.errors import busy
-from inference_server.idempotency import REJOIN_S, RequestBook
+from inference_server.idempotency import REJOIN_S, IdempotencyStore
 from inference_server.tickets import Outcome, Ticket
 from inference_server.wire import PictureRequest, read_request
 from tests.support.inference_engine import MovedClockLoop, run, settle
@@ -37,7 +37,7 @@ def test_kept_results_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> 
             drawn.append(wanted.request_id)
             return Ticket(wanted)
 
-        book = RequestBook(submit, lambda ticket: ticket.refuse(busy(0)))
+        book = IdempotencyStore(submit, lambda ticket: ticket.refuse(busy(0)))
         for number in range(4):
             ticket = book.join(request(startRequestId=f"id-{number}"))
             ticket.finish(Outcome(b"x" * 100))
@@ -55,7 +55,7 @@ def test_a_late_timer_cancels_nobody_elses_drawing() -> None:
 
     async def story() -> None:
         cancelled = list[Ticket]()
-        book = RequestBook(Ticket, cancelled.append)
+        book = IdempotencyStore(Ticket, cancelled.append)
         for ended in ("failed", "cancelled"):
             left = book.join(request(startRequestId="same"))
             book.leave(left)
@@ -77,7 +77,7 @@ def test_who_leaves_is_waited_for() -> None:
 
     async def story() -> None:
         cancelled = list[Ticket]()
-        book = RequestBook(Ticket, cancelled.append)
+        book = IdempotencyStore(Ticket, cancelled.append)
         left = book.join(request(startRequestId="back-soon"))
         book.leave(left)
         await after(REJOIN_S - 1)
@@ -98,7 +98,7 @@ def test_nobody_can_come_back_without_an_id() -> None:
 
     async def story() -> None:
         cancelled = list[Ticket]()
-        book = RequestBook(Ticket, cancelled.append)
+        book = IdempotencyStore(Ticket, cancelled.append)
         left = book.join(request())
         book.leave(left)
         assert cancelled == [left]

@@ -8,7 +8,7 @@ import pytest
 
 from inference_server.config import from_command_line
 from inference_server.errors import Refusal
-from inference_server.idempotency import RequestBook
+from inference_server.idempotency import IdempotencyStore
 from inference_server.messages import LoadFailed
 from inference_server.routes import Services, create_app
 from inference_server.security import BearerMiddleware
@@ -54,7 +54,7 @@ def test_a_busy_gpu_by_http() -> None:
 
     async def story() -> None:
         bench = Bench()
-        book = RequestBook(bench.engine.submit, bench.engine.cancel)
+        book = IdempotencyStore(bench.engine.submit, bench.engine.cancel)
         services = Services(from_command_line([], {}), bench.engine, book, bench.metrics, shut_down=lambda: None)
         app = BearerMiddleware(create_app(services), None)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
@@ -240,7 +240,7 @@ def test_a_refusal_that_came_at_once_is_not_kept() -> None:
 
     async def story() -> None:
         bench = Bench()
-        book = RequestBook(bench.engine.submit, bench.engine.cancel)
+        book = IdempotencyStore(bench.engine.submit, bench.engine.cancel)
         await bench.ready()
         await bench.after(101)
         bench.start_error = OSError(errno.EAGAIN, "Resource temporarily unavailable")

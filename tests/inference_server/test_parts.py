@@ -22,13 +22,13 @@ from inference_server.engines.openvino import SCHEDULERS, read_own_facts
 from inference_server.engines.previews import PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
-from inference_server.messages import ModelFacts, Ready, Stage, Step
+from inference_server.messages import ModelInfo, Ready, Stage, Step
 from inference_server.resolve import Offer, check, resolve
 from inference_server.responses import StreamResponse
 from inference_server.wire import PictureRequest, read_request
 from tests.support.inference_engine import Bench, MovedClockLoop, run
 
-FACTS = ModelFacts(
+FACTS = ModelInfo(
     name="a-model",
     pipeline="StableDiffusionXLPipeline",
     width_px=512,

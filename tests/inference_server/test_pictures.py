@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from inference_server import fast_png, pictures
-from inference_server.messages import Drawing, ModelFacts, RawImage
+from inference_server.messages import GenerationParams, ModelInfo, RawImage
 from inference_server.resolve import Resolved
 
-FACTS = ModelFacts(
+FACTS = ModelInfo(
     name="/models/a-model",
     pipeline="StableDiffusionPipeline",
     width_px=512,
@@ -30,7 +30,7 @@ FACTS = ModelFacts(
 
 
 def resolved(image_format: str = "PNG", scheduler: str = "EulerDiscreteScheduler") -> Resolved:
-    drawing = Drawing(
+    drawing = GenerationParams(
         prompt="a café, 猫",
         negative_prompt="blurred",
         width_px=64,

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from inference_server.errors import Refusal
-from inference_server.messages import Batch, Cancelled, Capacity, DrawFailed, Step
+from inference_server.messages import BatchStats, Cancelled, Capacity, DrawFailed, Step
 from inference_server.supervisor import STEP_DEADLINE_S, Phase
 from inference_server.tickets import Progress, Queued
 from tests.support.inference_engine import Bench, code, metric, run
@@ -245,7 +245,7 @@ def test_any_word_is_a_sign_of_life_and_silence_ends_the_process() -> None:
         await bench.ready()
         bench.post("a")
         bench.post("b")
-        for message in (Step(bench.number("a"), 1, 5, None), Batch(0.1, 2, None), Batch(0.1, 2, None)):
+        for message in (Step(bench.number("a"), 1, 5, None), BatchStats(0.1, 2, None), BatchStats(0.1, 2, None)):
             await bench.after(STEP_DEADLINE_S - 10)
             await bench.say(message)
         await bench.draw("a")
@@ -348,7 +348,7 @@ def test_batches_become_metrics() -> None:
         bench = Bench()
         await bench.ready()
         bench.post("a", 3)
-        await bench.say(Step(bench.number("a"), 1, 15, None), Batch(0.03, 3, 5_000_000), Batch(0.02, 1, None))
+        await bench.say(Step(bench.number("a"), 1, 15, None), BatchStats(0.03, 3, 5_000_000), BatchStats(0.02, 1, None))
         await bench.draw("a")
         assert metric(bench, "inference_step_seconds_count") == 2
         assert metric(bench, "inference_step_seconds_sum") == pytest.approx(0.05)

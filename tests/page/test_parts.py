@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from app import Handlers
-from backends.base import BackendStatus
 from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
-from drawing.models import Defaults, Drawing, DrawRequest, Limits, Range, Receipt
+from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Range, Receipt
+from drawing.status import BackendStatus
 from errors import (
     BusyError,
     DrawingError,
@@ -100,7 +100,7 @@ def test_whoever_stops_following_leaves_the_job_alone() -> None:
     assert job.result(timeout_s=60).seed == 42
 
 
-_DRAWING = picture(DrawRequest("a cat"), 42)
+_DRAWING = picture(GenerationRequest("a cat"), 42)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_living_sentence(event: Event, elapsed_s: float, sentence: str) -> N
 
 def test_what_was_served_instead_is_told() -> None:
     """A lenient server's substitutions stand beside the picture."""
-    drawing = Drawing(_DRAWING.image, b"", "PNG", 7, Receipt(substituted=("DDIM in place of DEIS",)))
+    drawing = GeneratedImage(_DRAWING.image, b"", "PNG", 7, Receipt(substituted=("DDIM in place of DEIS",)))
     assert page_text.event_html(Picture(drawing), 2.0) == "Done in 2.0 s, seed 7. DDIM in place of DEIS."
 
 
@@ -211,8 +211,8 @@ def test_another_format_becomes_a_png_that_says_how_it_was_made() -> None:
     """A picture that came as WebP is downloaded as PNG, with its prompt and seed as text."""
     encoded = io.BytesIO()
     _DRAWING.image.save(encoded, "WEBP", lossless=True)
-    drawing = Drawing(_DRAWING.image, encoded.getvalue(), "WEBP", 42, Receipt())
-    with Image.open(io.BytesIO(png_bytes(drawing, DrawRequest("ein Bär")))) as image:
+    drawing = GeneratedImage(_DRAWING.image, encoded.getvalue(), "WEBP", 42, Receipt())
+    with Image.open(io.BytesIO(png_bytes(drawing, GenerationRequest("ein Bär")))) as image:
         assert (image.format, image.info["prompt"], image.info["seed"]) == ("PNG", "ein Bär", "42")
 
 

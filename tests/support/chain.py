@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from backends.choose import choose_backend
-from drawing.models import Drawing
+from drawing.models import GeneratedImage
 from settings import Settings
 from tests.support import process_tree
 from tests.support.processes import Processes, Program, free_port, is_running, wait_until
@@ -204,7 +204,9 @@ def service_of(environment: Mapping[str, str]) -> Iterator[TextToImage]:
         service.close()
 
 
-def draw(service: TextToImage, prompt: str = "a red apple", *, timeout_s: float = DRAW_S, **parameters: Any) -> Drawing:
+def draw(
+    service: TextToImage, prompt: str = "a red apple", *, timeout_s: float = DRAW_S, **parameters: Any
+) -> GeneratedImage:
     """The drawing, or the error that it ended in."""
     drawing = service.submit(prompt, **parameters).result(timeout_s)
     assert drawing.image.size == (256, 256)

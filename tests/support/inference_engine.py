@@ -6,10 +6,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from inference_server.answer import result_json
-from inference_server.dispatcher import Engine, EngineSettings
+from inference_server.dispatcher import Dispatcher, DispatcherSettings
 from inference_server.engine_child import EngineChild
 from inference_server.limits import LimitsOverride
-from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelFacts, RawImage, Ready, ToEngine
+from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelInfo, RawImage, Ready, ToEngine
 from inference_server.metrics import Metrics
 from inference_server.supervisor import Phase
 from inference_server.tickets import Ticket
@@ -50,13 +50,13 @@ class StandInChild(EngineChild):
 class Bench:
     """An engine that is ready, and its stand-in process: the newest of `children`."""
 
-    def __init__(self, facts: ModelFacts = FACTS, **override: Any) -> None:
+    def __init__(self, facts: ModelInfo = FACTS, **override: Any) -> None:
         self.children: list[StandInChild] = []
         self.start_error: Exception | None = None  # instead of the next processes
         self.facts, self.metrics = facts, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
-        settings = EngineSettings("a-model", limits, lenient=False, idle_engine_s=100)
-        self.engine = Engine(settings, self._new_child, result_json, self.metrics)
+        settings = DispatcherSettings("a-model", limits, lenient=False, idle_engine_s=100)
+        self.engine = Dispatcher(settings, self._new_child, result_json, self.metrics)
         self.engine.start(self._new_child())
 
     def _new_child(self) -> StandInChild:

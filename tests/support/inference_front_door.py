@@ -14,7 +14,7 @@ import requests
 from inference_server import server
 from inference_server.config import from_command_line
 from inference_server.engine_child import EngineChild
-from inference_server.messages import Draw, Drawing, Drawn, FromEngine, RawImage, Ready, Step, ToEngine
+from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, RawImage, Ready, Step, ToEngine
 from tests.support.inference_process import DEADLINE_S
 from tests.support.scripted_engine import FACTS
 
@@ -25,7 +25,7 @@ class ReadyChild(EngineChild):
     """An engine process that is ready at once; it draws at once, or is held after the first step. Keeps its orders."""
 
     def __init__(self) -> None:
-        self.drawings: list[Drawing] = []
+        self.drawings: list[GenerationParams] = []
         self.may_finish = threading.Event()
         self.may_finish.set()
 

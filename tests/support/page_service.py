@@ -8,10 +8,10 @@ import gradio as gr
 from PIL import Image, PngImagePlugin
 
 from app import create_page
-from backends.base import BackendStatus
 from drawing.events import Queued, Step, Waking
 from drawing.jobs import Job, Jobs
-from drawing.models import Defaults, Drawing, DrawRequest, Limits, Receipt
+from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Receipt
+from drawing.status import BackendStatus
 from errors import JobCancelledError, SpaceError
 from page.serve import launch
 from tests.support.processes import free_port
@@ -19,7 +19,7 @@ from tests.support.processes import free_port
 STEPS = 20
 
 
-def picture(request: DrawRequest, seed: int) -> Drawing:
+def picture(request: GenerationRequest, seed: int) -> GeneratedImage:
     """A one-coloured picture; its PNG carries `parameters` as text metadata."""
     size = (request.width or 256, request.height or 256)
     image = Image.new("RGB", size, (seed % 200 + 30, 90, 160))
@@ -27,7 +27,7 @@ def picture(request: DrawRequest, seed: int) -> Drawing:
     text.add_text("parameters", f"{request.prompt} Seed: {seed}")
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
-    return Drawing(image, buffer.getvalue(), "PNG", seed, Receipt(inference_s=0.2))
+    return GeneratedImage(image, buffer.getvalue(), "PNG", seed, Receipt(inference_s=0.2))
 
 
 def small_preview(step: int) -> bytes:
@@ -72,10 +72,12 @@ class StandInService:
         """Drawings that are asked for from now on pass every gate; the others stay held."""
         self._newcomers_are_free = True
 
-    def check(self, prompt: Any, negative_prompt: Any = "", *numbers: Any) -> DrawRequest:
+    def check(self, prompt: Any, negative_prompt: Any = "", *numbers: Any) -> GenerationRequest:
         """See TextToImage."""
         names = ("height", "width", "num_inference_steps", "guidance_scale", "seed")
-        return DrawRequest.checked(self.limits, prompt, negative_prompt, **dict(zip(names, numbers, strict=False)))
+        return GenerationRequest.checked(
+            self.limits, prompt, negative_prompt, **dict(zip(names, numbers, strict=False))
+        )
 
     def submit(self, *arguments: Any) -> Job:
         """See TextToImage."""
@@ -99,7 +101,7 @@ class StandInService:
         """See TextToImage."""
         self.closed = True
 
-    def _draw(self, job: Job, free: bool) -> Drawing:
+    def _draw(self, job: Job, free: bool) -> GeneratedImage:
         job.tell(Waking("Starting the picture server on the GPU"))
         self._pass("waking", job, free)
         job.tell(Queued(3))

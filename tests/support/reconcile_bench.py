@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from backends.reconcile import BringUp, TellStage, Timing
+from backends.reconcile import Reconciler, TellStage, Timing
 from endpoint.credentials import Credentials
 from endpoint.wire_format import Health
 from endpoint_client import EndpointClient
@@ -101,7 +101,7 @@ class Bench:
         services = self.services(chain, secret, url)
         launched = {} if launched is None else launched
         fair, tell = self.client(url), tell or self.told.append
-        return BringUp(fair, services, endpoint, chain.deployment, tell, timing, launched).run()
+        return Reconciler(fair, services, endpoint, chain.deployment, tell, timing, launched).run()
 
     def alive(self) -> dict[str, Container]:
         """Role -> container of what runs now."""

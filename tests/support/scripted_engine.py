@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 from inference_server import engine_process, engines
-from inference_server.engines import Desk, ModelLoadError
-from inference_server.messages import Batch, Cancelled, Draw, Drawn, Load, ModelFacts, RawImage, Step
+from inference_server.engines import ModelLoadError, WorkChannel
+from inference_server.messages import BatchStats, Cancelled, Draw, Drawn, Load, ModelInfo, RawImage, Step
 
 STEP_S = 0.01
-FACTS = ModelFacts(
+FACTS = ModelInfo(
     name="a-model",
     pipeline="StableDiffusionPipeline",
     width_px=64,
@@ -46,30 +46,30 @@ class ScriptedEngine:
     def warm_up(self) -> None:
         """Nothing is cold here."""
 
-    def work(self, desk: Desk) -> None:
+    def work(self, channel: WorkChannel) -> None:
         """A drawing whose prompt begins with `poison` ends the engine at its second step."""
         drawing: dict[int, tuple[Draw, int]] = {}
         while True:
-            while order := desk.take(0 if drawing else None):
+            while order := channel.take(0 if drawing else None):
                 drawing[order.number] = (order, 0)
             time.sleep(STEP_S)  # the step itself
-            desk.tell(Batch(STEP_S, len(drawing), 1_000_000))
+            channel.tell(BatchStats(STEP_S, len(drawing), 1_000_000))
             for number, (order, step) in list(drawing.items()):
                 if order.drawing.prompt.startswith("poison") and step:
                     raise RuntimeError(f"cannot draw {order.drawing.prompt}")
                 drawing[number] = (order, step + 1)
-                if self._ended(desk, order, step + 1):
+                if self._ended(channel, order, step + 1):
                     del drawing[number]
 
-    def _ended(self, desk: Desk, order: Draw, step: int) -> bool:
-        if desk.is_cancelled(order.number):
-            desk.tell(Cancelled(order.number))
+    def _ended(self, channel: WorkChannel, order: Draw, step: int) -> bool:
+        if channel.is_cancelled(order.number):
+            channel.tell(Cancelled(order.number))
             return True
-        desk.tell(Step(order.number, step, order.drawing.num_inference_steps, None))
+        channel.tell(Step(order.number, step, order.drawing.num_inference_steps, None))
         if step < order.drawing.num_inference_steps:
             return False
         images = tuple(RawImage(64, 64, bytes(64 * 64 * 3)) for _ in order.drawing.seeds)
-        desk.tell(Drawn(order.number, images, step * STEP_S))
+        channel.tell(Drawn(order.number, images, step * STEP_S))
         return True
 
 

@@ -3,5 +3,5 @@
 Stable Diffusion and SDXL share UNet steps (`step_loop`), every other pipeline runs by its own `__call__`
 (`whole_calls`). From the order to the picture:
 
-    desk -> preparing (text encoders, first latents) -> step_loop (the UNet) -> finishing (VAE, checker) -> desk
+    channel -> preparing (text encoders, first latents) -> step_loop (the UNet) -> finishing (VAE, checker) -> channel
 """

@@ -1,20 +1,20 @@
-"""A drawing that was taken from the desk: how far its images are, and the one word with which it ends."""
+"""A drawing that was taken from the channel: how far its images are, and the one word with which it ends."""
 
 import threading
 import time
 from collections.abc import Callable
 
-from inference_server.engines import Desk
-from inference_server.messages import Cancelled, Draw, DrawFailed, Drawing, Drawn, FromEngine, RawImage, Step
+from inference_server.engines import WorkChannel
+from inference_server.messages import Cancelled, Draw, DrawFailed, Drawn, FromEngine, GenerationParams, RawImage, Step
 
 
-class InHand:
+class ActiveRequest:
     """Used by all threads that work on the drawing; after its end it says nothing more."""
 
-    def __init__(self, order: Draw, desk: Desk, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, order: Draw, channel: WorkChannel, clock: Callable[[], float] = time.monotonic) -> None:
         self.number: int = order.number
-        self.drawing: Drawing = order.drawing
-        self._desk, self._clock = desk, clock
+        self.drawing: GenerationParams = order.drawing
+        self._channel, self._clock = channel, clock
         self._taken_s = clock()
         self._prepared_s: float | None = None  # while it waits for a place
         self._waited_s = 0.0
@@ -62,7 +62,7 @@ class InHand:
 
     def end_if_cancelled(self) -> bool:
         """True when nobody waits for it any more, or it has ended otherwise."""
-        if not self.ended and self._desk.is_cancelled(self.number):
+        if not self.ended and self._channel.is_cancelled(self.number):
             with self._lock:
                 self._end(Cancelled(self.number))
         return self.ended
@@ -70,9 +70,9 @@ class InHand:
     def _tell_step(self, preview: RawImage | None) -> None:
         if not self.ended:
             steps = self.drawing.num_inference_steps * len(self._images)
-            self._desk.tell(Step(self.number, sum(self._steps_done), steps, preview))
+            self._channel.tell(Step(self.number, sum(self._steps_done), steps, preview))
 
     def _end(self, message: FromEngine) -> None:
         if not self.ended:
             self.ended = True
-            self._desk.tell(message)
+            self._channel.tell(message)

@@ -1,6 +1,6 @@
 """The core: drawings join and leave the running batch at any step, sizes take turns.
 
-Three threads, each with its own CUDA stream. The preparing thread takes drawings from the desk and encodes prompts
+Three threads, each with its own CUDA stream. The preparing thread takes drawings from the channel and encodes prompts
 while steps run; this one, the caller's, runs the UNet and the schedulers and nothing else; the finishing thread decodes
 and tells. While there is work nothing is waited for but the device; without work the loop sleeps until a drawing is
 prepared, and then begins at once.
@@ -15,7 +15,7 @@ from queue import Empty
 
 import torch
 
-from inference_server.engines import Desk
+from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.arrivals import AllTold, Arrival, Arrivals, Ended, MemoryShort
 from inference_server.engines.diffusers.batch import Advanced, Batch, BatchKey, RowsHeld, key_of
@@ -24,8 +24,7 @@ from inference_server.engines.diffusers.finishing_thread import FinishingThread
 from inference_server.engines.diffusers.predicted import PredictedOriginal
 from inference_server.engines.diffusers.streams import Lane, Pace, StepTime, give_memory_back
 from inference_server.engines.diffusers.unet import UNetRunner
-from inference_server.messages import Batch as BatchTold
-from inference_server.messages import Capacity
+from inference_server.messages import BatchStats, Capacity
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +46,12 @@ class Room:
     default_area_px: int  # of the model's default picture
 
 
-class StepLoop:
+class ContinuousBatching:
     """Draws what arrives, until it is told that no more will come."""
 
     def __init__(
         self,
-        desk: Desk,
+        channel: WorkChannel,
         arrivals: Arrivals,
         finishing: FinishingThread,
         runner: UNetRunner,
@@ -61,7 +60,7 @@ class StepLoop:
         room: Room,
         preview_every_s: float = PREVIEW_EVERY_S,
     ) -> None:
-        self._desk, self._arrivals, self._finishing = desk, arrivals, finishing
+        self._channel, self._arrivals, self._finishing = channel, arrivals, finishing
         self._runner, self._predicted, self._room = runner, predicted, room
         self._preview_every_s = preview_every_s
         self._lane, self._pace = Lane(device, urgent=True), Pace(device)
@@ -245,7 +244,7 @@ class StepLoop:
         """No step has more pixels than this from now on."""
         self._max_area_px = min(area_px, self._max_area_px or area_px)
         self._capacity = max(1, min(self._capacity, self._max_area_px // self._room.default_area_px))
-        self._desk.tell(Capacity(self._capacity))
+        self._channel.tell(Capacity(self._capacity))
 
     def _regroup(self) -> None:
         """Everyone sits down anew, the oldest first, within the batches that are now allowed."""
@@ -261,7 +260,7 @@ class StepLoop:
 
     def _tell_times(self, times: Sequence[StepTime]) -> None:
         for time_ in times:
-            self._desk.tell(BatchTold(time_.step_s, time_.images, self._pace.device_bytes()))
+            self._channel.tell(BatchStats(time_.step_s, time_.images, self._pace.device_bytes()))
 
 
 def _reason(exc: BaseException, batch: Batch) -> str:

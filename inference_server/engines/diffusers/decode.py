@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from inference_server.engines.diffusers import cuda_errors
-from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.streams import give_memory_back
 from inference_server.engines.previews import PreviewMap
 from inference_server.messages import RawImage
@@ -34,7 +34,7 @@ class Finisher:
             self._vae.to(dtype=torch.float32)  # overflows otherwise; diffusers does it again for each picture
         self._has_checker = getattr(pipeline, "safety_checker", None) is not None
 
-    def finish(self, in_hand: InHand, index: int, latents: torch.Tensor) -> None:
+    def finish(self, in_hand: ActiveRequest, index: int, latents: torch.Tensor) -> None:
         """Tells the picture. Raises: NoPictureError, torch.OutOfMemoryError, or what the parts raise."""
         decoded = self._decode(latents)
         nsfw = self._is_unfit(decoded) if self._has_checker and in_hand.drawing.safety_checker else None
@@ -50,7 +50,7 @@ class Finisher:
         in_hand.finish(index, RawImage(width, height, shown.tobytes()), nsfw)
         self._previews.learn(latents[0].float().cpu().numpy(), pixels)
 
-    def preview(self, in_hand: InHand, denoised: torch.Tensor) -> None:
+    def preview(self, in_hand: ActiveRequest, denoised: torch.Tensor) -> None:
         """Tells a preview of latents (1, C, h, w), if one can be made."""
         if not in_hand.ended and (preview := self._previews.draw(denoised[0].float().cpu().numpy())) is not None:
             in_hand.preview(preview)

@@ -12,11 +12,11 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionXLPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
-from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.prompts import PromptEncoder
 from inference_server.engines.diffusers.schedulers import Schedule, SchedulerMaker
 from inference_server.engines.diffusers.unet import InputSizes
-from inference_server.messages import Drawing
+from inference_server.messages import GenerationParams
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ImageInMaking:
 
     def __init__(
         self,
-        in_hand: InHand,
+        in_hand: ActiveRequest,
         index: int,
         conditions: Conditions,
         unconditional: Conditions | None,
@@ -55,7 +55,7 @@ class ImageInMaking:
         self.preview_at_s = 0.0  # when the next preview is due, on the monotonic clock
 
     @property
-    def drawing(self) -> Drawing:
+    def drawing(self) -> GenerationParams:
         return self.in_hand.drawing
 
     def tensors(self) -> list[torch.Tensor]:
@@ -74,11 +74,11 @@ class Preparer:
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
 
-    def is_guided(self, drawing: Drawing) -> bool:
+    def is_guided(self, drawing: GenerationParams) -> bool:
         """Whether the UNet is asked twice, with and without the prompt."""
         return drawing.guidance_scale > 1 and not self._distilled
 
-    def input_sizes(self, drawing: Drawing) -> InputSizes:
+    def input_sizes(self, drawing: GenerationParams) -> InputSizes:
         """Measured on a drawing: what the text encoders really give."""
         with torch.inference_mode():
             conditions, _ = self._conditions(drawing)
@@ -96,7 +96,7 @@ class Preparer:
             time_ids_width=widths.get("time_ids"),
         )
 
-    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
         """Raises: prompts.PromptError, schedulers.StepsError, torch.OutOfMemoryError."""
         drawing = in_hand.drawing
         conditions, unconditional = self._conditions(drawing)
@@ -109,13 +109,13 @@ class Preparer:
             images.append(ImageInMaking(in_hand, index, conditions, unconditional, schedule, schedule.start(noise)))
         return images
 
-    def _noise(self, drawing: Drawing, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
+    def _noise(self, drawing: GenerationParams, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
         scale = self._pipeline.vae_scale_factor
         shape = (1, self._pipeline.unet.config.in_channels, drawing.height_px // scale, drawing.width_px // scale)
         noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self._device, dtype=dtype)
         return noise
 
-    def _conditions(self, drawing: Drawing) -> tuple[Conditions, Conditions | None]:
+    def _conditions(self, drawing: GenerationParams) -> tuple[Conditions, Conditions | None]:
         """With the prompt, and without it where there is guidance."""
         guided = self.is_guided(drawing)
         encoded = self._prompts.encode(drawing.prompt, drawing.negative_prompt, guided)
@@ -126,7 +126,7 @@ class Preparer:
             return conditions, None
         return conditions, Conditions(encoded.negative, None, encoded.pooled_negative, time_ids)
 
-    def _guidance_embedding(self, drawing: Drawing, dtype: torch.dtype) -> torch.Tensor | None:
+    def _guidance_embedding(self, drawing: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
         """(1, P), of models that were distilled to take the guidance as an input."""
         if self._guidance_width is None:
             return None
@@ -136,7 +136,7 @@ class Preparer:
         ).to(device=self._device, dtype=dtype)
         return embedding
 
-    def _time_ids(self, drawing: Drawing, dtype: torch.dtype) -> torch.Tensor | None:
+    def _time_ids(self, drawing: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
         """(1, 6): SDXL is told the size, and that nothing was cropped."""
         pipeline, size = self._pipeline, (drawing.height_px, drawing.width_px)
         if not isinstance(pipeline, StableDiffusionXLPipeline):

@@ -12,18 +12,18 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from inference_server.engines import Desk
+from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import loading, model_info, noise
 from inference_server.engines.diffusers.continuous_batching import BUCKETS, Room, buckets_up_to
 from inference_server.engines.diffusers.encode import Preparer
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame
 from inference_server.engines.diffusers.loading import LoadedPipeline
-from inference_server.engines.diffusers.pipeline_calls import IMAGES_AT_ONCE, WholeCalls
+from inference_server.engines.diffusers.pipeline_calls import IMAGES_AT_ONCE, PipelineCalls
 from inference_server.engines.diffusers.runner import make_runner
 from inference_server.engines.diffusers.shared_steps import SharedSteps
 from inference_server.engines.diffusers.streams import settle
-from inference_server.engines.diffusers.warm_up import WarmUpDesk, small_drawing
-from inference_server.messages import Load, ModelFacts
+from inference_server.engines.diffusers.warm_up import WarmUpChannel, small_drawing
+from inference_server.messages import Load, ModelInfo
 
 # How long a thread that prepares or finishes may keep Python to itself while the step loop wants it: the loop lets go
 # at each of a step's thousand calls, and at the usual 5 ms a newcomer would hold up everybody's steps.
@@ -32,10 +32,10 @@ SHARING = (StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistency
 
 
 class Drawer(Protocol):
-    """A way to draw what comes to a desk."""
+    """A way to draw what comes to a channel."""
 
-    def work(self, desk: Desk) -> None:
-        """Draws until the desk has no more to give. Raises: whatever leaves the process unfit to go on."""
+    def work(self, channel: WorkChannel) -> None:
+        """Draws until the channel has no more to give. Raises: whatever leaves the process unfit to go on."""
 
 
 class DiffusersEngine:
@@ -59,13 +59,13 @@ class DiffusersEngine:
 
         Raises: ModelLoadError, GpuBusyError, or what the device raises.
         """
-        desk = WarmUpDesk(small_drawing(self.facts))
+        channel = WarmUpChannel(small_drawing(self.facts))
         with self._others_may_be_to_blame():
-            self._drawer.work(desk)
-            desk.check()
+            self._drawer.work(channel)
+            channel.check()
 
-    def work(self, desk: Desk) -> None:
-        self._drawer.work(desk)
+    def work(self, channel: WorkChannel) -> None:
+        self._drawer.work(channel)
 
     def _others_may_be_to_blame(self) -> AbstractContextManager[None]:
         return others_may_be_to_blame(self._device, self._weights_bytes)
@@ -79,7 +79,7 @@ def shares_steps(pipeline: Any) -> bool:
     return config.encoder_hid_dim_type is None and config.addition_embed_type in (None, "text_time")
 
 
-def _sharing(loaded: LoadedPipeline, order: Load, facts: ModelFacts) -> Drawer:
+def _sharing(loaded: LoadedPipeline, order: Load, facts: ModelInfo) -> Drawer:
     preparer = Preparer(loaded.pipeline, loaded.device)
     sizes = preparer.input_sizes(small_drawing(facts))
     runner = make_runner(loaded.pipeline.unet, sizes, order, facts)
@@ -87,5 +87,5 @@ def _sharing(loaded: LoadedPipeline, order: Load, facts: ModelFacts) -> Drawer:
     return SharedSteps(loaded.pipeline, loaded.device, preparer, runner, room)
 
 
-def _calling(loaded: LoadedPipeline, facts: ModelFacts) -> Drawer:
-    return WholeCalls(loaded.pipeline, loaded.device, facts.images_at_once)
+def _calling(loaded: LoadedPipeline, facts: ModelInfo) -> Drawer:
+    return PipelineCalls(loaded.pipeline, loaded.device, facts.images_at_once)

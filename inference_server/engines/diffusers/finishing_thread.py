@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from inference_server.engines.diffusers import cuda_errors
-from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.arrivals import AllTold, Arrivals, make_room
 from inference_server.engines.diffusers.decode import Finisher
 from inference_server.engines.diffusers.encode import ImageInMaking
@@ -19,7 +19,7 @@ from inference_server.engines.diffusers.streams import Lane
 class _Latents:
     """Latents (1, C, h, w) that are complete after `mark` of the step loop's lane."""
 
-    in_hand: InHand
+    in_hand: ActiveRequest
     latents: torch.Tensor
     mark: Any
     index: int | None  # which of the drawing's images is finished; None: a preview
@@ -44,7 +44,7 @@ class FinishingThread:
     def finish(self, image: ImageInMaking, mark: Any) -> None:
         self._queue.put(_Latents(image.in_hand, image.latents, mark, image.index))
 
-    def preview(self, in_hand: InHand, denoised: torch.Tensor, mark: Any) -> None:
+    def preview(self, in_hand: ActiveRequest, denoised: torch.Tensor, mark: Any) -> None:
         self._queue.put(_Latents(in_hand, denoised, mark, None))
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from diffusers import LatentConsistencyModelPipeline
 from inference_server.engines import model_folder
 from inference_server.engines.diffusers import schedulers
 from inference_server.engines.diffusers.loading import LoadedPipeline
-from inference_server.messages import ModelFacts
+from inference_server.messages import ModelInfo
 
 SMALLEST_MAX_SIDE_PX, LARGEST_MAX_SIDE_PX = 1024, 2048
 MULTIPLE_PX = 8  # what diffusers asks of every size
@@ -18,7 +18,7 @@ LATENT_CONSISTENCY = (4, 8.5)  # steps, guidance
 FEW_STEPS = 10  # a model that wants fewer was distilled
 
 
-def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelFacts:
+def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
     """Sizes up to twice the trained one; beyond that pictures repeat themselves, and memory goes with the square."""
     pipeline = loaded.pipeline
     facts = model_folder.read_facts(

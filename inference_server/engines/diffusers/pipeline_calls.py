@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from inference_server.engine_errors import short_reason
-from inference_server.engines import Desk
+from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import cuda_errors, schedulers
-from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.streams import Pace, give_memory_back
 from inference_server.engines.previews import PreviewMap
-from inference_server.messages import Batch, Capacity, Drawing, RawImage
+from inference_server.messages import BatchStats, Capacity, GenerationParams, RawImage
 
 IMAGES_AT_ONCE = 4  # such models are large: more at once is hardly faster, and nobody leaves before the end
 PREVIEW_EVERY_S = 0.3
@@ -34,7 +34,7 @@ class _Result:
     nsfw: Sequence[bool] | None  # None: nobody looked
 
 
-class WholeCalls:
+class PipelineCalls:
     """One model in memory."""
 
     def __init__(
@@ -47,29 +47,29 @@ class WholeCalls:
         self._latents: torch.Tensor | None = None  # (images, C, h, w) after the call's last step, where they are such
         self._parameters = frozenset(inspect.signature(pipeline.__call__).parameters)
         self._pace = Pace(device)
-        self._waiting: deque[InHand] = deque()
+        self._waiting: deque[ActiveRequest] = deque()
 
-    def work(self, desk: Desk) -> None:
-        """Draws until the desk has no more to give.
+    def work(self, channel: WorkChannel) -> None:
+        """Draws until the channel has no more to give.
 
         Raises: whatever leaves the process unfit to go on.
         """
-        while self._take_in(desk):
+        while self._take_in(channel):
             group = self._next_group()
             if group:
-                self._draw(desk, group)
+                self._draw(channel, group)
 
-    def _take_in(self, desk: Desk) -> bool:
+    def _take_in(self, channel: WorkChannel) -> bool:
         """All that waits; sleeps when nothing does. False when no more will come."""
-        while order := desk.take(timeout_s=None if not self._waiting else 0):
-            self._waiting.append(InHand(order, desk))
+        while order := channel.take(timeout_s=None if not self._waiting else 0):
+            self._waiting.append(ActiveRequest(order, channel))
             self._waiting[-1].wait()
         return bool(self._waiting)
 
-    def _next_group(self) -> list[InHand]:
+    def _next_group(self) -> list[ActiveRequest]:
         """The oldest, and those that can share its call."""
         self._waiting = deque(one for one in self._waiting if not one.end_if_cancelled())
-        group: list[InHand] = []
+        group: list[ActiveRequest] = []
         for one in tuple(self._waiting):
             images = sum(len(other.drawing.seeds) for other in (*group, one))
             if not group or (images <= self._capacity and _same(one.drawing, group[0].drawing)):
@@ -77,12 +77,12 @@ class WholeCalls:
                 self._waiting.remove(one)
         return group
 
-    def _draw(self, desk: Desk, group: Sequence[InHand]) -> None:
+    def _draw(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> None:
         """Tells the pictures of the group; errors end its drawings, or, if memory was short, its newest."""
         for one in group:
             one.begin()
         try:
-            result = self._call(desk, group)
+            result = self._call(channel, group)
         except Exception as exc:
             if cuda_errors.is_fatal(exc):
                 raise
@@ -93,12 +93,12 @@ class WholeCalls:
                 self._tell(group, result)
             return
         if short:
-            self._on_out_of_memory(desk, group, reason)
+            self._on_out_of_memory(channel, group, reason)
         else:
             for one in group:
                 one.fail(reason)
 
-    def _call(self, desk: Desk, group: Sequence[InHand]) -> _Result | None:
+    def _call(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> _Result | None:
         """None when everybody has left."""
         drawing = group[0].drawing
         pipeline = self._pipeline
@@ -111,7 +111,7 @@ class WholeCalls:
             "num_inference_steps": drawing.num_inference_steps,
             "guidance_scale": drawing.guidance_scale,
             "generator": [torch.Generator("cpu").manual_seed(seed) for one in group for seed in one.drawing.seeds],
-            "callback_on_step_end": (on_step := self._on_step(desk, group)),
+            "callback_on_step_end": (on_step := self._on_step(channel, group)),
             "output_type": "np",
         }
         if "callback_on_step_end" not in self._parameters:  # an older pipeline's, which hands over no pipeline
@@ -136,7 +136,7 @@ class WholeCalls:
         found = getattr(result, "nsfw_content_detected", None) or getattr(result, "nsfw_detected", None)
         return _Result(result.images, None if found is None else [bool(one) for one in found])
 
-    def _on_step(self, desk: Desk, group: Sequence[InHand]) -> Callable[..., dict[str, Any]]:
+    def _on_step(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> Callable[..., dict[str, Any]]:
         """The pipeline's callback after each step: tells it, and interrupts when nobody waits any more."""
         images = sum(len(one.drawing.seeds) for one in group)
 
@@ -148,13 +148,13 @@ class WholeCalls:
             pipeline._interrupt = all(one.ended for one in group)
             self._preview(group, tensors.get("latents"), images)
             for time_ in self._pace.end(images):
-                desk.tell(Batch(time_.step_s, time_.images, self._pace.device_bytes()))
+                channel.tell(BatchStats(time_.step_s, time_.images, self._pace.device_bytes()))
             self._pace.begin()
             return tensors
 
         return on_step
 
-    def _preview(self, group: Sequence[InHand], latents: Any, images: int) -> None:
+    def _preview(self, group: Sequence[ActiveRequest], latents: Any, images: int) -> None:
         """Of each drawing's first image. Packed latents (Flux, say) have no places that a preview could show."""
         if not isinstance(latents, torch.Tensor) or latents.ndim != 4 or len(latents) != images:
             return
@@ -167,7 +167,7 @@ class WholeCalls:
             if preview is not None:
                 one.preview(preview)
 
-    def _tell(self, group: Sequence[InHand], result: _Result) -> None:
+    def _tell(self, group: Sequence[ActiveRequest], result: _Result) -> None:
         for one, first in zip(group, _places(group), strict=True):
             for image in range(len(one.drawing.seeds)):
                 if not one.end_if_cancelled():
@@ -179,7 +179,7 @@ class WholeCalls:
                 self._previews.learn(self._latents[first].float().cpu().numpy(), _pixels(result.pictures[first]))
         self._latents = None
 
-    def _on_out_of_memory(self, desk: Desk, group: Sequence[InHand], reason: str) -> None:
+    def _on_out_of_memory(self, channel: WorkChannel, group: Sequence[ActiveRequest], reason: str) -> None:
         """The newest drawing ends, the others are tried again, fewer at once."""
         images = sum(len(one.drawing.seeds) for one in group)
         newest = max(group, key=lambda one: one.number)
@@ -189,21 +189,21 @@ class WholeCalls:
         self._waiting.extendleft(reversed([one for one in group if one is not newest]))
         if images > 1:
             self._capacity = max(1, min(self._capacity, images // 2))
-            desk.tell(Capacity(self._capacity))
+            channel.tell(Capacity(self._capacity))
         give_memory_back()
 
 
-def _same(one: Drawing, other: Drawing) -> bool:
+def _same(one: GenerationParams, other: GenerationParams) -> bool:
     """Whether they may share a call."""
     return _settings(one) == _settings(other)
 
 
-def _settings(drawing: Drawing) -> tuple[Any, ...]:
+def _settings(drawing: GenerationParams) -> tuple[Any, ...]:
     size = (drawing.width_px, drawing.height_px)
     return (*size, drawing.num_inference_steps, drawing.guidance_scale, drawing.scheduler, drawing.safety_checker)
 
 
-def _reason(exc: Exception, drawing: Drawing) -> str:
+def _reason(exc: Exception, drawing: GenerationParams) -> str:
     """Pipelines check their inputs by quoting them, the prompt among them: those texts stay here."""
     if cuda_errors.is_out_of_memory(exc):
         return cuda_errors.drawing_reason(exc, drawing.width_px, drawing.height_px)
@@ -211,7 +211,7 @@ def _reason(exc: Exception, drawing: Drawing) -> str:
     return type(exc).__name__ if drawing.prompt in text else text
 
 
-def _places(group: Sequence[InHand]) -> list[int]:
+def _places(group: Sequence[ActiveRequest]) -> list[int]:
     """Of each drawing's first image among all of the call's."""
     counts = [len(one.drawing.seeds) for one in group]
     return [sum(counts[:index]) for index in range(len(counts))]

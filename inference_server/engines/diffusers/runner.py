@@ -9,7 +9,7 @@ from inference_server.engines.diffusers.compiling import CompilePlan, CompilingT
 from inference_server.engines.diffusers.graphs import CudaRecorder, Graphs
 from inference_server.engines.diffusers.networks import Networks, Size
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes, UNetInputs, UNetRunner
-from inference_server.messages import Load, ModelFacts
+from inference_server.messages import Load, ModelInfo
 
 
 class SwitchingUNet:
@@ -34,7 +34,7 @@ class SwitchingUNet:
             self._graphs.forget(shape)
 
 
-def make_runner(unet: Any, sizes: InputSizes, order: Load, facts: ModelFacts) -> UNetRunner:
+def make_runner(unet: Any, sizes: InputSizes, order: Load, facts: ModelInfo) -> UNetRunner:
     """On the CPU the UNet as it is, unless sizes to compile were named (see `compiling` on what that costs there)."""
     cuda = sizes.device.type == "cuda"
     chosen = sizes_to_compile(order, facts)
@@ -45,7 +45,7 @@ def make_runner(unet: Any, sizes: InputSizes, order: Load, facts: ModelFacts) ->
     return SwitchingUNet(unet, sizes, plan, Graphs(CudaRecorder(sizes.device)) if cuda else None)
 
 
-def sizes_to_compile(order: Load, facts: ModelFacts) -> tuple[Size, ...]:
+def sizes_to_compile(order: Load, facts: ModelInfo) -> tuple[Size, ...]:
     """Those that were named; by default a GPU's compiles the model's own."""
     if order.compile_sizes is not None:
         return order.compile_sizes

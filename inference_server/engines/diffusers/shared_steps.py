@@ -1,13 +1,13 @@
-"""Draws with a UNet pipeline whose steps all drawings share; puts the parts together for a desk."""
+"""Draws with a UNet pipeline whose steps all drawings share; puts the parts together for a channel."""
 
 from queue import SimpleQueue
 from typing import Any
 
 import torch
 
-from inference_server.engines import Desk
+from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.arrivals import Arrivals
-from inference_server.engines.diffusers.continuous_batching import PREVIEW_EVERY_S, Room, StepLoop
+from inference_server.engines.diffusers.continuous_batching import PREVIEW_EVERY_S, ContinuousBatching, Room
 from inference_server.engines.diffusers.decode import Finisher
 from inference_server.engines.diffusers.encode import Preparer
 from inference_server.engines.diffusers.finishing_thread import FinishingThread
@@ -34,17 +34,17 @@ class SharedSteps:
         self._finisher = Finisher(pipeline, device, PreviewMap())
         self._predicted = PredictedOriginal(pipeline.scheduler)
 
-    def work(self, desk: Desk) -> None:
-        """Draws until the desk has no more to give and all is told.
+    def work(self, channel: WorkChannel) -> None:
+        """Draws until the channel has no more to give and all is told.
 
         Raises: whatever leaves the process unfit to go on.
         """
         arrivals: Arrivals = SimpleQueue()
         finishing = FinishingThread(self._finisher, self._device, arrivals)
-        loop = StepLoop(
-            desk, arrivals, finishing, self._runner, self._predicted, self._device, self._room, self._preview_every_s
+        loop = ContinuousBatching(
+            channel, arrivals, finishing, self._runner, self._predicted, self._device, self._room, self._preview_every_s
         )
-        PreparingThread(self._preparer, self._device, arrivals).start(desk)
+        PreparingThread(self._preparer, self._device, arrivals).start(channel)
         finishing.start()
         loop.run()
         finishing.close()

@@ -1,18 +1,18 @@
-"""A desk of one drawing: the first picture takes the way of all others, before the engine says that it is ready."""
+"""A channel of one drawing: the first picture takes the way of all others, before the engine says that it is ready."""
 
 import torch
 
-from inference_server.engines import Desk, ModelLoadError
+from inference_server.engines import ModelLoadError, WorkChannel
 from inference_server.engines.diffusers import cuda_errors
-from inference_server.messages import Draw, DrawFailed, Drawing, Drawn, FromEngine, ModelFacts
+from inference_server.messages import Draw, DrawFailed, Drawn, FromEngine, GenerationParams, ModelInfo
 
 PROMPT = "a red apple beside a blue bird"
 
 
-class WarmUpDesk(Desk):
+class WarmUpChannel(WorkChannel):
     """Gives one small drawing and keeps what becomes of it."""
 
-    def __init__(self, drawing: Drawing) -> None:
+    def __init__(self, drawing: GenerationParams) -> None:
         self._orders = [Draw(0, drawing)]
         self._end: FromEngine | None = None
 
@@ -35,7 +35,7 @@ class WarmUpDesk(Desk):
         raise ModelLoadError(f"the model was loaded, but its first picture failed: {reason}") from cause
 
 
-def small_drawing(facts: ModelFacts) -> Drawing:
+def small_drawing(facts: ModelInfo) -> GenerationParams:
     """A GPU draws the default size, so that its memory is known to suffice; on the CPU a quarter of it will do."""
     share, multiple = (1 if facts.gpu else 2), facts.side_multiple_px
 
@@ -43,7 +43,7 @@ def small_drawing(facts: ModelFacts) -> Drawing:
         smallest = -(-64 // multiple) * multiple
         return max(smallest, px // share // multiple * multiple)
 
-    return Drawing(
+    return GenerationParams(
         prompt=PROMPT,
         negative_prompt="",
         width_px=side(facts.width_px),

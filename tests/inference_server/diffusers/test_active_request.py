@@ -1,10 +1,10 @@
 """What is told of one drawing of the diffusers engine."""
 
-from inference_server.engines import Desk
-from inference_server.engines.diffusers.active_request import InHand
-from inference_server.messages import Draw, Drawing, Drawn, FromEngine, RawImage
+from inference_server.engines import WorkChannel
+from inference_server.engines.diffusers.active_request import ActiveRequest
+from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, RawImage
 
-DRAWING = Drawing(
+DRAWING = GenerationParams(
     prompt="a red apple",
     negative_prompt="",
     width_px=8,
@@ -16,7 +16,7 @@ DRAWING = Drawing(
 )
 
 
-class _Told(Desk):
+class _Told(WorkChannel):
     def __init__(self) -> None:
         self.messages: list[FromEngine] = []
 
@@ -33,8 +33,8 @@ class _Told(Desk):
 def test_waiting_for_a_place_is_no_drawing() -> None:
     """The time told of a drawing is that of its preparation and its steps, not the wait between them."""
     now_s = 0.0
-    desk = _Told()
-    in_hand = InHand(Draw(7, DRAWING), desk, clock=lambda: now_s)
+    channel = _Told()
+    in_hand = ActiveRequest(Draw(7, DRAWING), channel, clock=lambda: now_s)
     now_s = 1.0
     in_hand.wait()
     now_s = 11.0
@@ -45,6 +45,6 @@ def test_waiting_for_a_place_is_no_drawing() -> None:
     in_hand.begin()
     now_s = 23.0
     in_hand.finish(0, RawImage(8, 8, bytes(192)), None)
-    (drawn,) = desk.messages
+    (drawn,) = channel.messages
     assert isinstance(drawn, Drawn)
     assert drawn.inference_s == 3.0

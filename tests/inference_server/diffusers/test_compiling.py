@@ -36,9 +36,9 @@ from inference_server.engines.diffusers.package_cache import MAX_TRIALS, Package
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes
 from inference_server.engines.diffusers.unet_compiler import export
 from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, order_for
-from inference_server.messages import Load, ModelFacts
+from inference_server.messages import Load, ModelInfo
 from tests.support import process_tree, tiny_pipelines
-from tests.support.diffusers_desk import ScriptedDesk, difference, order
+from tests.support.diffusers_channel import ScriptedChannel, difference, order
 from tests.support.inference_process import is_alive, wait_until
 
 CPU = torch.device("cpu")
@@ -87,10 +87,10 @@ class Serving:
             self.compiled = self._draw(engine)
 
     def _draw(self, engine: DiffusersEngine) -> Any:
-        desk = ScriptedDesk(order(1))
-        desk.close()
-        engine.work(desk)
-        return desk.picture_of(1)
+        channel = ScriptedChannel(order(1))
+        channel.close()
+        engine.work(channel)
+        return channel.picture_of(1)
 
 
 class Model:
@@ -376,8 +376,8 @@ def test_an_order_reaches_the_compiling_process_whole() -> None:
     assert PackageOrder.model_validate_json(first.model_dump_json()).digest == first.digest
 
 
-def facts(gpu: bool) -> ModelFacts:
-    return ModelFacts("m", "StableDiffusionPipeline", 512, 768, 25, 7.5, "DDIMScheduler", (), 1024, 8, gpu, 4)
+def facts(gpu: bool) -> ModelInfo:
+    return ModelInfo("m", "StableDiffusionPipeline", 512, 768, 25, 7.5, "DDIMScheduler", (), 1024, 8, gpu, 4)
 
 
 def test_a_gpu_compiles_the_models_own_size_and_a_cpu_nothing() -> None:

@@ -5,11 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.encode import ImageInMaking, Preparer
 from inference_server.engines.diffusers.unet import BatchShape
 from inference_server.messages import Cancelled, Drawn
-from tests.support.diffusers_desk import Rig, ScriptedDesk, difference, order, own_picture, pixels
+from tests.support.diffusers_channel import Rig, ScriptedChannel, difference, order, own_picture, pixels
 
 pytestmark = pytest.mark.slow
 
@@ -48,9 +48,9 @@ def test_company_does_not_change_a_bit_in_the_same_slot_and_bucket(kind: str) ->
     """In fp32 a seed's picture in a mixed batch equals the same seed's alone bit for bit."""
     rig = Rig(kind, buckets=(4,))
     alone = rig.draw(order(1)).picture_of(1)
-    desk = rig.draw(order(1), *COMPANY)
-    assert desk.batches()[:3] == [1, 4, 4]
-    assert (desk.picture_of(1) == alone).all()
+    channel = rig.draw(order(1), *COMPANY)
+    assert channel.batches()[:3] == [1, 4, 4]
+    assert (channel.picture_of(1) == alone).all()
 
 
 @pytest.mark.parametrize("scheduler", ["DDIM", "PNDM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep"])
@@ -64,99 +64,99 @@ def test_another_bucket_changes_hardly_a_pixel(scheduler: str) -> None:
 def test_many_drawings_of_mixed_settings_share_every_step() -> None:
     """Schedulers, steps, guidance and prompts differ: one batch all the same, and everyone gets the own picture."""
     rig = Rig()
-    desk = rig.draw(order(1), *COMPANY)
-    assert max(desk.batches()) == 4
+    channel = rig.draw(order(1), *COMPANY)
+    assert max(channel.batches()) == 4
     for one in (order(1), *COMPANY):
-        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
 
 
 def test_a_newcomer_joins_at_the_next_step_and_leaves_before_the_first() -> None:
     """Who comes while another is drawn shares its next step, and is done when its own steps are."""
-    rig, desk = Rig(), ScriptedDesk(order(1, num_inference_steps=8))
+    rig, channel = Rig(), ScriptedChannel(order(1, num_inference_steps=8))
 
     def second_comes() -> None:
-        desk.join(order(2, num_inference_steps=2))
-        desk.close()
+        channel.join(order(2, num_inference_steps=2))
+        channel.close()
 
     rig.at_call(3, second_comes)
-    rig.steps.work(desk)
+    rig.steps.work(channel)
     assert [shape.bucket for shape in rig.unet.shapes] == [1, 1, 1, 2, 2, 1, 1, 1]
-    ends = [message.number for message in desk.told if isinstance(message, Drawn)]
+    ends = [message.number for message in channel.told if isinstance(message, Drawn)]
     assert ends == [2, 1]
     for one in (order(1, num_inference_steps=8), order(2, num_inference_steps=2)):
-        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
 
 
 def test_a_cancelled_drawing_leaves_at_the_next_step() -> None:
     """The others go on in a smaller bucket, and their pictures are their own."""
-    rig, desk = Rig(), ScriptedDesk(order(1, num_inference_steps=50))
+    rig, channel = Rig(), ScriptedChannel(order(1, num_inference_steps=50))
 
     def act(call: int) -> None:
         if call == 1:
-            desk.join(order(2, num_inference_steps=4))
-            desk.close()
+            channel.join(order(2, num_inference_steps=4))
+            channel.close()
         if call == 3:
-            desk.cancel(1)
+            channel.cancel(1)
 
     rig.unet.before_call = act
-    rig.steps.work(desk)
-    assert isinstance(desk.end_of(1), Cancelled)
+    rig.steps.work(channel)
+    assert isinstance(channel.end_of(1), Cancelled)
     assert [shape.bucket for shape in rig.unet.shapes] == [1, 2, 2, 1, 1]
-    assert difference(desk.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
+    assert difference(channel.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
 
 
 def test_what_was_cancelled_before_its_first_step_is_not_drawn() -> None:
     """The UNet is not called for it."""
-    rig, desk = Rig(), ScriptedDesk(order(1))
-    desk.cancel(1)
-    rig.work(desk)
-    assert isinstance(desk.end_of(1), Cancelled)
+    rig, channel = Rig(), ScriptedChannel(order(1))
+    channel.cancel(1)
+    rig.work(channel)
+    assert isinstance(channel.end_of(1), Cancelled)
     assert not rig.unet.shapes
 
 
 class ChangesItsMind(Preparer):
     """Drawing 1 is cancelled when it has just been prepared, before it has a place."""
 
-    desk: ScriptedDesk
+    channel: ScriptedChannel
 
-    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
         images = super().prepare(in_hand)
         if in_hand.number == 1:
-            self.desk.cancel(1)
+            self.channel.cancel(1)
         return images
 
 
 def test_a_cancel_before_there_is_a_place_does_not_end_the_work() -> None:
     """The loop, which has nothing else to do then, waits for the next drawing and draws it."""
-    rig, desk = Rig(preparer=ChangesItsMind), ScriptedDesk(order(1))
-    ChangesItsMind.desk = desk
+    rig, channel = Rig(preparer=ChangesItsMind), ScriptedChannel(order(1))
+    ChangesItsMind.channel = channel
 
     def second_comes() -> None:
-        desk.end_of(1)
-        desk.give(order(2))
-        desk.close()
+        channel.end_of(1)
+        channel.give(order(2))
+        channel.close()
 
     threading.Thread(target=second_comes, daemon=True).start()
-    rig.steps.work(desk)
-    assert isinstance(desk.end_of(1), Cancelled)
-    assert isinstance(desk.end_of(2), Drawn)
+    rig.steps.work(channel)
+    assert isinstance(channel.end_of(1), Cancelled)
+    assert isinstance(channel.end_of(2), Drawn)
 
 
 def test_sizes_take_turns_and_a_newcomer_waits_for_one_step_of_each() -> None:
     """With two sizes running, a third has its first step after at most one step of each."""
-    rig, desk = Rig(), ScriptedDesk(order(1, num_inference_steps=9))
+    rig, channel = Rig(), ScriptedChannel(order(1, num_inference_steps=9))
     comes_at: list[int] = []
 
     def act(call: int) -> None:
         if call == 1:
-            desk.join(order(2, num_inference_steps=9, width_px=96))
+            channel.join(order(2, num_inference_steps=9, width_px=96))
         if call == 6:
-            desk.join(order(3, width_px=128))
-            desk.close()
+            channel.join(order(3, width_px=128))
+            channel.close()
             comes_at.append(call)
 
     rig.unet.before_call = act
-    rig.steps.work(desk)
+    rig.steps.work(channel)
     widths = [shape.width_px for shape in rig.unet.shapes]
     after = widths[comes_at[0] :]
     assert after.index(128) <= 2
@@ -164,16 +164,16 @@ def test_sizes_take_turns_and_a_newcomer_waits_for_one_step_of_each() -> None:
         assert sorted(after[:3]) == [64, 96, 128], "each size once in turn"
         after = after[3:]
     for number, width_px in ((1, 64), (2, 96), (3, 128)):
-        assert desk.picture_of(number).shape == (64, width_px, 3)
+        assert channel.picture_of(number).shape == (64, width_px, 3)
 
 
 def test_a_drawing_of_several_images_is_told_as_one() -> None:
     """A slot for each seed, steps counted over all of them, the pictures in the order of the seeds."""
     rig = Rig()
-    desk = rig.draw(order(1, seeds=(11, 12, 13)))
-    end = desk.end_of(1)
+    channel = rig.draw(order(1, seeds=(11, 12, 13)))
+    end = channel.end_of(1)
     assert isinstance(end, Drawn)
-    steps = desk.steps_of(1)
+    steps = channel.steps_of(1)
     assert [step.num_steps for step in steps] == [12] * len(steps)
     assert [step.step for step in steps] == list(range(1, 13))
     for seed, image in zip((11, 12, 13), end.images, strict=True):
@@ -183,9 +183,9 @@ def test_a_drawing_of_several_images_is_told_as_one() -> None:
 def test_more_images_than_there_is_room_for_are_drawn_one_after_the_other() -> None:
     """A drawing of five images in an engine of two at once."""
     rig = Rig(buckets=(1, 2))
-    desk = rig.draw(order(1, seeds=(1, 2, 3, 4, 5)))
-    assert max(desk.batches()) == 2
-    end = desk.end_of(1)
+    channel = rig.draw(order(1, seeds=(1, 2, 3, 4, 5)))
+    assert max(channel.batches()) == 2
+    end = channel.end_of(1)
     assert isinstance(end, Drawn)
     assert len(end.images) == 5
 
@@ -193,14 +193,14 @@ def test_more_images_than_there_is_room_for_are_drawn_one_after_the_other() -> N
 def test_a_scheduler_that_calls_the_unet_twice_tells_the_steps_that_were_asked_for() -> None:
     """Heun's five steps are nine calls; the visitor sees five."""
     rig = Rig()
-    desk = rig.draw(order(1, scheduler="HeunDiscreteScheduler", num_inference_steps=5))
+    channel = rig.draw(order(1, scheduler="HeunDiscreteScheduler", num_inference_steps=5))
     assert len(rig.unet.shapes) == 9
-    assert [step.step for step in desk.steps_of(1)] == [1, 2, 3, 4, 5]
+    assert [step.step for step in channel.steps_of(1)] == [1, 2, 3, 4, 5]
 
 
 def test_the_loop_sleeps_without_work_and_wakes_for_the_next() -> None:
     """After all was drawn a new drawing is taken up, and its picture is the same as before."""
-    rig, desk = Rig(), ScriptedDesk(order(1))
+    rig, channel = Rig(), ScriptedChannel(order(1))
     first_calls: list[int] = []
 
     def act(call: int) -> None:
@@ -208,26 +208,26 @@ def test_the_loop_sleeps_without_work_and_wakes_for_the_next() -> None:
             threading.Thread(target=second_comes, daemon=True).start()
 
     def second_comes() -> None:
-        desk.end_of(1)
+        channel.end_of(1)
         first_calls.append(len(rig.unet.shapes))
-        desk.give(order(2, seeds=(1,), prompt="drawing 1"))
-        desk.close()
+        channel.give(order(2, seeds=(1,), prompt="drawing 1"))
+        channel.close()
 
     rig.unet.before_call = act
-    rig.steps.work(desk)
+    rig.steps.work(channel)
     assert first_calls == [4]
-    assert (desk.picture_of(2) == desk.picture_of(1)).all()
+    assert (channel.picture_of(2) == channel.picture_of(1)).all()
 
 
 def test_previews_show_the_picture_before_it_is_done() -> None:
     """Once the map from latents to colours was learned, steps carry previews of the latents' size."""
     rig = Rig(preview_every_s=0.0)
     rig.draw(order(1))
-    desk = rig.draw(order(2, num_inference_steps=30))
-    previews = [step.preview for step in desk.steps_of(2) if step.preview is not None]
+    channel = rig.draw(order(2, num_inference_steps=30))
+    previews = [step.preview for step in channel.steps_of(2) if step.preview is not None]
     assert previews
     assert (previews[0].width_px, previews[0].height_px) == (8, 8)
-    told = [step.step for step in desk.steps_of(2)]
+    told = [step.step for step in channel.steps_of(2)]
     assert told == sorted(told)
     assert np.ptp(pixels(previews[-1]).astype(int)) > 0
 

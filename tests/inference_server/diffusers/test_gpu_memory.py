@@ -13,9 +13,9 @@ from inference_server.engines.diffusers.gpu_memory import (
     others_may_be_to_blame,
     require_free,
 )
-from inference_server.engines.diffusers.warm_up import WarmUpDesk
+from inference_server.engines.diffusers.warm_up import WarmUpChannel
 from inference_server.messages import DrawFailed
-from tests.support.diffusers_desk import order
+from tests.support.diffusers_channel import order
 
 GPU = torch.device("cuda", 0)
 GB = 10**9
@@ -96,9 +96,9 @@ def test_another_failure_on_a_busy_gpu_stays_what_it_is() -> None:
 
 def test_a_first_picture_that_memory_is_too_short_for_says_so() -> None:
     """The warm-up's failure has its cause with it, for the two above."""
-    desk = WarmUpDesk(order(0).drawing)
+    channel = WarmUpChannel(order(0).drawing)
     reason = cuda_errors.drawing_reason(torch.OutOfMemoryError("CUDA out of memory"), 64, 64)
-    desk.tell(DrawFailed(0, reason))
+    channel.tell(DrawFailed(0, reason))
     with pytest.raises(ModelLoadError, match="first picture failed") as caught:
-        desk.check()
+        channel.check()
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)

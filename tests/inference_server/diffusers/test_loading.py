@@ -13,7 +13,7 @@ from inference_server.engines.diffusers import loading, weights
 from inference_server.engines.diffusers.engine import DiffusersEngine, shares_steps
 from inference_server.messages import Load
 from tests.support import tiny_pipelines
-from tests.support.diffusers_desk import loaded, model_facts
+from tests.support.diffusers_channel import loaded, model_facts
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from inference_server.engines.diffusers import noise, schedulers
 from inference_server.engines.diffusers.predicted import PredictedOriginal
-from tests.support.diffusers_desk import Rig, difference, order, own_picture
+from tests.support.diffusers_channel import Rig, difference, order, own_picture
 
 pytestmark = pytest.mark.slow
 

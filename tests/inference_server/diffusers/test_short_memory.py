@@ -8,55 +8,55 @@ import pytest
 import torch
 
 from inference_server.engines.diffusers import shared_steps
-from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.arrivals import Arrival, MemoryShort
 from inference_server.engines.diffusers.encode import ImageInMaking, Preparer
 from inference_server.engines.diffusers.unet import BatchShape
 from inference_server.messages import Capacity, Draw, Drawn, Step
-from tests.support.diffusers_desk import DEADLINE_S, Rig, ScriptedDesk, difference, loaded, order, own_picture
+from tests.support.diffusers_channel import DEADLINE_S, Rig, ScriptedChannel, difference, loaded, order, own_picture
 
 pytestmark = pytest.mark.slow
 
 WISHES = ("a pear", "fog at sea", "the moon", "zebra", "QUICK", "?!", "on a hill", "0123")
 
 
-def draw_with_memory_for(most: int, first: Draw, *others: Draw, late: Sequence[Draw] = ()) -> ScriptedDesk:
+def draw_with_memory_for(most: int, first: Draw, *others: Draw, late: Sequence[Draw] = ()) -> ScriptedChannel:
     """Memory for `most` images side by side; the others join at the second step, which fails, `late` at the fourth."""
-    rig, desk = Rig(), ScriptedDesk(first)
+    rig, channel = Rig(), ScriptedChannel(first)
 
     def before_call(call: int) -> None:
         if rig.unet.shapes[-1].bucket > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         if call == 1:
-            desk.join(*others)
+            channel.join(*others)
         if call == 4:
-            desk.join(*late)
-            desk.close()
+            channel.join(*late)
+            channel.close()
 
     rig.unet.before_call = before_call
-    rig.steps.work(desk)
-    return desk
+    rig.steps.work(channel)
+    return channel
 
 
 def test_short_memory_ends_the_newest_drawing_and_lowers_the_limit() -> None:
     """Four images do not fit, two do: the newest fails, the others are drawn two at a time, and so are later ones."""
-    desk = draw_with_memory_for(2, *(order(number, num_inference_steps=9) for number in (1, 2, 3, 4)))
-    reason = desk.reason_of(4)
+    channel = draw_with_memory_for(2, *(order(number, num_inference_steps=9) for number in (1, 2, 3, 4)))
+    reason = channel.reason_of(4)
     assert "memory" in reason
     assert "64x64" in reason
-    assert [message.images for message in desk.told if isinstance(message, Capacity)] == [2]
+    assert [message.images for message in channel.told if isinstance(message, Capacity)] == [2]
     for number in (1, 2, 3):
         own = own_picture("sd", order(number, num_inference_steps=9).drawing)
-        assert difference(desk.picture_of(number), own) <= 2
+        assert difference(channel.picture_of(number), own) <= 2
 
 
 def test_batches_of_one_shape_keep_their_own_prompts() -> None:
     """Two that cannot share a batch use the same tensors in turn; who outlives the other gets its own picture."""
     orders = (order(1, num_inference_steps=8, prompt="a pear"), order(2, num_inference_steps=3, prompt="fog at sea"))
-    desk = Rig(buckets=(1,), capacity=2).draw(*orders)
-    assert set(desk.batches()) == {1}
+    channel = Rig(buckets=(1,), capacity=2).draw(*orders)
+    assert set(channel.batches()) == {1}
     for one in orders:
-        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) == 0
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) == 0
 
 
 def test_after_short_memory_everybody_still_draws_the_own_prompt() -> None:
@@ -64,64 +64,64 @@ def test_after_short_memory_everybody_still_draws_the_own_prompt() -> None:
     orders = [
         order(number, num_inference_steps=4 if number < 5 else 9, prompt=WISHES[number - 1]) for number in range(1, 9)
     ]
-    desk = draw_with_memory_for(4, *orders)
-    assert "memory" in desk.reason_of(8)
+    channel = draw_with_memory_for(4, *orders)
+    assert "memory" in channel.reason_of(8)
     for one in orders[:-1]:
-        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
 
 
 def test_a_lowered_limit_is_kept_to() -> None:
     """Once two at a time is what memory allows, no third has a step before one of those two is done."""
     early = [order(number, num_inference_steps=9) for number in (1, 2, 3)]
-    desk = draw_with_memory_for(2, *early, late=[order(number, num_inference_steps=3) for number in range(4, 9)])
-    assert "memory" in desk.reason_of(3)
+    channel = draw_with_memory_for(2, *early, late=[order(number, num_inference_steps=3) for number in range(4, 9)])
+    assert "memory" in channel.reason_of(3)
     running, most = set[int](), 0
-    for step in (message for message in desk.told if isinstance(message, Step)):
+    for step in (message for message in channel.told if isinstance(message, Step)):
         running.add(step.number)
         most = max(most, len(running))
         if step.step == step.num_steps:
             running.remove(step.number)
     assert most == 2
-    assert all(isinstance(desk.end_of(number), Drawn) for number in (1, 2, 4, 5, 6, 7, 8))
+    assert all(isinstance(channel.end_of(number), Drawn) for number in (1, 2, 4, 5, 6, 7, 8))
 
 
 def test_a_size_that_is_full_holds_up_no_other() -> None:
     """After memory was short for two large pictures, a small one is drawn beside the large one, not after the next."""
-    rig, desk = Rig(), ScriptedDesk(order(1, width_px=128, num_inference_steps=9))
+    rig, channel = Rig(), ScriptedChannel(order(1, width_px=128, num_inference_steps=9))
 
     def before_call(call: int) -> None:
         if call == 1:
-            desk.join(order(2, width_px=128))
+            channel.join(order(2, width_px=128))
         if rig.unet.shapes[-1].bucket * rig.unet.shapes[-1].width_px > 128:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if call == 4:
-            desk.join(order(3, width_px=128, num_inference_steps=3), order(4, num_inference_steps=3))
-            desk.close()
+            channel.join(order(3, width_px=128, num_inference_steps=3), order(4, num_inference_steps=3))
+            channel.close()
 
     rig.unet.before_call = before_call
-    rig.steps.work(desk)
-    assert "memory" in desk.reason_of(2)
-    assert [message.number for message in desk.told if isinstance(message, Drawn)] == [4, 1, 3]
+    rig.steps.work(channel)
+    assert "memory" in channel.reason_of(2)
+    assert [message.number for message in channel.told if isinstance(message, Drawn)] == [4, 1, 3]
 
 
 def test_short_memory_for_a_single_picture_lowers_nothing() -> None:
     """One picture that is too large fails alone; small ones are drawn as many at once as before."""
-    rig, desk = Rig(), ScriptedDesk(order(1, width_px=128))
+    rig, channel = Rig(), ScriptedChannel(order(1, width_px=128))
 
     def before_call(call: int) -> None:
         if call == 1:
-            desk.join(order(2), order(3))
-            desk.close()
+            channel.join(order(2), order(3))
+            channel.close()
         if rig.unet.shapes[-1].width_px > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     rig.unet.before_call = before_call
-    rig.steps.work(desk)
-    assert "128x64" in desk.reason_of(1)
-    assert not [message for message in desk.told if isinstance(message, Capacity)]
-    assert desk.batches() == [2] * 4
-    assert isinstance(desk.end_of(2), Drawn)
-    assert isinstance(desk.end_of(3), Drawn)
+    rig.steps.work(channel)
+    assert "128x64" in channel.reason_of(1)
+    assert not [message for message in channel.told if isinstance(message, Capacity)]
+    assert channel.batches() == [2] * 4
+    assert isinstance(channel.end_of(2), Drawn)
+    assert isinstance(channel.end_of(3), Drawn)
     assert rig.unet.forgotten == [BatchShape(1, guided=True, height_px=64, width_px=128)]
 
 
@@ -135,12 +135,12 @@ def test_short_memory_of_large_pictures_leaves_small_ones_their_company() -> Non
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     rig.unet.before_call = before_call
-    desk = ScriptedDesk(order(1, width_px=256, height_px=256, seeds=(1, 2)))
-    desk.give(order(2, seeds=tuple(range(8))))
-    rig.work(desk)
-    assert "memory" in desk.reason_of(1)
-    assert isinstance(desk.end_of(2), Drawn)
-    assert max(desk.batches()) == 8
+    channel = ScriptedChannel(order(1, width_px=256, height_px=256, seeds=(1, 2)))
+    channel.give(order(2, seeds=tuple(range(8))))
+    rig.work(channel)
+    assert "memory" in channel.reason_of(1)
+    assert isinstance(channel.end_of(2), Drawn)
+    assert max(channel.batches()) == 8
 
 
 def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles() -> None:
@@ -153,11 +153,11 @@ def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles() -> None
 
     handle = decoder.register_forward_pre_hook(before_forward)
     try:
-        desk = Rig().draw(order(1, width_px=640, num_inference_steps=1), order(2))
+        channel = Rig().draw(order(1, width_px=640, num_inference_steps=1), order(2))
     finally:
         handle.remove()
-    assert desk.picture_of(1).shape == (64, 640, 3)
-    assert difference(desk.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
+    assert channel.picture_of(1).shape == (64, 640, 3)
+    assert difference(channel.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
 
 
 class DecoderShortOfMemory:
@@ -182,7 +182,7 @@ def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monke
     """The loop lets go of recordings and lowers its limit, and the picture is decoded then, whatever else is drawn."""
     rig, asked = Rig(), threading.Event()
     first, rest = order(1, num_inference_steps=2), [order(number, num_inference_steps=6) for number in (2, 3)]
-    desk = ScriptedDesk(first)
+    channel = ScriptedChannel(first)
 
     class Telling(SimpleQueue[Arrival]):
         """What arrives at the loop; the finishing thread sends it nothing but its wish for room."""
@@ -194,37 +194,37 @@ def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monke
 
     def before_call(call: int) -> None:
         if call == 1:
-            desk.join(*rest)
-            desk.close()
+            channel.join(*rest)
+            channel.close()
         if call == 4:  # the first has had its two steps; the others shall not be done before room was asked for
             assert asked.wait(DEADLINE_S)
 
     monkeypatch.setattr(shared_steps, "SimpleQueue", Telling)
     rig.unet.before_call = before_call
     with DecoderShortOfMemory(rig, times=1):
-        rig.steps.work(desk)
-    assert difference(desk.picture_of(1), own_picture("sd", first.drawing)) <= 2
-    assert [message.images for message in desk.told if isinstance(message, Capacity)] == [1]
+        rig.steps.work(channel)
+    assert difference(channel.picture_of(1), own_picture("sd", first.drawing)) <= 2
+    assert [message.images for message in channel.told if isinstance(message, Capacity)] == [1]
     assert rig.unet.forgotten == [None]
     for one in rest:
-        assert difference(desk.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
 
 
 def test_the_last_picture_is_given_room_too() -> None:
     """Also when there are no more steps to make: the loop sees the finishing thread out."""
     rig = Rig()
     with DecoderShortOfMemory(rig, times=1):
-        desk = rig.draw(order(1))
-    assert difference(desk.picture_of(1), own_picture("sd", order(1).drawing)) == 0
-    assert not [message for message in desk.told if isinstance(message, Capacity)]
+        channel = rig.draw(order(1))
+    assert difference(channel.picture_of(1), own_picture("sd", order(1).drawing)) == 0
+    assert not [message for message in channel.told if isinstance(message, Capacity)]
 
 
 def test_a_picture_that_still_cannot_be_decoded_fails_alone() -> None:
     """Once only is room made for it; its reason says what was short."""
     rig = Rig()
     with DecoderShortOfMemory(rig, times=2):
-        desk = rig.draw(order(1))
-    assert "memory" in desk.reason_of(1)
+        channel = rig.draw(order(1))
+    assert "memory" in channel.reason_of(1)
     assert rig.unet.forgotten == [None]
 
 
@@ -233,7 +233,7 @@ class EncodesAtTheSecondTry(Preparer):
 
     tries = 0
 
-    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
         EncodesAtTheSecondTry.tries += 1
         if EncodesAtTheSecondTry.tries == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -243,6 +243,6 @@ class EncodesAtTheSecondTry(Preparer):
 def test_a_prompt_that_cannot_be_encoded_for_want_of_memory_is_given_room() -> None:
     """The loop, with nothing to do, wakes up for it; the picture is drawn."""
     rig = Rig(preparer=EncodesAtTheSecondTry)
-    desk = rig.draw(order(1))
-    assert difference(desk.picture_of(1), own_picture("sd", order(1).drawing)) == 0
+    channel = rig.draw(order(1))
+    assert difference(channel.picture_of(1), own_picture("sd", order(1).drawing)) == 0
     assert rig.unet.forgotten == [None]

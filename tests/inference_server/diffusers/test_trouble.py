@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from inference_server.engines.diffusers import cuda_errors
-from inference_server.engines.diffusers.active_request import InHand
+from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.encode import ImageInMaking, Preparer
 from inference_server.messages import DrawFailed, Drawn
-from tests.support.diffusers_desk import Rig, ScriptedDesk, difference, order, own_picture
+from tests.support.diffusers_channel import Rig, ScriptedChannel, difference, order, own_picture
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ SECRET = "a secret wish"
 class PreparesBadly(Preparer):
     """Drawing 2 comes with a scheduler that raises at its second step, drawing 3 with numbers that are none."""
 
-    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
         images = super().prepare(in_hand)
         if in_hand.number == 2:
             images[0].schedule = _Raises(images[0].schedule)  # type: ignore[assignment]
@@ -45,26 +45,26 @@ class _Raises:
 
 def test_a_failing_scheduler_and_a_ruined_picture_harm_nobody_else() -> None:
     """The two drawings fail with a reason each, the others in the same batch get their pictures."""
-    desk = Rig(preparer=PreparesBadly).draw(*(order(number, prompt=SECRET) for number in (1, 2, 3, 4)))
-    assert "cannot be taken" in desk.reason_of(2)
-    assert "out of range" in desk.reason_of(3)
+    channel = Rig(preparer=PreparesBadly).draw(*(order(number, prompt=SECRET) for number in (1, 2, 3, 4)))
+    assert "cannot be taken" in channel.reason_of(2)
+    assert "out of range" in channel.reason_of(3)
     for number in (1, 4):
-        assert difference(desk.picture_of(number), own_picture("sd", order(number, prompt=SECRET).drawing)) <= 2
+        assert difference(channel.picture_of(number), own_picture("sd", order(number, prompt=SECRET).drawing)) <= 2
 
 
 def test_a_number_of_steps_that_the_scheduler_cannot_do_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> None:
     """The reason names scheduler and steps; the prompt is neither there nor in the log."""
-    desk = ScriptedDesk(order(1, scheduler="LCMScheduler", num_inference_steps=200, prompt=SECRET), order(2))
-    Rig("lcm").work(desk)
-    reason = desk.reason_of(1)
+    channel = ScriptedChannel(order(1, scheduler="LCMScheduler", num_inference_steps=200, prompt=SECRET), order(2))
+    Rig("lcm").work(channel)
+    reason = channel.reason_of(1)
     assert "LCMScheduler cannot draw in 200 steps" in reason
     assert SECRET not in reason + "".join(capfd.readouterr())
 
 
 def test_a_prompt_that_is_too_long_is_cut_off_without_a_word_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     """The libraries would log the part that was cut off."""
-    desk = Rig().draw(order(1, prompt=SECRET * 50))
-    assert isinstance(desk.end_of(1), Drawn)
+    channel = Rig().draw(order(1, prompt=SECRET * 50))
+    assert isinstance(channel.end_of(1), Drawn)
     assert SECRET not in "".join(capfd.readouterr())
 
 
@@ -77,9 +77,9 @@ def test_an_error_of_the_unet_ends_those_who_were_in_it() -> None:
             raise RuntimeError("these shapes do not fit")
 
     rig.unet.before_call = fails
-    desk = ScriptedDesk(order(1))
-    rig.work(desk)
-    assert "do not fit" in desk.reason_of(1)
+    channel = ScriptedChannel(order(1))
+    rig.work(channel)
+    assert "do not fit" in channel.reason_of(1)
     assert isinstance(rig.draw(order(2)).end_of(2), Drawn)
 
 
@@ -99,23 +99,23 @@ def test_an_error_that_sticks_to_the_device_ends_the_work(error: Exception) -> N
         raise error
 
     rig.unet.before_call = fails
-    desk = ScriptedDesk(order(1))
+    channel = ScriptedChannel(order(1))
     with pytest.raises(type(error)):
-        rig.work(desk)
-    assert not [message for message in desk.told if isinstance(message, DrawFailed)]
+        rig.work(channel)
+    assert not [message for message in channel.told if isinstance(message, DrawFailed)]
 
 
 class LosesItsDevice(Preparer):
     """The text encoder meets the error."""
 
-    def prepare(self, in_hand: InHand) -> list[ImageInMaking]:
+    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
 
 def test_an_error_that_sticks_ends_the_work_also_when_another_thread_meets_it() -> None:
     """The preparing thread hands it to the loop, which was asleep."""
     with pytest.raises(RuntimeError, match="launch failure"):
-        Rig(preparer=LosesItsDevice).work(ScriptedDesk(order(1)))
+        Rig(preparer=LosesItsDevice).work(ScriptedChannel(order(1)))
 
 
 @pytest.mark.parametrize(

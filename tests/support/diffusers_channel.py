@@ -1,4 +1,4 @@
-"""The diffusers engine's loops in a test: a desk that follows a script, a UNet that lets the test act at each call."""
+"""A test's side of the diffusers engine: a channel that follows a script, a UNet that a test can act in."""
 
 import functools
 import threading
@@ -10,7 +10,7 @@ import diffusers
 import numpy as np
 import torch
 
-from inference_server.engines import Desk
+from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.continuous_batching import Room, buckets_up_to
 from inference_server.engines.diffusers.encode import Preparer
 from inference_server.engines.diffusers.loading import LoadedPipeline, load
@@ -19,15 +19,15 @@ from inference_server.engines.diffusers.shared_steps import SharedSteps
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, UNetInputs
 from inference_server.engines.diffusers.warm_up import small_drawing
 from inference_server.messages import (
-    Batch,
+    BatchStats,
     Cancelled,
     Draw,
     DrawFailed,
-    Drawing,
     Drawn,
     FromEngine,
+    GenerationParams,
     Load,
-    ModelFacts,
+    ModelInfo,
     RawImage,
     Step,
 )
@@ -36,7 +36,7 @@ from tests.support import tiny_pipelines
 DEADLINE_S = 60.0
 
 
-class ScriptedDesk(Desk):
+class ScriptedChannel(WorkChannel):
     """Orders are given by the test, what is told is kept."""
 
     def __init__(self, *orders: Draw) -> None:
@@ -107,7 +107,7 @@ class ScriptedDesk(Desk):
 
     def batches(self) -> list[int]:
         """Images of each step of the UNet."""
-        return [message.images for message in self.told if isinstance(message, Batch)]
+        return [message.images for message in self.told if isinstance(message, BatchStats)]
 
     def _find_end(self, number: int) -> FromEngine | None:
         ends = [one for one in self.told if isinstance(one, Drawn | DrawFailed | Cancelled) and one.number == number]
@@ -161,25 +161,25 @@ class Rig:
         room = Room(capacity or buckets[-1], buckets, facts.width_px * facts.height_px)
         self.steps = SharedSteps(model.pipeline, model.device, preparing, self.unet, room, preview_every_s)
 
-    def draw(self, first: Draw, *others: Draw) -> ScriptedDesk:
+    def draw(self, first: Draw, *others: Draw) -> ScriptedChannel:
         """The first has its first step alone; the others, prepared meanwhile, share its second."""
-        desk = ScriptedDesk(first)
+        channel = ScriptedChannel(first)
 
         def others_come() -> None:
-            desk.join(*others)
-            desk.close()
+            channel.join(*others)
+            channel.close()
 
         if others:
             self.at_call(1, others_come)
-            self.steps.work(desk)
+            self.steps.work(channel)
         else:
-            self.work(desk)
-        return desk
+            self.work(channel)
+        return channel
 
-    def work(self, desk: ScriptedDesk) -> None:
+    def work(self, channel: ScriptedChannel) -> None:
         """Until all that was given is done."""
-        desk.close()
-        self.steps.work(desk)
+        channel.close()
+        self.steps.work(channel)
 
     def at_call(self, number: int, act: Callable[[], None]) -> None:
         """Before call `number` of the UNet, counted from now."""
@@ -205,7 +205,7 @@ def _loaded(kind: str, precision: str) -> LoadedPipeline:
 
 
 @functools.cache
-def model_facts(kind: str, precision: str = "fp32") -> ModelFacts:
+def model_facts(kind: str, precision: str = "fp32") -> ModelInfo:
     return of_pipeline(loaded(kind, precision), images_at_once=16)
 
 
@@ -221,10 +221,10 @@ def order(number: int = 1, **changes: Any) -> Draw:
         "scheduler": "DDIMScheduler",
         "seeds": (number,),
     }
-    return Draw(number, Drawing(**(values | changes)))
+    return Draw(number, GenerationParams(**(values | changes)))
 
 
-def own_picture(kind: str, drawing: Drawing, precision: str = "fp32") -> Any:
+def own_picture(kind: str, drawing: GenerationParams, precision: str = "fp32") -> Any:
     """What diffusers' own call makes of a drawing of one image, (H, W, 3) uint8."""
     pipeline = loaded(kind, precision).pipeline
     own = pipeline.scheduler
