@@ -26,12 +26,13 @@ _NOT_AFTER = datetime.datetime(2124, 1, 1, tzinfo=datetime.UTC)
 class Credentials:
     """Derived values only; the secret itself is not kept.
 
-    `tunnel_token`, `bearer`: 64 hexadecimal digits. `tls_key`, `tls_certificate`: PEM texts.
+    `tunnel_token`, `bearer`, `worker_key`: 64 hexadecimal digits. `tls_key`, `tls_certificate`: PEM texts.
     `certificate_sha256`: of the certificate's DER, 64 hexadecimal digits, what the client pins.
     """
 
     tunnel_token: str = field(repr=False)
     bearer: str = field(repr=False)
+    worker_key: str = field(repr=False)
     tls_key: str = field(repr=False)
     tls_certificate: str = field(repr=False)
     certificate_sha256: str
@@ -45,6 +46,7 @@ class Credentials:
         return cls(
             tunnel_token=_derive(secret, "tunnel token").hex(),
             bearer=_derive(secret, "bearer").hex(),
+            worker_key=_derive(secret, "worker key").hex(),
             tls_key=key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ).decode(),
