@@ -1,4 +1,4 @@
-// What the page does in the browser by itself. It knows the ids that app.py gives, and nothing of Gradio's inside.
+// What the page does in the browser by itself. It knows the ids that layout.py gives, and nothing of Gradio's inside.
 (() => {
   const find = (selector) => document.querySelector(selector);
   const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
