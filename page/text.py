@@ -99,7 +99,7 @@ def error_html(error: SpaceError) -> str:
 
 
 def _kind(error: SpaceError) -> tuple[str, str] | None:
-    """What went wrong and what to do about it, in a visitor's words; None where the error's own message may do."""
+    """What went wrong and what to do about it, in a visitor's words; None where the error's own message says it."""
     return next(((sentence, advice) for kind, sentence, advice in _KINDS if isinstance(error, kind)), None)
 
 
@@ -140,7 +140,7 @@ def _unused_html(words: tuple[str, ...]) -> str:
     shown = " ".join(word if len(word) <= _WORD_CHARS else f"{word[:_WORD_CHARS]}…" for word in words[:_WORDS_SHOWN])
     more = len(words) - _WORDS_SHOWN
     rest = "" if more <= 0 else f" and {more} more {'word' if more == 1 else 'words'}"
-    told = f"This model reads only the first part of a prompt as long as yours. Not used: “{shown}”{rest}."
+    told = f"Your prompt is longer than this model reads. Not used: “{shown}”{rest}."
     return f'<p class="unused">{escape(told, quote=False)}</p>'
 
 
@@ -151,7 +151,7 @@ def waiting_html(what: str, elapsed_s: float) -> str:
 
 
 def notice_html(status: BackendStatus) -> str:
-    """What a visitor and the maintainer should know about where pictures are drawn; empty when there is nothing."""
+    """Where pictures are drawn, and how to connect a GPU; empty when a GPU draws already."""
     demo = "A demo: a tiny model draws little pictures on this machine's own processor." if status.demo else ""
     tunnel = "No tunnel in between." if status.kind == "local" and not status.tunnel else ""
     said = " ".join(part for part in (demo, tunnel) if part)
