@@ -17,7 +17,7 @@
             ├── EndpointUntrustedError     somebody else answered (pin, bearer): starting more does not help
             └── EndpointAnswerError        an answer that cannot be understood, or is no picture
 
-Only app.py turns these into `gr.Error`. No message holds a secret.
+Only page/handlers.py turns these into `gr.Error`. No message holds a secret.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a drawing tells while it is made. The last event is `Picture`, `Failed` or `Cancelled`."""
+"""The events of a drawing: waking, queued, step after step, and at the end a picture, a failure or a cancel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from errors import SpaceError
 
 @dataclass(frozen=True)
 class Waking:
-    """Services are being found, started or waited for. `stage`: what is happening, as a short sentence."""
+    """Services are looked for, started or waited for. `stage`: what is happening, as a short sentence."""
 
     stage: str
 

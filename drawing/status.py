@@ -1,4 +1,4 @@
-"""What is known of the place that draws, as a plain value: the page words it, a backend fills it."""
+"""What is known of the place that draws: a backend fills it in, the page puts it into words."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-// What the page does in the browser by itself. It knows the ids that app.py gives, and nothing of Gradio's inside.
+// What the page does in the browser by itself. It knows the ids that layout.py gives, and little of Gradio's inside.
 (() => {
   const find = (selector) => document.querySelector(selector);
   const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -9,16 +9,16 @@
     if (asked && matchMedia("(pointer: coarse)").matches) target.blur();
   });
 
-  // An example goes into the prompt, which on a phone lies above what is seen by then.
+  // An example goes into the prompt, which on a phone lies above the screen by then.
   document.addEventListener("click", ({ target }) => {
     if (target.closest("#examples button")) {
       find("#ask").scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
     }
   });
 
-  // Draw is disabled while drawing, and Cancel goes away after it: whoever stood on one of them with the keyboard would
-  // stand nowhere then. The focus comes back to Draw unless it was taken elsewhere meanwhile. It does not move on to
-  // Cancel, where a second Enter would end what the first has begun; Tab leads there.
+  // Draw is disabled while drawing, and Cancel goes away after it: a keyboard's focus on one of them would be lost. It
+  // comes back to Draw unless the visitor has moved it meanwhile. It does not go to Cancel by itself, where a second
+  // Enter would end what the first one began; Tab leads there.
   let wasOnActions = false;
   const remember = ({ target }) => (wasOnActions = Boolean(target.closest("#actions")));
   document.addEventListener("focusin", remember);

@@ -1,4 +1,4 @@
-"""How the page is served: Gradio's queue and launch options, in one place for `app.py` and the tests."""
+"""How the page is served: Gradio's queue, launch options and theme, in one place for `app.py` and the tests."""
 
 import copy
 import os
@@ -9,8 +9,8 @@ import gradio as gr
 from gradio.utils import get_space
 
 API_NAME = "text_to_image"
-# Gradio gives each running event one of `max_threads` places, async ones too: with its default of 40, the visitor who
-# comes after forty waiting ones would see nothing at all. Waiting visitors hold a place but no thread.
+# Gradio gives each running event one of `max_threads` places, also an async one that holds no thread. With its default
+# of 40, the visitor who comes after forty waiting ones would see nothing at all.
 PLACES = 2000
 QUEUE_MAX = 1000
 _UPLOAD_MAX = "100kb"  # the page takes no files
@@ -22,20 +22,20 @@ _HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
-    """Blocks with three changes: the public endpoint may be called with its first values only, over plain HTTP too; an
-    output that is skipped costs nothing; and each look of an event is told whole, and once.
+    """Blocks with three changes: a caller may give the public endpoint its first values only, over plain HTTP too; an
+    output that is skipped costs nothing; and the browser gets every update of an event whole, and once.
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """Fills up the values that a caller left out with the parameters' defaults."""
+        """Takes the parameters' defaults for the values that a caller left out."""
         if block_fn.api_name == API_NAME:
             inputs = [*inputs, *(block.value for block in block_fn.inputs[len(inputs) :])]
         values: list[Any] = await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         return values
 
     async def postprocess_data(self, block_fn: Any, predictions: Any, state: Any) -> list[Any]:
-        """Passes skipped outputs on as they are. Gradio builds a new component for each of them, which took 17 ms for
-        one turn of a waiting visitor: sixty of them would have kept the page's one event loop busy.
+        """Passes skipped outputs on as they are. Gradio builds a new component for each: 17 ms for one update of a
+        waiting visitor, so that sixty visitors would keep the page's one event loop busy.
         """
         outputs = list(block_fn.outputs)
         if not isinstance(predictions, tuple) or len(predictions) != len(outputs) or _SKIP not in predictions:
@@ -53,12 +53,12 @@ class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.
         return merged
 
     def handle_streaming_diffs(self, block_fn: Any, data: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """Tells each value whole, and nothing anew when a handler has ended.
+        """Sends every value whole, and nothing again when a handler has ended.
 
-        From the second look on Gradio tells what is to be changed in the values of the one before. Its browser side
-        does that in place: a look that came before the answer to its own request, which is told late then, had lost
-        what the next one left out. Draw was not disabled and there was no Cancel, until the end. And at the end Gradio
-        sends the last look once more, which undid what a visitor who pressed Draw again meanwhile had been shown.
+        From the second update on Gradio sends only the changes to the values before, and its browser side makes them in
+        place. An update that comes before the answer to its own request is shown late, and by then the next one has
+        changed its values: Draw would stay enabled and Cancel hidden until the end. At the end Gradio sends the last
+        update once more, which would undo what a visitor sees who has pressed Draw again meanwhile.
         """
         whole = list(data)
         told: list[Any] = super().handle_streaming_diffs(block_fn, data, *args, **kwargs)
@@ -70,14 +70,14 @@ class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.
 def launch(page: gr.Blocks, *, port: int | None = None) -> str:
     """Serves the page from threads of its own and returns its address; `page.close()` ends it.
 
-    `port`: None follows GRADIO_SERVER_PORT, else the first free one from 7860. The name to listen on follows
-    GRADIO_SERVER_NAME, else it is every address on a Space and this machine only elsewhere.
+    `port`: None means GRADIO_SERVER_PORT, else the first free one from 7860. The page listens on GRADIO_SERVER_NAME,
+    else on every address of a Space, and on this machine alone elsewhere.
 
     Raises: OSError when that port is taken, or none is free.
     """
     if port is None and (named := os.environ.get("GRADIO_SERVER_PORT")):
         port = int(named)  # Gradio would silently take the next free one after it
-    # Gradio sums up its last 10,000 events in pandas after every single one, for a monitoring page that is off here.
+    # After every event Gradio sums up the last 10,000 in pandas, for a monitoring page that is off here.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
     _reach_itself_without_a_proxy()
     everywhere = get_space() is not None and "GRADIO_SERVER_NAME" not in os.environ
@@ -92,7 +92,7 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
         inbrowser=False,
         ssr_mode=False,
         max_threads=PLACES,
-        show_error=False,  # a fault of ours is for the log; what visitors should read is raised as gr.Error
+        show_error=False,  # a fault of ours goes to the log; what visitors should read is raised as gr.Error
         enable_monitoring=False,
         run_history=False,  # prompts and pictures are not kept in a browser that others may use too
         allowed_paths=[],
@@ -106,7 +106,7 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
 
 
 def _reach_itself_without_a_proxy() -> None:
-    """Gradio's start is a request to its own server, which a proxy for the outside (HTTP_PROXY) does not reach."""
+    """Gradio starts with a request to its own server, which a proxy for the outside (HTTP_PROXY) does not reach."""
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, (given, "localhost,127.0.0.1,::1")))
 

@@ -1,11 +1,12 @@
-"""Every word that a visitor reads: the living sentence, errors, notices, examples.
+"""Every word that a visitor reads: the sentence that tells how a drawing goes, errors, notices, examples.
 
-HTML where a name says so; whatever comes from outside is escaped here.
+A name that ends with `html` gives HTML, in which all that comes from outside is escaped.
 """
 
 from html import escape
 
 from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
+from drawing.models import GeneratedImage
 from drawing.status import BackendStatus
 from errors import (
     DrawingError,
@@ -18,7 +19,6 @@ from errors import (
     SpaceError,
     StartError,
 )
-from page.options import Options
 
 TITLE = "Say it, see it"
 HEADER_HTML = f"<h1>{TITLE}</h1>"
@@ -53,8 +53,8 @@ _AGAIN = "Please try again in a moment."
 _AGAIN_OR_MAINTAINER = "Please try again in a few minutes. If it stays like this, the maintainer has to mend it."
 _MAINTAINER = "Trying again does not help: the maintainer has to mend this."
 
-# What went wrong and what a visitor can do about it: the first that fits is said; the details for the maintainer follow
-# it, set apart. "The picture server" is a GPU at home or, in the demo, this machine itself.
+# What went wrong and what a visitor can do about it. The page shows the first that fits, and the maintainer's details
+# below it. "The picture server" is a GPU at home or, in the demo, this machine itself.
 _KINDS: tuple[tuple[type[SpaceError], str, str], ...] = (
     (SettingsError, "This page is not set up completely yet.", _MAINTAINER),
     (EndpointUnreachableError, "The picture server is not reachable right now.", _AGAIN),
@@ -64,6 +64,7 @@ _KINDS: tuple[tuple[type[SpaceError], str, str], ...] = (
     (FairError, "The service that starts the picture server cannot be used right now.", _AGAIN_OR_MAINTAINER),
     (ServiceError, "Something went wrong on our side.", _AGAIN),
 )
+_WORDS_SHOWN, _WORD_CHARS = 12, 40  # of a prompt's unused words
 _NOT_DRAWN = "This picture could not be drawn. Try other words or a smaller size."
 _WRITTEN_FOR_VISITORS = ("NSFW_CONTENT_DETECTED",)  # codes of a DrawingError whose message says what to do
 
@@ -74,19 +75,9 @@ def idle(status: BackendStatus) -> str:
     return f"Ready when you are.{asleep}"
 
 
-def steps_field(options: Options) -> dict[str, str]:
-    """What stands in and above the field for steps."""
-    return {"placeholder": options.steps_default, "info": options.steps_hint}
-
-
-def guidance_field(options: Options) -> dict[str, str]:
-    """What stands in and above the field for guidance."""
-    return {"placeholder": options.guidance_default, "info": options.guidance_hint}
-
-
 def error_text(error: SpaceError) -> str:
-    """The error for a program that called (plain text): what went wrong in a visitor's words where its own message is
-    not written for them, then that message: which link failed and why.
+    """The error for a program that called, as plain text: what went wrong in a visitor's words, then the error's own
+    message, which names the link that failed. Alone where that message is written for visitors.
     """
     kind = _kind(error)
     return f"{kind[0]} {error}" if kind else str(error)
@@ -108,12 +99,12 @@ def error_html(error: SpaceError) -> str:
 
 
 def _kind(error: SpaceError) -> tuple[str, str] | None:
-    """What went wrong and what to do about it, in a visitor's words; None where the error's own message may do."""
+    """What went wrong and what to do about it, in a visitor's words; None where the error's own message says it."""
     return next(((sentence, advice) for kind, sentence, advice in _KINDS if isinstance(error, kind)), None)
 
 
 def event_html(event: Event, elapsed_s: float) -> str:
-    """The living sentence for the newest event of a job.
+    """The sentence for the newest event of a job.
 
     `elapsed_s`: seconds since the visitor asked.
     """
@@ -125,23 +116,42 @@ def event_html(event: Event, elapsed_s: float) -> str:
         case Step(step=step, num_inference_steps=steps):
             return f'Drawing<span aria-hidden="true">: step {step} of {steps}</span>'
         case Picture(drawing=drawing):
-            seed = "" if drawing.seed is None else f", seed {drawing.seed}"
-            changed = "".join(f" {note.rstrip('.')}." for note in drawing.receipt.substituted)
-            return escape(f"Done in {elapsed_s:.1f} s{seed}{'.' + changed if changed else ''}")
+            return picture_html(drawing, elapsed_s)
         case Failed(error=error):
             return error_html(error)
         case Cancelled():
             return "Cancelled. Nothing was drawn."
 
 
+def picture_html(drawing: GeneratedImage, elapsed_s: float, note: str = "") -> str:
+    """The sentence for a finished picture, and in a line of its own which words of the prompt the model did not read.
+
+    `note`: what else to say of the picture, plain text.
+    """
+    seed = "" if drawing.seed is None else f", seed {drawing.seed}"
+    notes = [f" {part.rstrip('.')}." for part in (*drawing.receipt.substituted, note) if part]
+    sentence = escape(f"Done in {elapsed_s:.1f} s{seed}{'.' if notes else ''}{''.join(notes)}")
+    return sentence + _unused_html(drawing.receipt.unused_words)
+
+
+def _unused_html(words: tuple[str, ...]) -> str:
+    if not words:
+        return ""
+    shown = " ".join(word if len(word) <= _WORD_CHARS else f"{word[:_WORD_CHARS]}…" for word in words[:_WORDS_SHOWN])
+    more = len(words) - _WORDS_SHOWN
+    rest = "" if more <= 0 else f" and {more} more {'word' if more == 1 else 'words'}"
+    told = f"Your prompt is longer than this model reads. Not used: “{shown}”{rest}."
+    return f'<p class="unused">{escape(told, quote=False)}</p>'
+
+
 def waiting_html(what: str, elapsed_s: float) -> str:
-    """A stage with the seconds that it has lasted; a screen reader is told the stage alone, once."""
+    """A stage with the seconds that it has lasted. A screen reader reads the stage alone, once."""
     seconds = "" if elapsed_s < 1 else f'<span aria-hidden="true"> · {elapsed_s:.0f} s</span>'
     return f"{escape(what.rstrip('.… '))}…{seconds}"
 
 
 def notice_html(status: BackendStatus) -> str:
-    """What a visitor and the maintainer should know about where pictures are drawn; empty when there is nothing."""
+    """Where pictures are drawn, and how to connect a GPU; empty when a GPU draws already."""
     demo = "A demo: a tiny model draws little pictures on this machine's own processor." if status.demo else ""
     tunnel = "No tunnel in between." if status.kind == "local" and not status.tunnel else ""
     said = " ".join(part for part in (demo, tunnel) if part)

@@ -1,14 +1,16 @@
-"""One look of the page while a drawing goes on: what changes on the screen, as values for Gradio's outputs."""
+"""What the page shows of a drawing: its newest event at a bearable pace, and a view of it as Gradio's outputs."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
 
 from drawing.events import Event, Picture, Step
-from errors import SpaceError
+from drawing.jobs import Job
 from page import text as page_text
 from page.picture_file import preview_html
 
@@ -33,7 +35,7 @@ class View:
     prompt: str | None = None
 
     def outputs(self) -> tuple[Any, ...]:
-        """In the order of app.py's `screen`: status, preview, Draw, Cancel, result, seed, job id, prompt."""
+        """In the order of layout.py's `screen`: status, preview, Draw, Cancel, result, seed, job id, prompt."""
         draw, cancel, result = gr.skip(), gr.skip(), gr.skip()
         if self.busy is not None:
             draw = gr.update(value="Drawing…" if self.busy else "Draw", interactive=not self.busy)
@@ -44,27 +46,60 @@ class View:
         return (self.status, gr.skip() if self.preview is None else self.preview, draw, cancel, result, *rest)
 
 
-def under_way(event: Event, elapsed_s: float) -> View:
-    """The look for an event before the last one."""
+UNCHANGED = (gr.skip(),) * len(View("").outputs())
+
+
+def under_way(event: Event | None, elapsed_s: float) -> View:
+    """The view for an event before the last one, or for none yet."""
+    if event is None:
+        return View(page_text.waiting_html(page_text.ASKED, elapsed_s))
     preview = preview_html(event.preview) if isinstance(event, Step) and event.preview else None
     return View(page_text.event_html(event, elapsed_s), preview=preview)
 
 
-def finished(event: Event, elapsed_s: float, picture: FileData | None, prompt: str, note: str = "") -> View:
-    """The look for a job's last event. Without a picture the one before stays, and the browser forgets the job.
-
-    `note`: what else is to be said of a picture, plain text.
-    """
-    sentence = page_text.event_html(event, elapsed_s)
-    if not isinstance(event, Picture):
-        return View(sentence, preview="", busy=False, job_id=NO_JOB)
-    sentence += f". {escape(note)}" if note else ""
+def finished(event: Picture, elapsed_s: float, picture: FileData, prompt: str, note: str = "") -> View:
+    """The view of a finished picture. `note`: what else to say of it, plain text."""
+    sentence = page_text.picture_html(event.drawing, elapsed_s, note)
     return View(sentence, preview="", busy=False, picture=picture, alt_text=prompt, seed=event.drawing.seed)
 
 
-def failed(error: SpaceError) -> View:
-    """The look for a job that cannot be shown any more; the browser forgets it."""
-    return View(page_text.error_html(error), preview="", busy=False, job_id=NO_JOB)
+def ended(sentence: str) -> View:
+    """The view for a job without a picture: `sentence` (HTML) says why. The last picture stays; the browser forgets the
+    job.
+    """
+    return View(sentence, preview="", busy=False, job_id=NO_JOB)
 
 
-UNCHANGED = (gr.skip(),) * len(View("").outputs())
+async def follow_latest(
+    job: Job, *, at_least_every_s: float = 1.0, at_most_every_s: float = 0.1
+) -> AsyncIterator[Event | None]:
+    """The newest event whenever there is one, at most one per `at_most_every_s`; the last event comes without delay.
+
+    Yields None when nothing new came for `at_least_every_s`: Gradio notices only at a yield that a visitor has gone.
+    Skips the events in between, so that a slow reader never lags behind. Holds no thread, and leaves the job alone when
+    it is closed early.
+    """
+    newest: list[Event] = []
+    news = asyncio.Event()
+
+    async def pump() -> None:
+        async with contextlib.aclosing(job.follow()) as events:  # type: ignore[type-var]
+            async for event in events:
+                newest[:] = [event]
+                news.set()
+
+    pumping = asyncio.create_task(pump())
+    try:
+        while news.is_set() or not pumping.done():
+            waiting = asyncio.create_task(news.wait())
+            await asyncio.wait({waiting, pumping}, timeout=at_least_every_s, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if news.is_set():
+                news.clear()
+                yield newest[0]
+                await asyncio.wait({pumping}, timeout=at_most_every_s)
+            elif not pumping.done():
+                yield None
+        await pumping  # a fault in there must not look like an end
+    finally:
+        pumping.cancel()

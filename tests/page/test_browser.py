@@ -45,7 +45,7 @@ def open_page(browser: Browser, _served: tuple[StandInService, str]) -> Iterator
         return Visit(page, service)
 
     yield visit
-    service.fail_with = service.refuse_with = None
+    service.fail_with = service.refuse_with = service.words_read = None
     for gate in ("waking", "queued", "drawing", "done"):
         service.let(gate)
     for context in contexts:
@@ -129,6 +129,19 @@ def test_bad_input_is_told_at_once(open_page: Callable[..., Visit]) -> None:
     visit.page.get_by_label("Steps").fill("")
     visit.ask("a castle")
     visit.says(re.compile("Done"))
+
+
+def test_words_that_were_not_used_are_told(open_page: Callable[..., Visit]) -> None:
+    """Where the model reads only the beginning of a prompt, the rest stands in one line below the sentence, as text."""
+    visit = open_page()
+    visit.service.words_read = 2
+    visit.ask("a castle <b>by</b> the sea, in the evening sun, with boats, gulls, rocks, clouds, a dog and a tower")
+    visit.says(re.compile(r"Done in [\d.]+ s, seed 42"))
+    line = visit.page.locator("#status .unused")
+    expect(line).to_contain_text("Not used: “<b>by</b> the sea, in the evening sun, with boats, gulls, rocks, clouds,”")
+    expect(line).to_contain_text("and 5 more words.")
+    visit.ask("a castle")
+    expect(line).to_have_count(0)
 
 
 def test_cancel_ends_the_drawing_and_keeps_the_last_picture(open_page: Callable[..., Visit]) -> None:

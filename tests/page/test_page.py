@@ -1,4 +1,4 @@
-"""The page's public endpoint, as programs call it: gradio_client and plain HTTP against a stand-in service."""
+"""The page's public endpoint as programs call it, by gradio_client and plain HTTP, in front of a stand-in service."""
 
 import asyncio
 import json
@@ -18,15 +18,7 @@ from errors import BusyError, DrawingError, StartError
 from tests.support.page_service import StandInService, picture, serve
 from tests.support.processes import wait_until
 
-PARAMETERS = [
-    "prompt",
-    "negative_prompt",
-    "height",
-    "width",
-    "num_inference_steps",
-    "guidance_scale",
-    "seed",
-]
+PARAMETERS = ["prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed"]
 PATIENT = httpx.Timeout(60)  # s; httpx gives up after 5 by itself, which are short on a busy machine
 
 
@@ -70,6 +62,7 @@ def test_one_public_endpoint(served: Served) -> None:
     parameters = endpoints["/text_to_image"]["parameters"]
     assert [parameter["parameter_name"] for parameter in parameters] == PARAMETERS
     assert [parameter["parameter_has_default"] for parameter in parameters] == [False] + 6 * [True]
+    assert [parameter["parameter_default"] for parameter in parameters] == [None, "", *5 * [None]]
 
 
 def test_prompt_alone_is_enough(served: Served) -> None:
@@ -176,7 +169,7 @@ async def _visitor(
     client: httpx.AsyncClient, url: str, draw: int, name: str, sees_news: asyncio.Event | None = None
 ) -> str:
     """Presses Draw as the page does, and waits; the last message says how it went."""
-    data = ["a red apple", "", 0, True, "", "", "", ""]
+    data = ["", "a red apple", "", 0, True, "", "", ""]
     body = {"data": data, "fn_index": draw, "session_hash": name}
     (await client.post(f"{url}gradio_api/queue/join", json=body)).raise_for_status()
     async with client.stream("GET", f"{url}gradio_api/queue/data?session_hash={name}") as answer:
@@ -208,7 +201,7 @@ def test_every_look_is_told_whole(served: Served) -> None:
 
 def _looks(url: str, session: str) -> tuple[list[list[Any]], list[Any]]:
     """What a visitor's page is told while a picture is drawn: look after look, and what comes with the end."""
-    body = {"data": ["a red apple", "", 0, True, "", "", "", ""], "fn_index": _draw_event(url)}
+    body = {"data": ["", "a red apple", "", 0, True, "", "", ""], "fn_index": _draw_event(url)}
     with httpx.Client(base_url=f"{url}gradio_api/queue/", timeout=PATIENT) as client:
         client.post("join", json={**body, "session_hash": session}).raise_for_status()
         lines = client.get("data", params={"session_hash": session}).text.splitlines()

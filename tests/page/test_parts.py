@@ -11,7 +11,6 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from app import Handlers
 from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Range, Receipt
 from drawing.status import BackendStatus
@@ -27,10 +26,10 @@ from errors import (
     SpaceError,
 )
 from page import text as page_text
-from page.follow import follow_latest
-from page.options import Options, parse_size
+from page.handlers import Handlers
+from page.options import parse_size, sizes
 from page.picture_file import file_name, png_bytes, preview_html
-from page.view import UNCHANGED, View
+from page.view import UNCHANGED, View, follow_latest
 from tests.support.page_service import STEPS, StandInService, picture, small_preview
 from tests.support.processes import wait_until
 
@@ -126,6 +125,24 @@ def test_what_was_served_instead_is_told() -> None:
     assert page_text.event_html(Picture(drawing), 2.0) == "Done in 2.0 s, seed 7. DDIM in place of DEIS."
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("sea",), "Not used: “sea”."),
+        (tuple("abcdefghijkl"), "Not used: “a b c d e f g h i j k l”."),
+        (tuple("abcdefghijklm"), "Not used: “a b c d e f g h i j k l” and 1 more word."),
+        (tuple("abcdefghijklmn"), "Not used: “a b c d e f g h i j k l” and 2 more words."),
+        (("<b>", "x" * 2000), f"Not used: “&lt;b&gt; {'x' * 40}…”."),
+    ],
+)
+def test_words_that_the_model_did_not_read_are_told(words: tuple[str, ...], told: str) -> None:
+    """Below the picture's sentence stand the first twelve words that were not used, escaped, and how many more."""
+    drawing = GeneratedImage(_DRAWING.image, b"", "PNG", 7, Receipt(unused_words=words))
+    sentence, _, line = page_text.event_html(Picture(drawing), 2.0).partition("<p")
+    assert sentence == "Done in 2.0 s, seed 7"
+    assert line.endswith(f"{told}</p>")
+
+
 def test_nothing_from_outside_becomes_html() -> None:
     """Stages and errors are escaped."""
     assert "<b>" not in page_text.event_html(Waking("<b>"), 0.4)
@@ -184,12 +201,13 @@ def test_the_notice_says_where_pictures_come_from() -> None:
 def test_sizes_lie_within_the_limits() -> None:
     """Every size on offer can be drawn, not only square ones, and the first is the model's own."""
     side = Range(min=64, max=256, multiple=64)
-    options = Options.from_server(Limits(width=side, height=side), Defaults(width=256, height=256))
-    assert options.sizes[0] == ("The model's own (256 × 256)", "")  # noqa: RUF001
-    sizes = [parse_size(value) for _, value in options.sizes[1:]]
-    assert (192, 256) in sizes
-    assert (256, 256) not in sizes
-    assert all(64 <= pixels <= 256 and pixels % 64 == 0 for size in sizes for pixels in size if pixels)
+    limits, defaults = Limits(width=side, height=side), Defaults(width=256, height=256)
+    first, *others = sizes(BackendStatus("local", True, False, True, None, limits, defaults))
+    assert first == ("The model's own (256 × 256)", "")  # noqa: RUF001
+    offered = [parse_size(value) for _, value in others]
+    assert (192, 256) in offered
+    assert (256, 256) not in offered
+    assert all(64 <= pixels <= 256 and pixels % 64 == 0 for size in offered for pixels in size if pixels)
 
 
 @pytest.mark.parametrize("value", ["512", "x512", "512x", "axb", "-1x64", "1x2x3", "²x2"])
@@ -229,11 +247,12 @@ def test_a_view_fills_every_output() -> None:
 
 
 def _handlers(service: StandInService, folder: Path) -> Handlers:
-    return Handlers(service, str(folder))  # type: ignore[arg-type]  # a stand-in: it has what the page uses
+    fields = ("prompt", "randomize_seed", "size")
+    return Handlers(service, str(folder), fields)  # type: ignore[arg-type]  # a stand-in: it has what the page uses
 
 
 def _draw(handlers: Handlers, prompt: str, visitor: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
-    return handlers.draw(prompt, "", None, True, "", "", None, None, visitor)
+    return handlers.draw(visitor, None, prompt, True, None)
 
 
 def test_the_news_of_an_opened_page_comes_too_late_for_a_quick_visitor(tmp_path: Path) -> None:

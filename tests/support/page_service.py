@@ -7,19 +7,19 @@ from typing import Any
 import gradio as gr
 from PIL import Image, PngImagePlugin
 
-from app import create_page
 from drawing.events import Queued, Step, Waking
 from drawing.jobs import Job, Jobs
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Receipt
 from drawing.status import BackendStatus
 from errors import JobCancelledError, SpaceError
+from page.layout import create_page
 from page.serve import launch
 from tests.support.processes import free_port
 
 STEPS = 20
 
 
-def picture(request: GenerationRequest, seed: int) -> GeneratedImage:
+def picture(request: GenerationRequest, seed: int, unused_words: tuple[str, ...] = ()) -> GeneratedImage:
     """A one-coloured picture; its PNG carries `parameters` as text metadata."""
     size = (request.width or 256, request.height or 256)
     image = Image.new("RGB", size, (seed % 200 + 30, 90, 160))
@@ -27,7 +27,7 @@ def picture(request: GenerationRequest, seed: int) -> GeneratedImage:
     text.add_text("parameters", f"{request.prompt} Seed: {seed}")
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text)
-    return GeneratedImage(image, buffer.getvalue(), "PNG", seed, Receipt(inference_s=0.2))
+    return GeneratedImage(image, buffer.getvalue(), "PNG", seed, Receipt(inference_s=0.2, unused_words=unused_words))
 
 
 def small_preview(step: int) -> bytes:
@@ -41,12 +41,14 @@ class StandInService:
     """Takes the place of `TextToImage`. A drawing passes the gates in order: waking, queued, drawing, done.
 
     Gates are open unless `hold(name)` closed one; `let(name)` opens it again. `fail_with`: the error that the next
-    drawings end in; `refuse_with`: the error that the next requests are refused with.
+    drawings end in; `refuse_with`: the error that the next requests are refused with; `words_read`: how many words of a
+    prompt the model reads, None for all.
     """
 
     def __init__(self, *, demo: bool = True, tunnel: bool = True) -> None:
         self.fail_with: SpaceError | None = None
         self.refuse_with: SpaceError | None = None
+        self.words_read: int | None = None
         self.limits = Limits()
         self.defaults = Defaults()
         self.started: list[Job] = []
@@ -72,19 +74,13 @@ class StandInService:
         """Drawings that are asked for from now on pass every gate; the others stay held."""
         self._newcomers_are_free = True
 
-    def check(self, prompt: Any, negative_prompt: Any = "", *numbers: Any) -> GenerationRequest:
-        """See TextToImage."""
-        names = ("height", "width", "num_inference_steps", "guidance_scale", "seed")
-        return GenerationRequest.checked(
-            self.limits, prompt, negative_prompt, **dict(zip(names, numbers, strict=False))
-        )
-
-    def submit(self, *arguments: Any) -> Job:
+    def submit(self, prompt: Any, **parameters: Any) -> Job:
         """See TextToImage."""
         if self.refuse_with is not None:
             raise self.refuse_with
         free = self._newcomers_are_free  # decided here: the job's thread may begin much later
-        job = self.jobs.start(self.check(*arguments), lambda job: self._draw(job, free))
+        request = GenerationRequest.checked(self.limits, prompt, **parameters)
+        job = self.jobs.start(request, lambda job: self._draw(job, free))
         self.started.append(job)
         return job
 
@@ -113,7 +109,8 @@ class StandInService:
         self._pass("done", job, free)
         if self.fail_with is not None:
             raise self.fail_with
-        return picture(job.request, 42 if job.request.seed is None else job.request.seed)
+        unused = () if self.words_read is None else tuple(job.request.prompt.split()[self.words_read :])
+        return picture(job.request, 42 if job.request.seed is None else job.request.seed, unused)
 
     def _pass(self, gate: str, job: Job, free: bool) -> None:
         while not free and not self._gates[gate].wait(0.25):

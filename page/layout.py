@@ -1,0 +1,113 @@
+"""The page as it lies on the screen, from top to bottom, and which handler each of its events calls."""
+
+from typing import Any
+
+import gradio as gr
+
+from drawing.models import SEED_MAX
+from page import text as page_text
+from page.handlers import Handlers
+from page.options import limited, number_field, sizes
+from page.serve import API_NAME, Page
+from text_to_image import TextToImage
+
+_CACHE_CHECK_AND_AGE_S = (600, 3600)
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Raw values both ways (no pre- and postprocessing): the service checks them, and they need no thread.
+_RAW: dict[str, Any] = {"preprocess": False, "postprocess": False, "concurrency_limit": None}
+
+
+def create_page(service: TextToImage) -> gr.Blocks:
+    """The whole page for one service; `page.serve.launch` serves it."""
+    status = service.status()
+
+    with Page(title=page_text.TITLE, analytics_enabled=False, delete_cache=_CACHE_CHECK_AND_AGE_S) as page:
+        job_id = gr.BrowserState("", storage_key="text-to-image-job", secret="text-to-image")  # noqa: S106  hides nothing
+        with gr.Column(elem_id="page"):
+            gr.HTML(page_text.HEADER_HTML, elem_id="header")
+            gr.HTML(page_text.notice_html(status), elem_id="notice", visible=bool(page_text.notice_html(status)))
+            with gr.Column(elem_id="ask"):
+                prompt_box = gr.Textbox(
+                    label=page_text.PROMPT_LABEL,
+                    placeholder="a red apple",
+                    lines=1,
+                    max_lines=3,
+                    elem_id="prompt",
+                    html_attributes=gr.InputHTMLAttributes(enterkeyhint="go"),  # what a phone's Enter says
+                )
+                with gr.Row(elem_id="actions"):
+                    draw_button = gr.Button("Draw", variant="primary", elem_id="draw", scale=3, min_width=120)
+                    cancel_button = gr.Button("Cancel", visible=False, elem_id="cancel", scale=1, min_width=90)
+                status_line = gr.HTML(page_text.idle(status), elem_id="status", html_template=page_text.STATUS_TEMPLATE)
+            with gr.Column(elem_id="picture"):
+                result_image = gr.Image(
+                    label="Your picture",
+                    show_label=False,
+                    format="png",
+                    type="filepath",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    elem_id="result",
+                )
+                preview = gr.HTML("", elem_id="preview")
+            with gr.Column(elem_id="extras"):
+                gr.Examples(
+                    list(page_text.DEMO_EXAMPLES if status.demo else page_text.EXAMPLES),
+                    inputs=prompt_box,
+                    label=page_text.EXAMPLES_LABEL,
+                    elem_id="examples",
+                    api_visibility="private",
+                )
+                # Gradio mounts what is in a closed accordion when it is first opened, and until then no seed can be
+                # shown in it: so it starts open, out of sight, and is closed when the page has loaded.
+                with gr.Accordion("More", open=True, elem_id="more", elem_classes=["starting"]) as more_fields:
+                    negative_box = gr.Textbox(
+                        label="Negative prompt", info="What should not be in the picture", lines=1, max_lines=3
+                    )
+                    with gr.Row():
+                        seed_number = gr.Number(0, label="Seed", info=f"0 to {SEED_MAX}", precision=0, elem_id="seed")
+                        randomize_box = gr.Checkbox(True, label="Another seed each time")
+                    with gr.Row():  # texts: an empty gr.Number becomes 0, and empty means the model's own
+                        steps_box = gr.Textbox(
+                            label="Steps", max_lines=1, **number_field(status, "num_inference_steps")
+                        )
+                        guidance_box = gr.Textbox(
+                            label="Guidance", max_lines=1, **number_field(status, "guidance_scale")
+                        )
+                    size_choice = gr.Dropdown(
+                        sizes(status), value="", label="Size in pixels", filterable=False, elem_id="size"
+                    )
+
+        fields = {
+            "prompt": prompt_box,
+            "negative_prompt": negative_box,
+            "seed": seed_number,
+            "randomize_seed": randomize_box,
+            "num_inference_steps": steps_box,
+            "guidance_scale": guidance_box,
+            "size": size_choice,
+        }
+        handlers = Handlers(service, result_image.GRADIO_CACHE, tuple(fields))
+        screen = [status_line, preview, draw_button, cancel_button, result_image, seed_number, job_id, prompt_box]
+        options = [size_choice, *(fields[name] for name in limited(fields))]
+
+        drawn = gr.on(
+            [draw_button.click, prompt_box.submit],
+            handlers.draw,
+            [job_id, *fields.values()],
+            screen,
+            trigger_mode="multiple",  # `draw` refuses a second one itself: Gradio would ignore it without a word
+            **_RAW,
+            **_PRIVATE,
+        )
+        # Not in the queue: when an event in the queue ends and Gradio knows of no other, it closes the page's stream of
+        # news, and a Draw that is on its way just then would wait for ever.
+        drawn.then(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
+        # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
+        seed_number.input(None, None, randomize_box, js="() => false")
+        cancel_button.click(handlers.cancel, job_id, None, queue=False, **_RAW, **_PRIVATE)
+        page.load(handlers.resume, [job_id, prompt_box], screen, **_RAW, **_PRIVATE)
+        page.load(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
+        page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
+        gr.api(handlers.text_to_image, api_name=API_NAME, concurrency_limit=None)
+    return page
