@@ -1,7 +1,8 @@
-"""Unpacks the demo model once into the user's cache. Standard library only."""
+"""Unpacks the demo model, which the repository holds as text, once into the user's cache. Standard library only."""
 
 import base64
 import binascii
+import hashlib
 import io
 import json
 import logging
@@ -15,8 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from demo_model.archive import CHECKSUM_NAME, CONTENTS_NAME, PART_PATTERN, WEIGHTS, checksum
-
+WEIGHTS = Path(__file__).parent / "weights"
+ARCHIVE_NAME = "model.tar.xz"
+CHECKSUM_NAME = f"{ARCHIVE_NAME}.sha256"
+PART_PATTERN = f"{ARCHIVE_NAME}.b64.[0-9][0-9]"  # text files; their sorted names are their order
+CONTENTS_NAME = ".contents.json"  # of an unpacked folder: its files and their checksums
 _CACHE_NAME = "stable-diffusion-space"
 _log = logging.getLogger(__name__)
 
@@ -26,12 +30,11 @@ class DemoModelError(Exception):
 
 
 def folder(cache: Path | None = None, *, weights: Path = WEIGHTS) -> Path:
-    """Returns the folder of the unpacked demo model, unpacking it first where that has not been done yet, or once more
-    where a file of it is no longer what it was.
+    """Returns the folder of the unpacked demo model. Unpacks it first if it is not there or a file of it has changed.
 
-    It lies in `cache`, or else in the user's cache (`$XDG_CACHE_HOME`, `~/.cache`), or, where that cannot be written,
-    in a private folder among the temporary files. Its name carries the archive's checksum, and it appears there by one
-    rename: several processes may call this at once, and a half-written folder never counts.
+    The folder lies in `cache`, by default in the user's cache (`$XDG_CACHE_HOME`, `~/.cache`). If that cannot be
+    written, it lies in a private folder among the temporary files. Its name carries the archive's checksum, and one
+    rename puts it there: several processes may call this at once, and nobody sees a half-written folder.
 
     Raises:
         DemoModelError: the packed files are damaged or missing, or no place for them can be written.
@@ -57,12 +60,17 @@ def folder(cache: Path | None = None, *, weights: Path = WEIGHTS) -> Path:
     )
 
 
+def checksum(content: bytes) -> str:
+    """Returns the SHA-256 in hexadecimal, 64 characters."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def _folder_name(expected: str) -> str:
     return f"demo-model-{expected[:16]}"
 
 
 def _default_places() -> Iterator[Path]:
-    """Yields the folders to try in turn: the user's cache where there is one, then a private temporary folder."""
+    """Yields the folders to try in turn: the user's cache, if there is one, then a private temporary folder."""
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         caches = [configured if configured.is_absolute() else Path.home() / ".cache"]
@@ -73,10 +81,10 @@ def _default_places() -> Iterator[Path]:
 
 
 def _private_temporary_places() -> list[Path]:
-    """Returns this user's own folder among the temporary files, none where somebody else holds its name.
+    """Returns this user's own folder among the temporary files; nothing if somebody else holds its name.
 
-    Its name is the same for every process of the user, so that they share one copy; other users could put something
-    there first, so only a real folder of ours that nobody else can write counts.
+    Its name is the same for every process of the user, so that they share one copy. Other users could put something
+    there first: only a real folder of ours that nobody else can write counts.
     """
     owner = os.getuid()
     place = Path(tempfile.gettempdir()) / f"{_CACHE_NAME}-{owner}"
@@ -120,7 +128,7 @@ def _read_archive(weights: Path, expected: str) -> bytes:
 
 
 def _is_whole(unpacked: Path) -> bool:
-    """Returns whether all files of the folder are as they were unpacked: a disk fills up, temporary files are swept."""
+    """Returns whether all files of the folder are as they were unpacked: disks fill up, temporary files get deleted."""
     try:
         contents = json.loads((unpacked / CONTENTS_NAME).read_bytes())
         return all(checksum((unpacked / path).read_bytes()) == expected for path, expected in contents.items())
@@ -129,7 +137,7 @@ def _is_whole(unpacked: Path) -> bool:
 
 
 def _unpack(archive: bytes, place: Path, name: str) -> Path:
-    """Unpacks the archive to `place/name`, which appears there whole, in place of a damaged one; returns its path."""
+    """Unpacks the archive to `place/name`, replacing a damaged folder in one step; returns its path."""
     unpacked = place / name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place))
@@ -154,8 +162,8 @@ def _unpack(archive: bytes, place: Path, name: str) -> Path:
 def _extract(archive: bytes, target: Path) -> dict[str, str]:
     """Writes the archive's files below `target`; returns their paths and checksums.
 
-    Only plain files with a path below `target` are taken. Python 3.11 before 3.11.4 has no `filter="data"`, hence by
-    hand.
+    Takes only plain files with a path below `target`. Done by hand, because Python 3.11.0 to 3.11.3 has no
+    `filter="data"`.
     """
     contents: dict[str, str] = {}
     try:
@@ -175,7 +183,7 @@ def _extract(archive: bytes, target: Path) -> dict[str, str]:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Onto the disk, so that the folder's rename never outlives what is in it."""
+    """Writes the file and waits until it is on the disk: after a power cut no renamed folder holds empty files."""
     with file.open("wb") as opened:
         opened.write(content)
         opened.flush()

@@ -31,7 +31,7 @@ def main() -> None:
     run = RunFolder(arguments.run)
     encode = make_encoder(run.autoencoder, threads=2)
     known = _artwork(Composer(concepts(), run.npm), encode)
-    confused = confusions(Painter(arguments.model), encode, known)
+    confused = confusions(Painter(arguments.model, as_typed=True), encode, known)
     for asked, nearest in confused:
         print(f"asked for: {asked}, nearest: {nearest}")
     right = len(concepts()) - len(confused)

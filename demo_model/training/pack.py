@@ -12,7 +12,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from demo_model.archive import ARCHIVE_NAME, CHECKSUM_NAME, CONTENTS_NAME, PART_PATTERN, WEIGHTS, checksum, part_name
+from demo_model.loader import ARCHIVE_NAME, CHECKSUM_NAME, CONTENTS_NAME, PART_PATTERN, WEIGHTS, checksum
 from demo_model.words import WORDS_NAME
 
 _DEFAULTS = Path(__file__).parent.parent / "defaults.json"
@@ -44,7 +44,7 @@ def pack(folder: Path, weights: Path = WEIGHTS) -> str:
         old.unlink()
     for number, start in enumerate(range(0, len(archive), _PART_BYTES)):
         lines = base64.encodebytes(archive[start : start + _PART_BYTES])
-        (weights / part_name(number)).write_bytes(lines)
+        (weights / f"{ARCHIVE_NAME}.b64.{number:02d}").write_bytes(lines)
     digest = checksum(archive)
     (weights / CHECKSUM_NAME).write_text(f"{digest}  {ARCHIVE_NAME}\n", encoding="ascii")
     if (words := folder / WORDS_NAME).is_file():

@@ -39,9 +39,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/demo_sheets"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--guidance", type=float, help="the model's own default where left out")
+    parser.add_argument("--as-typed", action="store_true", help="give the text encoder the prompts as they are")
     arguments = parser.parse_args()
     folder = arguments.model or demo_model.folder()
-    painter = Painter(folder, arguments.guidance)
+    painter = Painter(folder, arguments.guidance, as_typed=arguments.as_typed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for file in arguments.lists:
         started = time.monotonic()
@@ -59,8 +60,9 @@ def read_prompts(file: Path) -> list[str]:
 class Painter:
     """A loaded model with its defaults."""
 
-    def __init__(self, folder: Path, guidance: float | None = None) -> None:
-        """`guidance`: the model's own default where None."""
+    def __init__(self, folder: Path, guidance: float | None = None, *, as_typed: bool = False) -> None:
+        """`guidance`: the model's own default if None. `as_typed`: without `demo_model.encoder_prompt`."""
+        self._as_typed = as_typed
         defaults = json.loads((folder / "defaults.json").read_text()) if (folder / "defaults.json").exists() else {}
         self._steps = int(defaults.get("num_inference_steps", 20))
         self._guidance = float(defaults.get("guidance_scale", 2.0)) if guidance is None else guidance
@@ -69,7 +71,7 @@ class Painter:
     def draw(self, prompt: str, seed: int, *, posed: bool = True) -> Drawn:
         """Returns the prompt's picture, 256x256; `posed=False`: the thing where the training pictures have it."""
         tensor = self._pipeline.generate(
-            prompt,
+            prompt if self._as_typed else demo_model.encoder_prompt(prompt),
             num_inference_steps=self._steps,
             guidance_scale=self._guidance,
             generator=openvino_genai.CppStdGenerator(seed) if posed else _Unposed(seed),

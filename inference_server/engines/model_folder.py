@@ -17,12 +17,18 @@ from inference_server.engines import DEMO_MODEL_NAME, ModelLoadError
 from inference_server.messages import Load, ModelInfo
 
 
+def as_typed(prompt: str, *, otherwise: str = "") -> str:
+    """The prompt, or `otherwise` if it is empty."""
+    return prompt or otherwise
+
+
 @dataclass(frozen=True)
 class FoundModel:
     """A model folder on this machine and the name that the wire gives it."""
 
     folder: Path
     name: str
+    encoder_prompt: Callable[..., str] = as_typed  # from a prompt to the text that the text encoder is given
 
 
 def snapshot(load: Load) -> Path:
@@ -43,7 +49,7 @@ def find(load: Load, report: Callable[[str], None], fetch: Callable[[Load], Path
             import demo_model  # type: ignore[import-not-found, unused-ignore]  # the one exception to "nothing of the top level"
         except ImportError as exc:
             raise ModelLoadError(f"No MODEL_ID is set and there is no demo model beside this server: {exc}") from exc
-        return FoundModel(demo_model.folder(), DEMO_MODEL_NAME)
+        return FoundModel(demo_model.folder(), DEMO_MODEL_NAME, demo_model.encoder_prompt)
     folder = Path(load.model_id).expanduser()
     if folder.is_dir():
         return FoundModel(folder, load.model_id)

@@ -68,6 +68,7 @@ class OpenVinoEngine:
         found = find(order, report)
         report("loading the model")
         self.facts = read_own_facts(found)
+        self._encoder_prompt = found.encoder_prompt
         self._scheduler_config = read_scheduler_config(found.folder)
         self._pipeline = openvino_genai.Text2ImagePipeline(str(found.folder), "CPU")
         self._own = self._scheduler = (self.facts.scheduler, self._scheduler_config.get("timestep_spacing"))
@@ -105,9 +106,10 @@ class OpenVinoEngine:
     def _draw_one(self, drawing: GenerationParams, image: int, on_step: OnStep) -> RawImage:
         watch = _StepWatch(drawing, image, on_step, self._previews, self._levels(drawing))
         # Below 1 the library draws without guidance and refuses a negative prompt.
-        negative = {"negative_prompt": drawing.negative_prompt} if drawing.guidance_scale > 1 else {}
+        negative_prompt = self._encoder_prompt(drawing.negative_prompt, otherwise="")
+        negative = {"negative_prompt": negative_prompt} if drawing.guidance_scale > 1 else {}
         result = self._pipeline.generate(
-            drawing.prompt,
+            self._encoder_prompt(drawing.prompt),
             width=drawing.width_px,
             height=drawing.height_px,
             num_inference_steps=drawing.num_inference_steps,

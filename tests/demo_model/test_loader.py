@@ -15,10 +15,11 @@ import pytest
 
 import demo_model
 from demo_model import loader
-from demo_model.archive import CHECKSUM_NAME, CONTENTS_NAME, WEIGHTS, part_name
+from demo_model.loader import CHECKSUM_NAME, CONTENTS_NAME, WEIGHTS
 from demo_model.training.pack import pack, tar_of
 
 PARTS = ("model_index.json", "unet/openvino_model.xml", "text_encoder", "vae_decoder", "tokenizer", "scheduler")
+FIRST_PART = f"{loader.ARCHIVE_NAME}.b64.00"
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -70,7 +71,7 @@ def test_unpacks_once(small_weights: Path, tmp_path: Path) -> None:
     """A second call returns the same folder and writes nothing."""
     first = demo_model.folder(tmp_path / "cache", weights=small_weights)
     before = first.stat()
-    (small_weights / part_name(0)).unlink()  # the packed text is not even read again
+    (small_weights / FIRST_PART).unlink()  # the packed text is not even read again
     assert demo_model.folder(tmp_path / "cache", weights=small_weights) == first
     assert first.stat() == before
 
@@ -118,7 +119,7 @@ def test_a_damaged_folder_is_unpacked_anew(small_weights: Path, tmp_path: Path, 
 @pytest.mark.parametrize("damage", ["changed", "cut", "missing", "no base64", "checksum gone", "checksum empty"])
 def test_damaged_files(small_weights: Path, tmp_path: Path, damage: str) -> None:
     """Damaged packed files are an error in one sentence, and nothing is unpacked."""
-    part, checksum_file = small_weights / part_name(0), small_weights / CHECKSUM_NAME
+    part, checksum_file = small_weights / FIRST_PART, small_weights / CHECKSUM_NAME
     text = part.read_text()
     if damage == "missing":
         part.unlink()

@@ -129,3 +129,49 @@ def test_white_is_white(painter: Painter) -> None:
         for seed in (0, 5):
             picture = draw(painter, prompt, seed)
             assert min(picture[y, x].min() for y in (0, -1) for x in (0, -1)) >= 254, f"{prompt}, seed {seed}"
+
+
+def test_unknown_words_have_no_influence(painter: Painter) -> None:
+    """A picture is the same, pixel by pixel, with and without words that the model does not know."""
+    for prompt, plain in (
+        ("a zorblax red apple", "a red apple"),
+        ("my Chinese neighbour's fluffy kitten", "my kitten"),
+        ("Angela Merkel", "zorblax"),
+    ):
+        assert (draw(painter, prompt) == draw(painter, plain)).all(), prompt
+
+
+def test_what_it_draws_for_nothing_known_is_a_rainbow(painter: Painter) -> None:
+    """Whatever the seed, the rainbow has all its colours over a green meadow."""
+    for seed in range(4):
+        picture = draw(painter, "zorblax", seed)
+        assert min(hues(picture).values()) > 256 * 256 / 50
+        assert hues(picture[-48:])["green"] > 0.7 * 48 * 256
+
+
+def test_a_cat_has_the_face_of_one(painter: Painter) -> None:
+    """With eight seeds a cat is one face: as wide as high, two ears, alike on the left and on the right."""
+    for seed in range(8):
+        picture = draw(painter, "a cat", seed)
+        left, top, right, bottom = box(picture)
+        shape = picture[top : bottom + 1, left : right + 1].min(axis=-1) < 215
+        assert 0.8 < shape.shape[1] / shape.shape[0] < 1.6, seed
+        assert (shape & shape[:, ::-1]).sum() > 0.8 * shape.sum(), seed
+        ears = shape[len(shape) // 12]
+        assert np.count_nonzero(np.diff(ears.astype(int)) == 1) + ears[0] == 2, seed
+
+
+@pytest.mark.parametrize(
+    "prompt", ["two cats", "a dog and a cat", "an owl wearing glasses", "a small bee and a big flower"]
+)
+def test_two_things_are_two_blobs(painter: Painter, prompt: str) -> None:
+    """What is asked for side by side is there twice, whatever the seed."""
+    assert [blobs(draw(painter, prompt, seed)) for seed in range(8)] == [2] * 8
+
+
+def test_a_garden_is_green(painter: Painter) -> None:
+    """A house with a garden stands on green, below a blue sky."""
+    for seed in range(8):
+        picture = draw(painter, "a house with a garden", seed)
+        assert hues(picture[-40:])["green"] > 0.5 * 40 * 256, seed
+        assert hues(picture[:40])["blue"] > 0.5 * 40 * 256, seed

@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 
 import demo_model
+from demo_model import phrases as demo_phrases
+from demo_model import prompt as demo_prompt
 from demo_model.plurals import comes_in_pairs, plural
+from demo_model.prompt import RAINBOW
 from demo_model.training.captions import Captions
+from demo_model.training.colours import COLOURS, OWN_COLOURS
 from demo_model.training.concepts import concepts
 from demo_model.training.scenes import CELL, HEADS, KINDS, SMALL, WORN, Scene, SceneLottery, Thing
 from demo_model.training.sheet import PROMPTS, read_prompts
+from demo_model.training.vocabulary import PLACE_NAMES
+from demo_model.words import WORDS
 
 LOTS = 2000
 
@@ -41,6 +47,81 @@ def scenes() -> list[Scene]:
 def test_known_words(prompt: str, known: list[str]) -> None:
     """The names in a prompt are found in its order, plurals, possessives and capitals too, the longest first."""
     assert demo_model.known_words(prompt) == known
+
+
+@pytest.mark.parametrize(
+    ("prompt", "encoded"),
+    [
+        ("A RED apple!", "a red apple"),
+        ("a fluffy modern red apple", "a red apple"),
+        ("a car that is red", "a red car"),
+        ("a car in red", "a red car"),
+        ("a red and yellow car", "a red and yellow car"),
+        ("a yellow zorblax and a dog", "a dog"),
+        ("on a blue background, a car", "a car on a blue background"),
+        ("at night a cat", "a kitten at night"),
+        ("a dog chasing cats in the park", "a dog and kittens in the park"),
+        ("four apples", "many apples"),
+        ("an ugly dog", "a dog"),
+        ("a unicorn", "a unicorn"),
+        ("an orange", "an orange"),
+        ("an orange car", "an orange car"),
+        ("a painting of a dog", "a dog"),
+        ("a cake for my mum", "a cake"),
+        ("ice-cream", "ice cream"),
+        ("Ant\u00f4nio", RAINBOW),
+        ("pig-man", RAINBOW),
+        ("red", RAINBOW),
+        ("", RAINBOW),
+        ("\u732b \ud800 \u0301 '\"\\", RAINBOW),
+    ],
+)
+def test_the_encoder_is_given_known_words(prompt: str, encoded: str) -> None:
+    """Known words reach the text encoder whole, in the wording of the training; nothing else does."""
+    assert demo_model.encoder_prompt(prompt) == encoded
+
+
+@pytest.mark.parametrize(
+    ("prompt", "encoded"),
+    [
+        ("a cat", "a kitten"),
+        ("Cats", "kittens"),
+        ("a black cat", "a black cat"),
+        ("a cat with heart eyes", "a cat with heart eyes"),
+        ("a cat wearing a hat", "a kitten wearing a hat"),
+        ("a house with a garden", "a house in a garden"),
+        ("an owl wearing glasses", "an owl and glasses"),
+        ("a dog wearing glasses", "a dog wearing glasses"),
+        ("a small bee and a big flower", "a bee and a flower"),
+        ("a small bee in the snow", "a small bee in the snow"),
+        ("a ball on a chair", "a soccer ball and a chair"),
+    ],
+)
+def test_what_is_drawn_badly_is_put_otherwise(prompt: str, encoded: str) -> None:
+    """What the model draws badly by the word that people type reaches the encoder by one that it draws well."""
+    assert demo_model.encoder_prompt(prompt) == encoded
+
+
+def test_every_known_name_reaches_the_encoder() -> None:
+    """A name alone is given to the encoder as it is, but for the few that are reworded."""
+    names = WORDS.read_text(encoding="utf-8").splitlines()
+    things = [name for name in names if name not in (*COLOURS, *OWN_COLOURS)]
+    reworded = {name for name in things if demo_model.encoder_prompt(name) != name}
+    assert reworded == {"cat", "house cat", "pussycat", "tomcat", "house with garden", "house with a tree"}
+
+
+def test_a_negative_prompt_may_be_empty() -> None:
+    """Where nothing is known, what was asked for instead of the rainbow is returned."""
+    assert demo_model.encoder_prompt("Angela Merkel", otherwise="") == ""
+
+
+def test_the_wording_is_that_of_the_training() -> None:
+    """Places, heads and what they wear are those of the training's captions."""
+    heads = {name for names, _ in HEADS.values() for name in names}
+    worn = {name.removeprefix("a ") for names, _, _ in WORN.values() for name in names}
+    assert heads == demo_prompt.HEADS
+    assert {*PLACE_NAMES, "outside"} == demo_phrases.PLACES
+    assert worn - demo_prompt.WORN == {"black hat", "blue cap"}  # hats and caps in a colour
 
 
 def test_everyday_prompts_are_known() -> None:
