@@ -9,7 +9,7 @@ BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wi
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run test check bench clean demo-sheet demo-train install rathole chromium $(BENCHMARKS)
+.PHONY: help run test check space-check bench clean demo-sheet demo-train install rathole chromium $(BENCHMARKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
@@ -25,6 +25,9 @@ check: .venv/installed-test ## format, lint, types and the quick tests, within a
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m mypy .
 	@$(PYTHON) -m pytest -m "not slow"
+
+space-check: .venv/installed-run ## find what a Hugging Face Space would refuse: pins, files, the card in README.md
+	@$(PYTHON) -m tools.space_check
 
 bench: $(BENCHMARKS) ## run every benchmark; each prints a table
 

@@ -169,11 +169,17 @@ class Processes:
         self._programs: list[Program] = []
 
     def start(
-        self, argv: Sequence[str | Path], env: Mapping[str, str | None] | None = None, *, cwd: Path = REPOSITORY
+        self,
+        argv: Sequence[str | Path],
+        env: Mapping[str, str | None] | None = None,
+        *,
+        cwd: Path = REPOSITORY,
+        user: int | None = None,
     ) -> Program:
         """Starts a program with the tests' environment, without the product's settings, changed by `env`.
 
-        A value of None takes a variable away. The program reads an empty stdin, and its output goes to a file.
+        A value of None takes a variable away. The program reads an empty stdin, and its output goes to a file. `user`:
+        the id of the user and the group that it runs as, if not ours (only root can do that).
         """
         words = tuple(str(word) for word in argv)
         output_file = self._folder / f"{len(self._programs)}.log"
@@ -186,6 +192,9 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
             )
         program = Program(words, process, output_file)
         self._programs.append(program)

@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,13 @@ def start_space(
     processes: Processes,
     env: Mapping[str, str | None] | None = None,
     *,
-    before: Sequence[str] = (),
+    python: Path = Path(sys.executable),
     folder: Path = REPOSITORY,
+    user: int | None = None,
 ) -> Space:
-    """Starts `python app.py` in `folder` and waits until it serves; `before`: words in front of the command line."""
+    """Starts `python app.py` in `folder` as `user` (None: as who runs the tests) and waits until it serves."""
     settings = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(free_port()), **(env or {})}
-    program = processes.start([*before, sys.executable, "app.py"], settings, cwd=folder)
+    program = processes.start([python, "app.py"], settings, cwd=folder, user=user)
     return Space(program, program.wait_for_line(r"The page is at (http://\S+)", READY_S)[1].rstrip("/"))
 
 
