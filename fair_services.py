@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from addresses import free_ports, host_port, is_host, is_loopback
 from endpoint.credentials import Credentials
 from errors import FairError, StartError
 from fair_api.models import Container, ContainerSpec, Node
+from network.addresses import free_ports, host_port, is_host, is_loopback
 from settings import DEFAULT_PORTS
 
 CONFIG_OF_INFERENCE = "/app/endpoint.json"

@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from addresses import has_sound_parts, is_host, is_loopback
 from errors import SettingsError
+from network.addresses import has_sound_parts, is_host, is_loopback
 
 DEFAULT_FAIR_ADDRESS = "https://faircompute.com:8000"
 DEFAULT_PORTS = {"tunnel_control_port": 2333, "tunnel_public_port": 8080, "inference_host_port": 5001}

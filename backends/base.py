@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from addresses import host_port, is_loopback
 from backends.reconcile import Reconciler, TellStage, Timing
 from backends.single_flight import SingleFlight
 from drawing.events import Tell
@@ -32,6 +31,7 @@ from fair_api.client import DeadlineFairClient
 from fair_api.models import Node, Program
 from fair_api.retry import RetryPolicy
 from fair_services import ChainSettings, address_of, chain_services
+from network.addresses import host_port, is_loopback
 from settings import HOW_TO_MAKE_ONE
 
 Cancelled = Callable[[], bool]
