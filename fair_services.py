@@ -125,7 +125,7 @@ def chain_services(
     return {service.role: service for service in services}
 
 
-def plan(services: dict[Role, Service], deployment: str, containers: dict[str, Sequence[Container]]) -> Plan:
+def plan(services: Mapping[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]) -> Plan:
     """What is missing, given the `containers` of each node.
 
     What runs with our fingerprint is adopted; another fingerprint of our deployment is replaced.
@@ -148,7 +148,7 @@ def plan(services: dict[Role, Service], deployment: str, containers: dict[str, S
 
 
 def strays(
-    services: dict[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]
+    services: Mapping[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]
 ) -> list[tuple[str, Container]]:
     """Node and container of what runs of our deployment where the settings, changed since, do not want it any more.
 

@@ -3,8 +3,10 @@
 import logging
 from urllib.parse import urlsplit
 
-from backends.base import Backend, FairChain, FixedEndpoint
-from backends.reconcile import Timing
+from backends.base import Backend
+from backends.fair_chain import FairChain
+from backends.fixed_endpoint import FixedEndpoint
+from backends.start import Timing
 from endpoint.credentials import Credentials
 from endpoint_client import EndpointClient
 from fair_api.client import DeadlineFairClient
