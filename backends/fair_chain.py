@@ -38,7 +38,7 @@ class FairChain(EndpointBackend):
     ) -> None:
         super().__init__(
             kind=kind,
-            demo=kind == "local" and chain.model_id is None,
+            demo=kind == "local" and chain.inference.model_id is None,
             tunnel=chain.tunnel_node is not None,
             starting="getting ready",
             timeout_s=timing.timeout_s,

@@ -17,6 +17,7 @@ from fair_api.client import DeadlineFairClient
 from fair_api.models import ContainerSpec
 from fair_api.transport import send
 from fair_services import ChainSettings, Role
+from settings import InferenceConfig
 from tests.support.fair_servers import DEADLINE_S, EMAIL, PASSWORD
 from tests.support.hostile_server import HostileServer, Line, Received, hostile_server
 from tests.support.reconcile_bench import QUICK, SECRET, Bench, chain_settings
@@ -100,7 +101,7 @@ def test_the_end_of_what_is_replaced(how: Stumble, bench: Bench) -> None:
     chain = chain_settings(tunnel_node=None)
     bench.bring_up(chain)
     with stumbling_fair(bench.url, once(how, "DELETE", "/containers/")) as front:
-        get_ready(backend_at(front.url, replace(chain, model_id="another/model")))
+        get_ready(backend_at(front.url, replace(chain, inference=InferenceConfig(model_id="another/model"))))
     assert bench.log.starts() == {"inference": 2}
     assert alive(bench) == ["inference"]
 

@@ -16,6 +16,7 @@ from fair_api.client import DeadlineFairClient
 from fair_api.models import ContainerSpec
 from fair_api.transport import send
 from fair_services import Role
+from settings import InferenceConfig
 from tests.support.fair_servers import DEADLINE_S, EMAIL, PASSWORD
 from tests.support.hostile_server import hostile_server
 from tests.support.reconcile_bench import IMPATIENT, QUICK, SECRET, Bench, chain_settings
@@ -70,7 +71,7 @@ def test_another_configuration_is_replaced(bench: Bench) -> None:
     chain = chain_settings()
     bench.bring_up(chain)
     before = bench.alive()
-    health = bench.bring_up(replace(chain, model_id="another/model"))
+    health = bench.bring_up(replace(chain, inference=InferenceConfig(model_id="another/model")))
     after = bench.alive()
     assert health.fingerprint == after[INFERENCE].fingerprint != before[INFERENCE].fingerprint
     assert (after[SERVER].id, after[CLIENT].id) == (before[SERVER].id, before[CLIENT].id)
