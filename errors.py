@@ -20,7 +20,6 @@
 Only page/handlers.py turns these into `gr.Error`. No message holds a secret.
 """
 
-from collections.abc import Iterable
 from typing import Literal
 
 Silence = Literal["refused", "closed", "silent", "unheard", "unknown"]
@@ -149,17 +148,3 @@ class EndpointUntrustedError(EndpointError):
 
 class EndpointAnswerError(EndpointError):
     """An answer that cannot be understood, or a picture that is none."""
-
-
-def causes(error: BaseException | None) -> list[BaseException]:
-    """The error and what it came of, the innermost last."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
-
-
-def is_among(errors: Iterable[BaseException], *kinds: type[BaseException]) -> bool:
-    """Whether one of these is of one of the `kinds`."""
-    return any(isinstance(error, kinds) for error in errors)

@@ -8,15 +8,15 @@ restarted Space knows its own again.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from addresses import free_ports, host_port, is_host, is_loopback
 from endpoint.credentials import Credentials
 from errors import FairError, StartError
 from fair_api.models import Container, ContainerSpec, Node
-from settings import DEFAULT_PORTS
+from network.addresses import free_ports, host_port, is_host, is_loopback
+from settings import DEFAULT_PORTS, InferenceConfig
 
 CONFIG_OF_INFERENCE = "/app/endpoint.json"
 CONFIG_OF_RATHOLE = "/app/config.toml"
@@ -38,10 +38,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """A Fair chain's own part of the settings. `tunnel_node` None: no tunnel. Times in seconds, 0: never.
+    """A Fair chain's own part of the settings. `tunnel_node` None: no tunnel.
 
-    A port of 0 stands for a free one (where all nodes are this machine). `configurable`: the inference image takes an
-    endpoint.json; upstream's does not.
+    A port of 0 stands for a free one (where all nodes are this machine). `inference`: what the inference server is
+    told, unless its image is not `configurable`: upstream's takes no endpoint.json.
     """
 
     inference_node: str
@@ -54,12 +54,7 @@ class ChainSettings:
     tunnel_control_port: int = DEFAULT_PORTS["tunnel_control_port"]
     tunnel_public_port: int = DEFAULT_PORTS["tunnel_public_port"]
     tls: Literal["pinned", "none"] = "pinned"
-    idle_engine_s: float = 300
-    idle_exit_s: float = 900
-    engine: str | None = None
-    model_id: str | None = None
-    model_revision: str | None = None
-    model_precision: str | None = None
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     configurable: bool = True
 
     def with_ports(self) -> "ChainSettings":
@@ -125,7 +120,7 @@ def chain_services(
     return {service.role: service for service in services}
 
 
-def plan(services: dict[Role, Service], deployment: str, containers: dict[str, Sequence[Container]]) -> Plan:
+def plan(services: Mapping[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]) -> Plan:
     """What is missing, given the `containers` of each node.
 
     What runs with our fingerprint is adopted; another fingerprint of our deployment is replaced.
@@ -148,7 +143,7 @@ def plan(services: dict[Role, Service], deployment: str, containers: dict[str, S
 
 
 def strays(
-    services: dict[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]
+    services: Mapping[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]
 ) -> list[tuple[str, Container]]:
     """Node and container of what runs of our deployment where the settings, changed since, do not want it any more.
 
@@ -214,29 +209,17 @@ def _inference_server(chain: ChainSettings, credentials: Credentials, node: Node
     )
     if not chain.configurable:
         return _labelled(Role.INFERENCE, node, chain.deployment, spec)
-    pinned = {
-        "bearer": credentials.bearer,
-        "tls_key": credentials.tls_key,
-        "tls_certificate": credentials.tls_certificate,
-    }
-    config = {
-        **(pinned if chain.tls == "pinned" else {}),
-        "deployment": chain.deployment,
-        "engine": chain.engine,
-        "model_id": chain.model_id,
-        "model_revision": chain.model_revision,
-        "model_precision": chain.model_precision,
-        "idle_engine_s": chain.idle_engine_s,
-        "idle_exit_s": chain.idle_exit_s,
-    }
-    config = {name: value for name, value in config.items() if value is not None}
-    spec = replace(
-        spec, command=["--config", CONFIG_OF_INFERENCE], files={CONFIG_OF_INFERENCE: json.dumps(config, sort_keys=True)}
-    )
+    config = chain.inference.model_dump(exclude_none=True) | {"deployment": chain.deployment}
+    if chain.tls == "pinned":
+        config |= {name: getattr(credentials, name) for name in ("bearer", "tls_key", "tls_certificate")}
+    spec = replace(spec, command=["--config", CONFIG_OF_INFERENCE], files=_endpoint_json(config))
     service = _labelled(Role.INFERENCE, node, chain.deployment, spec)
-    config["fingerprint"] = service.fingerprint
-    files = {CONFIG_OF_INFERENCE: json.dumps(config, sort_keys=True)}
+    files = _endpoint_json(config | {"fingerprint": service.fingerprint})
     return replace(service, spec=replace(service.spec, files=files))
+
+
+def _endpoint_json(config: Mapping[str, Any]) -> dict[str, str]:
+    return {CONFIG_OF_INFERENCE: json.dumps(config, sort_keys=True)}
 
 
 def _tunnel_server(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:

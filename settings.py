@@ -1,18 +1,27 @@
-"""Every setting of the top level, from the environment (and `.env`), checked at start, the bad one named.
+"""Every setting of the page's side, from the environment and `.env`: checked at start, the bad one named.
 
-What is Gradio's own, and what `local_fair.py` passes on to its programs, they read themselves. Names, meanings and
-defaults: the table in README.md. Secrets are `SecretStr`: they appear in no `repr`, log or error.
+Gradio reads its own settings itself, and so do the programs that `fair_api/local_server.py` starts. The table in
+README.md has names, meanings and defaults. Secrets are `SecretStr`: they appear in no `repr`, log or error.
 """
 
 import os
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from addresses import has_sound_parts, is_host, is_loopback
 from errors import SettingsError
+from network.addresses import has_sound_parts, is_host, is_loopback
 
 DEFAULT_FAIR_ADDRESS = "https://faircompute.com:8000"
 DEFAULT_PORTS = {"tunnel_control_port": 2333, "tunnel_public_port": 8080, "inference_host_port": 5001}
@@ -72,8 +81,25 @@ def _env(*names: str) -> Any:
     return Field(default=None, validation_alias=AliasChoices(*names))
 
 
-class Settings(BaseSettings):
-    """The settings as given; what a backend needs of them is handed to it by `backend_choice.choose_backend`."""
+class InferenceConfig(BaseModel):
+    """What the environment tells the inference server of a chain, under endpoint.json's keys. None: not said.
+
+    A new setting of the engine needs one line here: it is read from the environment (its name in capitals, unless an
+    alias says otherwise) and written into endpoint.json. Times in seconds, 0: never.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=(), validate_by_name=True)
+
+    engine: Literal["openvino", "diffusers"] | None = Field(default=None, validation_alias="INFERENCE_ENGINE")
+    model_id: str | None = None
+    model_revision: str | None = None
+    model_precision: str | None = None
+    idle_engine_s: Seconds | None = None
+    idle_exit_s: Seconds | None = None
+
+
+class Settings(InferenceConfig, BaseSettings):
+    """The settings as given. `backends/choose.py` hands each backend the part that it needs."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -81,7 +107,7 @@ class Settings(BaseSettings):
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
-        protected_namespaces=(),
+        validate_by_name=False,  # else ENGINE would set `engine`
     )
 
     faircompute_email: str | None = _env("FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_USER_EMAIL")
@@ -105,12 +131,6 @@ class Settings(BaseSettings):
         default="local", validation_alias=AliasChoices("DEPLOYMENT", "SPACE_ID")
     )
     start_timeout_s: Annotated[float, Field(ge=1, le=24 * 3600, allow_inf_nan=False)] = 300
-    idle_engine_s: Seconds | None = None
-    idle_exit_s: Seconds | None = None
-    model_id: str | None = None
-    model_revision: str | None = None
-    model_precision: str | None = None
-    inference_engine: Literal["openvino", "diffusers"] | None = None
     gradio_server_port: Port | None = None  # Gradio reads it itself; a wrong one is named here
 
     @model_validator(mode="before")
@@ -125,7 +145,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **values: Any) -> Self:
-        """The settings of the environment; `values` (by field name or environment name) come before it.
+        """The settings of the environment; `values`, by the same names or in small letters, come before it.
 
         Raises: SettingsError naming every setting that is missing or wrong, without its value.
         """
@@ -150,6 +170,18 @@ class Settings(BaseSettings):
         return self.faircompute_server_address or DEFAULT_FAIR_ADDRESS
 
     @property
+    def inference(self) -> InferenceConfig:
+        """What the inference server of a chain is told. On this machine alone it never goes by itself unless set."""
+        config = InferenceConfig(**{name: getattr(self, name) for name in InferenceConfig.model_fields})
+        idle = {"idle_engine_s": 300.0, "idle_exit_s": 900.0} if self.mode == "fair" else {}
+        return config.model_copy(update={name: s for name, s in idle.items() if getattr(self, name) is None})
+
+    def port(self, name: str) -> int:
+        """The port of that setting, such as `tunnel_public_port`; 0, for a free one, where all is on this machine."""
+        default = DEFAULT_PORTS[name] if self.mode == "fair" else 0
+        return getattr(self, name) or default
+
+    @property
     def fair_is_readable(self) -> bool:
         """Whether what is said to Fair, secrets included, crosses a network in plain text."""
         parts = urlsplit(self.fair_address)
@@ -160,15 +192,11 @@ class Settings(BaseSettings):
         """Environment names of the settings given that reach no inference server: no configuration file does."""
         if self.mode == "local" or (self.mode == "fair" and self.endpoint_tls == "pinned"):
             return []
-        names = (
-            "idle_engine_s",
-            "idle_exit_s",
-            "model_id",
-            "model_revision",
-            "model_precision",
-            "inference_engine",
-        )
-        return [name.upper() for name in names if getattr(self, name) is not None]
+        return [
+            str(field.validation_alias or name.upper())
+            for name, field in InferenceConfig.model_fields.items()
+            if getattr(self, name) is not None
+        ]
 
     def _fair_settings(self) -> list[str]:
         """Environment names of the settings given that only a Fair that is not this program's own can mean."""
@@ -190,26 +218,25 @@ class Settings(BaseSettings):
             self._check_endpoint(self.endpoint_url, fair)
         elif fair:
             self._check_fair(fair)
-        elif self.inference_engine and not self.model_id:
+        elif self.engine and not self.model_id:
             raise SettingsError(
-                f"INFERENCE_ENGINE={self.inference_engine} needs a model: set MODEL_ID (a folder or a hub id), "
+                f"INFERENCE_ENGINE={self.engine} needs a model: set MODEL_ID (a folder or a hub id), "
                 "or unset INFERENCE_ENGINE to draw with the built-in demo model."
             )
 
     def _check_ports(self) -> None:
         """On one node two programs cannot have one port; on this machine alone, what is not set gets a free one."""
-        defaults = DEFAULT_PORTS if self.mode == "fair" else {}
         names = ["tunnel_control_port", "tunnel_public_port"] if self.tunnel == "rathole" else []
         if self.mode == "local" or self.inference_node == self.tunnel_node:
             names.append("inference_host_port")
         taken: dict[int, str] = {}
         for name in names if self.mode != "endpoint" else ():
-            port = getattr(self, name) or defaults.get(name)
+            port = self.port(name)
             if port in taken:
-                unset = ", ".join(f"{other.upper()} is {number} unless set" for other, number in defaults.items())
+                unset = ", ".join(f"{other.upper()} is {number} unless set" for other, number in DEFAULT_PORTS.items())
                 raise SettingsError(
                     f"{taken[port]} and {name.upper()} are both {port}, on one node: give each a port of its own"
-                    f"{f' ({unset})' if unset else ''}."
+                    f"{f' ({unset})' if self.mode == 'fair' else ''}."
                 )
             if port:
                 taken[port] = name.upper()

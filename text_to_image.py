@@ -31,38 +31,13 @@ class TextToImage:
         self._backend = backend
         self._jobs = jobs or Jobs()
 
-    def check(
-        self,
-        prompt: Any,
-        negative_prompt: Any = "",
-        height: Any = None,
-        width: Any = None,
-        num_inference_steps: Any = None,
-        guidance_scale: Any = None,
-        seed: Any = None,
-    ) -> GenerationRequest:
-        """The request, within the limits as far as they are known.
+    def submit(self, *values: Any, **named: Any) -> Job:
+        """Begins to draw; returns at once. Takes the fields of `GenerationRequest`, in their order or by name.
 
-        `height`, `width` in pixels; `seed` 0 to 2**32 - 1; None (or -1 for the seed) leaves the choice to the server.
-        Raises: InvalidRequestError with the reason, in a visitor's words.
+        Raises: InvalidRequestError with the reason in a visitor's words, BusyError.
         """
-        return GenerationRequest.checked(
-            self._backend.status().limits,
-            prompt,
-            negative_prompt,
-            height=height,
-            width=width,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-        )
-
-    def submit(self, prompt: Any, *args: Any, **kwargs: Any) -> Job:
-        """Begins to draw; takes what `check` takes. Returns at once.
-
-        Raises: InvalidRequestError, BusyError.
-        """
-        return self._jobs.start(self.check(prompt, *args, **kwargs), self._draw)
+        request = GenerationRequest.checked(self._backend.status().limits, *values, **named)
+        return self._jobs.start(request, self._draw)
 
     def job(self, job_id: str) -> Job | None:
         """The job of that id; None once it is forgotten."""
@@ -113,14 +88,16 @@ def _default_service() -> TextToImage:
     return TextToImage(choose_backend(Settings.load()))
 
 
-def submit(prompt: str, **parameters: Any) -> Job:
-    """Begins to draw with the environment's settings; see `TextToImage.check` for the parameters."""
-    return default_service().submit(prompt, **parameters)
+def submit(prompt: str, *values: Any, **named: Any) -> Job:
+    """Begins to draw with the environment's settings; see `TextToImage.submit`."""
+    return default_service().submit(prompt, *values, **named)
 
 
-def text_to_image(prompt: str, *, timeout_s: float = 900.0, **parameters: Any) -> Image.Image:
-    """The picture of a prompt, RGB; `timeout_s`: seconds that a cold start and the drawing may take together.
+def text_to_image(prompt: str, *values: Any, timeout_s: float = 900.0, **named: Any) -> Image.Image:
+    """The picture of a prompt, RGB: `text_to_image(prompt, negative_prompt, height, width, num_inference_steps, ...)`.
 
+    It takes the fields of `GenerationRequest`, in their order or by name. `height`, `width` in pixels; `seed` 0 to
+    2**32 - 1; None leaves the choice to the server. `timeout_s`: seconds that a cold start and the drawing may take.
     Raises: SpaceError (the tree in errors.py).
     """
-    return submit(prompt, **parameters).result(timeout_s).image
+    return submit(prompt, *values, **named).result(timeout_s).image

@@ -1,22 +1,18 @@
-"""A chain's services at Fair: what runs of them, starting and ending them.
+"""A chain's services as programs on Fair: launched side by side, watched, and ended."""
 
-Asks Fair, does not guess: two rathole clients of one service displace each other for ever. Where Fair cannot list
-containers (the hosted one), the host ports of the inference server and the tunnel server are the locks: "port taken"
-means that it runs already.
-"""
-
-import contextlib
 import logging
 import re
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from errors import FairError, ServiceError
+from backends.start import Start
+from errors import FairError, PortTakenError, StartError
 from fair_api.client import DeadlineFairClient
-from fair_api.models import Container, ContainerSpec, Program, ProgramEnd
-from fair_api.retry import RetryPolicy
-from fair_services import Plan, Role, Service, plan, strays
+from fair_api.models import Container, Program, ProgramEnd
+from fair_services import Role, Service
 
 log = logging.getLogger(__name__)
 
@@ -25,94 +21,125 @@ _PORT_TAKEN = re.compile(
     r"port is already allocated|\baddress (is )?already in use|\bport\b.{0,40}\b(in use|taken)\b", re.IGNORECASE
 )
 _STUMBLES_AT_MOST = 2  # over each service, in one start
+_POLL_S = 0.1
+
+
+class CannotListError(Exception):
+    """This Fair server cannot list containers (the hosted one)."""
 
 
 class FairDeployment:
-    """The services of one chain. `stop_s`: how long a container may take to end; `patience`: this start's with Fair.
+    """The services of one chain on Fair. `name`: the deployment's, on each container's label.
 
-    `launched`: fingerprint -> program, what this process has launched so far, in earlier tries as well; it is kept up.
+    `launched`: fingerprint -> program, all that this process has launched, earlier starts included; kept up here.
     """
 
     def __init__(
         self,
         fair: DeadlineFairClient,
-        services: dict[Role, Service],
-        deployment: str,
-        *,
-        stop_s: float,
-        patience: RetryPolicy,
+        services: Mapping[Role, Service],
+        name: str,
         launched: dict[str, Program],
+        start: Start,
     ) -> None:
-        self._services = services
-        self.lists = True  # until Fair says that it cannot list containers
+        self.services = services
+        self.name = name
         self._fair = fair
-        self._deployment = deployment
-        self._stop_s = stop_s
-        self._patience = patience
-        self._stumbles: Counter[Role] = Counter()
         self._launched = launched
+        self._start = start
+        self._stumbles: Counter[Role] = Counter()
         self._programs: dict[Role, Program] = {}
 
     @property
     def started(self) -> Collection[Role]:
-        """What was started here and has not been forgotten."""
+        """What this start has launched and not forgotten."""
         return self._programs.keys()
 
-    def survey(self) -> Plan | None:
-        """What runs and what is missing; None if Fair cannot list containers."""
-        containers: dict[str, Sequence[Container]] = {}
-        for node in {service.node for service in self._services.values()} if self.lists else ():
+    def containers(self) -> dict[str, list[Container]]:
+        """The containers of the chain's nodes. Raises: CannotListError."""
+        found = {}
+        for node in sorted({service.node for service in self.services.values()}):
             rows = self._fair.containers(node)
-            self.lists = rows is not None
             if rows is None:
-                break
-            containers[node] = rows
-        return plan(self._services, self._deployment, containers) if self.lists else None
+                raise CannotListError(node)
+            found[node] = rows
+        return found
 
-    def start(self, roles: Sequence[Role], *, within_s: float) -> None:
-        """Starts these side by side, each as one program of its own, and waits until their nodes have taken them.
+    def containers_everywhere(self) -> dict[str, list[Container]]:
+        """The containers of all nodes of the account."""
+        return {node.name: self._fair.containers(node.name) or [] for node in self._fair.nodes()}
 
-        `within_s`: how long a node may take for that. Where Fair lists containers and has stumbled over one, that one
-        is left to the next survey, which tells whether it runs all the same.
+    def start(self, roles: Sequence[Role], *, listed: bool) -> None:
+        """Launches these side by side, each as one program, and waits until their nodes have accepted them.
+
+        `listed`: Fair lists containers. Then it is sent labels, and a launch that it has stumbled over is left to the
+        next look at what runs.
         """
+        if not roles:
+            return
+        words = sorted({role.words for role in roles}, reverse=True)
+        self._start.tell("Starting " + " and ".join(words))
         log.info("starting %s", ", ".join(roles))
         with ThreadPoolExecutor(len(roles)) as pool:
-            launches = {role: pool.submit(self._launch, role, within_s) for role in roles}
+            launches = {role: pool.submit(self._launch, role, listed) for role in roles}
         for role, launch in launches.items():
             if not launch.exception() and (program := launch.result()):
                 self._programs[role] = program
         for launch in launches.values():
             launch.result()  # raises what it has raised
+        self._start.end_silence()
 
-    def _launch(self, role: Role, within_s: float) -> Program | None:
-        """The program, taken by its node; None if Fair has stumbled over it and can be asked what has become of it."""
-        service = self._services[role]
-        spec = service.spec if self.lists else _without_labels(service)
+    def _launch(self, role: Role, listed: bool) -> Program | None:
+        """The accepted program; None if Fair has stumbled over it and its list will tell what came of it."""
+        service = self.services[role]
+        spec = service.spec if listed else replace(service.spec, labels={})
         try:
-            program = self._patience.ask(lambda: self._fair.launch(service.node, spec), only_unsent=True)
+            program = self._start.ask(lambda: self._fair.launch(service.node, spec), only_unsent=True)
         except FairError as error:
             self._stumbles[role] += 1
-            known_later = self.lists and error.may_pass and not error.unsent
+            known_later = listed and error.may_pass and not error.unsent
             if not known_later or self._stumbles[role] > _STUMBLES_AT_MOST:
                 raise
             log.warning("looking whether %s runs although its start failed: %s", role, error)
             return None
-        self._launched[service.fingerprint] = program  # now: where its node does not take it yet, it waits there
-        try:
-            self._fair.wait_until_scheduled(program, timeout_s=max(0.0, min(within_s, self._patience.left_s)))
-        except FairError as error:
-            if not error.may_pass:
-                raise
-            log.warning("waiting on, although nobody can say whether %s was taken by its node: %s", role, error)
+        self._launched[service.fingerprint] = program  # now: where its node does not accept it yet, it waits there
+        self._wait_until_accepted(program)
         return program
 
-    def ended(self) -> Mapping[Role, ProgramEnd]:
-        """How those ended that were started here and run no more."""
+    def _wait_until_accepted(self, program: Program) -> None:
+        """Returns once the program's node has it. Raises: FairError after `schedule_s`, if Fair says that it waits."""
+        timeout_s = max(0.0, min(self._start.timing.schedule_s, self._start.left_s))
+        deadline = time.monotonic() + timeout_s
+        while True:
+            status, fault = "", None
+            try:
+                status = self._fair.status(program)
+            except FairError as error:
+                if not error.may_pass:
+                    raise
+                fault = error
+            if fault is None and status not in ("Queued", "NotResponding"):
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_S)
+        if fault is None:
+            raise FairError(
+                f"Node {program.node}",
+                tried="start a container on it",
+                came_back=f"after {timeout_s:g} s its program is still {status}",
+                next_step="Check that the machine is on, and that its Fair agent is connected.",
+                lasting=True,
+            )
+        log.warning("waiting on, although Fair cannot say whether node %s has the program: %s", program.node, fault)
+
+    def ended(self) -> dict[Role, ProgramEnd]:
+        """How those ended that this start has launched and that run no more."""
         return {role: end for role, program in self._programs.items() if (end := self._fair.end_of(program))}
 
     def still_runs(self, role: Role) -> bool:
-        """Whether one that was launched here, in an earlier try perhaps, has not ended, or waits for its node."""
-        program = self._launched.get(self._services[role].fingerprint)
+        """Whether one that this process has launched, in an earlier start perhaps, runs or waits for its node."""
+        program = self._launched.get(self.services[role].fingerprint)
         try:
             return program is not None and self._fair.status(program) != "Completed"
         except FairError as error:
@@ -120,74 +147,28 @@ class FairDeployment:
                 return False
             raise
 
-    def can_stop(self) -> bool:
-        """Whether Fair lists containers, and so can stop them; asks it unless that is known."""
-        if self.lists:
-            with contextlib.suppress(FairError):
-                node = self._services[Role.INFERENCE].node
-                self.lists = self._fair.containers(node) is not None
-        return self.lists
-
-    def forget(self, role: Role) -> None:
-        """What was started here has ended, and another one, started elsewhere, is in its place."""
+    def forget(self, role: Role, end: ProgramEnd) -> None:
+        """Takes note that one has ended because another process's own is in its place."""
+        log.info("%s runs already: %s", role, end.last_words)
         del self._programs[role]
 
-    def stop(self, role: Role, container: Container) -> None:
-        """Ends a container of a service."""
-        self._end(self._services[role].node, container.id)
+    def failure(self, role: Role, end: ProgramEnd) -> StartError:
+        """The error for a container that ended instead of serving."""
+        service = self.services[role]
+        kind = PortTakenError if port_is_taken(end.last_words) else StartError
+        return kind(
+            f"{role} on node {service.node}",
+            tried=f"start the image {service.spec.image}",
+            came_back=str(end),
+            next_step="Check the image's name, that the node can run it, and that its ports are free.",
+        )
 
-    def _end(self, node: str, container_id: str) -> None:
-        timeout_s = max(1.0, min(self._stop_s, self._patience.left_s))
-        self._patience.ask(lambda: self._fair.delete_container(node, container_id, timeout_s=timeout_s))
-
-    def stop_adopted(self, found: Plan, role: Role) -> None:
-        """Ends the service's container, if one runs."""
-        for adopted, container in found.adopt:
-            if adopted is role:
-                self.stop(role, container)
-
-    def stop_replaced(self, found: Plan) -> None:
-        """Ends what runs with another configuration."""
-        for role, container in found.replace:
-            log.info("replacing %s, container %s: another configuration", role, container.id)
-            self.stop(role, container)
-
-    def stop_strays(self) -> None:
-        """Ends what was left behind where the settings do not want it any more, on nodes no longer ours, too."""
-        try:
-            everywhere = self._patience.ask(self._everywhere)
-            for node, row in strays(self._services, self._deployment, everywhere):
-                log.info("ending %s on node %s, container %s: it belongs elsewhere now", row.role, node, row.id)
-                self._end(node, row.id)
-        except FairError as error:
-            log.warning("what an earlier configuration left behind could not be ended: %s", error)
-
-    def _everywhere(self) -> dict[str, list[Container]]:
-        return {node.name: self._fair.containers(node.name) or [] for node in self._fair.nodes()}
-
-    def stop_doubles(self) -> bool:
-        """Whether something was ended: two processes that look and start at the same moment start everything twice.
-
-        Both keep the container that Fair lists first.
-        """
-        try:
-            found = self.survey() if self._programs else None
-            doubles = found.replace if found else ()
-            for role, container in doubles:
-                log.info("ending %s, container %s: another process started one at the same moment", role, container.id)
-                self.stop(role, container)
-        except ServiceError as error:
-            log.warning("could not look for services that were started twice: %s", error)  # it draws all the same
-            return False
-        return bool(doubles)
+    def stop(self, node: str, container: Container) -> None:
+        """Ends a container and waits until it is gone."""
+        timeout_s = max(1.0, min(self._start.timing.stop_s, self._start.left_s))
+        self._start.ask(lambda: self._fair.delete_container(node, container.id, timeout_s=timeout_s))
 
 
 def port_is_taken(text: str) -> bool:
     """Whether a container says, in its words or its engine's, that another one holds its port."""
     return _PORT_TAKEN.search(text) is not None
-
-
-def _without_labels(service: Service) -> ContainerSpec:
-    """The service's container without labels, for a Fair server that does not know them."""
-    spec = service.spec
-    return ContainerSpec(spec.image, spec.command, spec.files, spec.ports, spec.runtime, spec.network)

@@ -2,32 +2,28 @@
 
 import time
 
-from backends.start_errors import no_way_there
+from backends.start import Start, Stopwatch
 from endpoint.wire_format import Health
 from endpoint_client import EndpointClient
-from errors import EndpointError, EndpointUnreachableError
-from fair_api.retry import Stopwatch
+from errors import EndpointError, EndpointUnreachableError, StartError
 
 
 class HealthProbe:
-    """Asks one endpoint for its health, again and again. Times in seconds.
+    """Asks one endpoint for its health, again and again.
 
-    `probe_s`: how long one answer may take; `poll_s`: the pause between two questions; `name_s`: how long the name of
-    its host may be unknown. `shut`: nobody listens at its port, or nothing comes from there at all; `unheard`: the
-    latter alone.
+    `shut`: for how long nobody has listened at its port, or nothing has come from there; `unheard`: the latter alone.
     """
 
-    def __init__(self, endpoint: EndpointClient, *, probe_s: float, poll_s: float, name_s: float) -> None:
-        self._endpoint = endpoint
-        self._probe_s, self._poll_s, self._name_s = probe_s, poll_s, name_s
+    def __init__(self, endpoint: EndpointClient, start: Start) -> None:
+        self.endpoint = endpoint
+        self._start = start
         self.shut, self.unheard, self._unknown = Stopwatch(), Stopwatch(), Stopwatch()
 
-    def ask(self, *, left_s: float) -> Health | EndpointError:
-        """What it answers, once the name of its host is known: until then nothing else is to be done.
+    def ask(self) -> Health | EndpointError:
+        """What it answers, once the name of its host is known: before that nothing else can be done.
 
-        Raises: StartError when it has not been known for `name_s` seconds, `left_s` at most.
+        Raises: StartError when the name stays unknown for `name_s` seconds, or until the deadline.
         """
-        deadline = time.monotonic() + left_s
         while True:
             answer = self._probe()
             how = answer.how if isinstance(answer, EndpointUnreachableError) else None
@@ -36,12 +32,17 @@ class HealthProbe:
             self._unknown.observe(how == "unknown")
             if not isinstance(answer, EndpointUnreachableError) or answer.how != "unknown":
                 return answer
-            if self._unknown.seconds > self._name_s or time.monotonic() > deadline:
+            if self._unknown.seconds > self._start.timing.name_s or self._start.left_s < 0:
                 raise no_way_there(answer)
-            time.sleep(self._poll_s)
+            time.sleep(self._start.timing.poll_s)
 
     def _probe(self) -> Health | EndpointError:
         try:
-            return self._endpoint.health(timeout_s=self._probe_s)
+            return self.endpoint.health(timeout_s=self._start.timing.probe_s)
         except EndpointError as error:
             return error
+
+
+def no_way_there(answer: EndpointUnreachableError) -> StartError:
+    """The way to the services fails, not the services: an unknown name, a firewall. The maintainer has to mend it."""
+    return StartError(answer.link, tried=answer.tried, came_back=answer.came_back, next_step=answer.next_step)

@@ -20,11 +20,11 @@ from pathlib import Path
 import requests
 from fair import FairClient
 
-from addresses import free_ports
 from backends.choose import choose_backend
 from benchmarks._tutorial_way import TutorialClient
 from fair_api.client import DeadlineFairClient
 from fair_api.local_server import ROOT, find_rathole
+from network.addresses import free_ports
 from settings import Settings
 from text_to_image import TextToImage
 

@@ -7,10 +7,10 @@ import statistics
 import time
 import warnings
 
-from addresses import free_ports
 from backends.choose import choose_backend
 from benchmarks._tutorial_way import TutorialClient
 from endpoint.credentials import Credentials, new_secret
+from network.addresses import free_ports
 from settings import Settings
 from text_to_image import TextToImage
 

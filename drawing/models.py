@@ -1,10 +1,7 @@
-"""What is asked for and what comes back: requests, their limits, drawings.
-
-Plain values that every module above shares; nothing here talks to anybody.
-"""
+"""A picture's request with its limits, and the picture that comes back: plain values that all other modules share."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from PIL import Image
@@ -101,9 +98,10 @@ def _text(name: str, value: Any, max_chars: int) -> str:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One picture to draw. None means: the server's own default.
+    """One picture to draw: its parameters under diffusers' names. None means: the server's own default.
 
-    `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards.
+    A parameter is written down here and nowhere else on the page's side: the page, `submit` and the wire take the
+    fields as they are. `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards.
     """
 
     prompt: str
@@ -115,42 +113,43 @@ class GenerationRequest:
     seed: int | None = None
 
     @classmethod
-    def checked(cls, limits: Limits, prompt: Any, negative_prompt: Any = "", **numbers: Any) -> "GenerationRequest":
-        """The request, once every part of it has been looked at.
+    def checked(cls, limits: Limits, *values: Any, **named: Any) -> "GenerationRequest":
+        """The request of these parameters, in the order of the fields or by name, once each has been looked at.
 
+        Numbers may come as text; a seed of -1 is as good as None. A field's type says how it is read.
         Raises: InvalidRequestError for the first part that cannot be drawn, in a visitor's words.
         """
-        text = _text("The prompt", prompt, limits.prompt_chars)
-        if not text:
+        given = cls(*values, **named)
+        read: dict[str, Any] = {}
+        for parameter in fields(cls):
+            name, value = parameter.name, getattr(given, parameter.name)
+            if value is None and parameter.default is not MISSING:
+                read[name] = parameter.default
+            elif parameter.type is str:
+                read[name] = _text(_label(name), value, limits.prompt_chars)
+            else:
+                read[name] = _number(_label(name), value, integer=parameter.type == int | None)
+        if read["seed"] == -1:  # the usual way to write "any" in other programs
+            read["seed"] = None
+        request = cls(**read)
+        if not request.prompt:
             raise InvalidRequestError("Please type what you would like to see: the prompt is empty.")
-        seed = _number("The seed", numbers.pop("seed", None), integer=True)
-        if seed == -1:  # the usual way to write "any" in other programs
-            seed = None
-        if seed is not None and not 0 <= seed <= SEED_MAX:
-            raise InvalidRequestError(f"The seed must be from 0 to {SEED_MAX}, not {seed:.0f}.")
-        guidance = _number("Guidance", numbers.pop("guidance_scale", None), integer=False)
-        whole = {name: _number(_NAMES[name], value, integer=True) for name, value in numbers.items()}
-        request = cls(
-            prompt=text,
-            negative_prompt=_text(
-                "The negative prompt", "" if negative_prompt is None else negative_prompt, limits.prompt_chars
-            ),
-            guidance_scale=guidance,
-            seed=None if seed is None else int(seed),
-            **{name: None if value is None else int(value) for name, value in whole.items()},
-        )
+        if request.seed is not None and not 0 <= request.seed <= SEED_MAX:
+            raise InvalidRequestError(f"The seed must be from 0 to {SEED_MAX}, not {request.seed}.")
         request.check(limits)
         return request
 
     def check(self, limits: Limits) -> None:
         """Raises: InvalidRequestError if a number lies outside `limits` (a server may be stricter than the first)."""
-        for name in ("width", "height", "num_inference_steps", "guidance_scale"):
-            value = getattr(self, name)
-            if value is not None:
-                getattr(limits, name).check(_NAMES[name], value, " px" if name in ("width", "height") else "")
+        for parameter in fields(self):
+            bounds, value = getattr(limits, parameter.name, None), getattr(self, parameter.name)
+            if isinstance(bounds, Range) and value is not None:
+                bounds.check(_label(parameter.name), value, " px" if parameter.name in ("width", "height") else "")
 
 
-_NAMES = {"width": "The width", "height": "The height", "num_inference_steps": "Steps", "guidance_scale": "Guidance"}
+def _label(name: str) -> str:
+    """What an error calls a parameter."""
+    return {"num_inference_steps": "Steps", "guidance_scale": "Guidance"}.get(name, f"The {name.replace('_', ' ')}")
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
 from endpoint.transport_errors import Advice, TransportErrors
 from endpoint.wire_format import read_error
 from errors import BusyError, EndpointAnswerError, EndpointUnreachableError, SpaceError
+from network.http_errors import HTTP_FAULTS
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux's
@@ -79,7 +79,7 @@ class EndpointTransport:
                 stream=True,
                 allow_redirects=False,
             )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
+        except HTTP_FAULTS as error:
             raise self.trouble.of_transport(tried, error, since) from error
         try:
             yield response
@@ -117,7 +117,7 @@ class EndpointTransport:
                 since = time.monotonic()
             else:
                 return
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except HTTP_FAULTS as error:
             raise self.trouble.of_transport(tried, error, since) from error
         raise self.trouble.wrong_answer(tried, f"more than {ANSWER_BYTES_MAX // 2**20} MB came back")
 

@@ -1,7 +1,7 @@
-"""docker-diffusers-api's wire format, as far as a client needs it: requests written, events and results read.
+"""docker-diffusers-api's wire format for a client: writes requests, reads healthchecks, events, results and errors.
 
-Understands our inference server and upstream's: HTTP 200 with `$error`, `image_base64` or `images_base64`, events
-without a step. Everything that comes in is looked at defensively: nothing here trusts the other side.
+It reads both our inference server's answers and upstream's: HTTP 200 with `$error`, `image_base64` or `images_base64`,
+events without a step. It trusts nothing that comes in.
 
 Source: github.com/kiri-art/docker-diffusers-api (README and app.py); the additions are our inference server's.
 """
@@ -32,6 +32,7 @@ from errors import (
 
 PIXELS_MAX = 4096 * 4096
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+_WORDS_MAX = 200
 _MS_MAX = 7 * 24 * 3600 * 1000.0
 _CALLERS_FAULT = ("INVALID_INPUTS", "INVALID_SCHEDULER", "NO_SUCH_PIPELINE", "MODEL_MISMATCH", "NO_MODEL_ID")
 
@@ -83,17 +84,9 @@ def read_health(link: str, text: str) -> Health:
 
 def write_request(request: GenerationRequest, request_id: str) -> dict[str, Any]:
     """The body of `POST /`: streamed, and repeatable under `request_id`."""
-    inputs = {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt or None,
-        "width": request.width,
-        "height": request.height,
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
-        "seed": request.seed,
-    }
+    inputs = {name: value for name, value in vars(request).items() if value not in (None, "")}
     return {
-        "modelInputs": {name: value for name, value in inputs.items() if value is not None},
+        "modelInputs": inputs,
         "callInputs": {"startRequestId": request_id, "streamEvents": 1, "PIPELINE": "AutoPipelineForText2Image"},
     }
 
@@ -255,7 +248,14 @@ def _receipt(meta: Any, timings: Any) -> Receipt:
         inference_s=seconds("inference"),
         queue_s=seconds("queue"),
         substituted=_substituted(meta.get("served_instead")),
+        unused_words=_words(meta.get("unused_prompt_words")),
     )
+
+
+def _words(told: Any) -> tuple[str, ...]:
+    """A list of words, bounded in number and length."""
+    words = told[:_WORDS_MAX] if isinstance(told, list) else []
+    return tuple(word[:80] for word in words if isinstance(word, str))
 
 
 def _substituted(served_instead: Any) -> tuple[str, ...]:

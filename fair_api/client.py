@@ -1,8 +1,8 @@
-"""The `faircompute` client with deadlines and a `launch()` of its own: the one module that knows that package.
+"""A client of one Fair server: nodes, containers, launching without blocking. All of it goes through `faircompute`.
 
-What it adds to `fair.FairClient` (0.22.1): a deadline for every request, errors that carry the HTTP status, a new login
-when a token has expired, launching without blocking and without losing the program's id, and the additions of a Fair
-server that can list and delete containers.
+What it adds to that package's client (0.22.1): a deadline for every request, errors that carry the HTTP status, a new
+login when a token has expired, launching without waiting and without losing the program's id, and the additions of a
+Fair server that can list and delete containers. No other module knows the package.
 
 Source: the package's own client.py; its requests are written down nowhere else.
 """
@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -19,9 +19,8 @@ import requests
 from fair import FairClient
 
 from errors import FairError
+from fair_api import transport
 from fair_api.models import LAST_CHARS, Container, ContainerSpec, Node, Program, ProgramEnd, last_words
-from fair_api.retry import FaultWindow
-from fair_api.transport import is_success, refusal, send
 
 log = logging.getLogger(__name__)
 
@@ -32,42 +31,50 @@ OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of this very program
 _NOT_LISTING = (301, 302, 303, 307, 308, 404, 405, 501)
 
 
-class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has no types
+class _PackageClient(FairClient):  # type: ignore[misc]  # the package has no types
+    """The package's client with every request sent by `request`; it has no other place to put a deadline."""
+
+    def __init__(self, server_address: str, request: Callable[..., requests.Response]) -> None:
+        self._make_request = request
+        super().__init__(server_address=server_address, user_email="", user_password="")
+
+    def authenticate(self, user_email: str, user_password: str) -> None:
+        """Nothing: `DeadlineFairClient` logs in, again when a token has expired."""
+
+
+class DeadlineFairClient:
     """A logged-in client of one Fair server; safe to use from several threads.
 
     `timeout_s`: deadline for each request, in seconds. `until`: where it is set, no request is waited for beyond that
-    moment (`time.monotonic`), but a second at least. Everything raises `FairError`.
+    moment (`time.monotonic`), but a second at least. `send`: how one request is sent. Everything raises `FairError`.
     """
 
-    def __init__(self, server_address: str, user_email: str, user_password: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        server_address: str,
+        user_email: str,
+        user_password: str,
+        *,
+        timeout_s: float = 10.0,
+        send: Callable[..., requests.Response] = transport.send,
+    ) -> None:
         self._address = server_address
         self._timeout_s = timeout_s
+        self._send_once = send
         self.until: float | None = None
-        self._login = (user_email, user_password)
+        self._account = {"email": user_email, "password": user_password}
         self._login_lock = threading.Lock()
-        super().__init__(server_address=server_address, user_email=user_email, user_password=user_password)
+        self._package = _PackageClient(server_address, self._request)
+        self._url: str = self._package.server_address
+        self.token = self._log_in()
 
     def __repr__(self) -> str:
         return f"<DeadlineFairClient {self._address}>"
 
-    def authenticate(self, user_email: str, user_password: str) -> None:
-        """Logs in. Raises: FairError, with what to check."""
-        body = {"email": user_email, "password": user_password, "version": "V018"}
-        response = self._send("post", f"{self.server_address}/auth/login", tried="log in", json=body)
-        if not is_success(response):
-            raise FairError(
-                tried=f"log in to {self._address}",
-                came_back=f"it answered {refusal(response)}",
-                next_step="Check FAIRCOMPUTE_EMAIL, FAIRCOMPUTE_PASSWORD and FAIRCOMPUTE_SERVER_ADDRESS.",
-                status=response.status_code,
-            )
-        with self._understood("log in", lasting=True):
-            self.token = str(response.json()["token"])
-
     def nodes(self) -> list[Node]:
         """The nodes of this account's default cluster."""
         with self._understood("list nodes"):
-            rows = self.cluster(CLUSTER).nodes.list()
+            rows = self._package.cluster(CLUSTER).nodes.list()
             addresses = {}
             if rows and not any(row.get("host_address") for row in rows):
                 addresses = self._addresses_of_old()
@@ -124,13 +131,13 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
             {"type": "Wait", "container_id": "$0"},
         ]
         with self._understood(f"start {spec.image}"):
-            started = self.put_program(CLUSTER, node, commands)
+            started = self._package.put_program(CLUSTER, node, commands)
             program = Program(node=node, id=int(started["program_id"]), bucket_id=int(started["bucket_id"]))
         try:
             for path, text in spec.files.items():
-                self.put_file_data(program.bucket_id, path, text.encode())
-                self.put_file_eof(program.bucket_id, path)
-            self.put_file_eof(program.bucket_id, "#stdin")
+                self._package.put_file_data(program.bucket_id, path, text.encode())
+                self._package.put_file_eof(program.bucket_id, path)
+            self._package.put_file_eof(program.bucket_id, "#stdin")
         except Exception as error:
             failure = error
         else:
@@ -140,38 +147,18 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
         self._take_back(program)  # not within the handler: its own faults would pass for consequences of the first
         raise failure
 
-    def wait_until_scheduled(self, program: Program, *, timeout_s: float, poll_s: float = 0.1) -> str:
-        """Waits while the program is queued; returns its status, `Processing` or `Completed`. Lets Fair's hiccups pass.
-
-        Raises: FairError after `timeout_s` seconds: the node does not take programs, or Fair cannot be asked.
-        """
-        deadline, hiccups, status = time.monotonic() + timeout_s, FaultWindow(), ""
-        while True:
-            status = hiccups.ask(lambda: self.status(program)) or status
-            if hiccups.last is None and status not in ("Queued", "NotResponding"):
-                return status
-            if time.monotonic() > deadline:
-                raise hiccups.last or FairError(
-                    f"Node {program.node}",
-                    tried="start a container on it",
-                    came_back=f"after {timeout_s:g} s its program is still {status}",
-                    next_step="Check that the machine is on, and that its Fair agent is connected.",
-                    lasting=True,
-                )
-            time.sleep(poll_s)
-
     def status(self, program: Program) -> str:
         """`Queued`, `NotResponding`, `Processing` or `Completed`."""
         with self._understood("ask for a program's status"):
-            return str(self.get_program_info(CLUSTER, program.node, program.id)["status"])
+            return str(self._package.get_program_info(CLUSTER, program.node, program.id)["status"])
 
     def end_of(self, program: Program) -> ProgramEnd | None:
         """How the program ended; None while it runs."""
         if self.status(program) != "Completed":
             return None
-        url = f"{self.server_address}/clusters/{CLUSTER}/nodes/{program.node}/programs/{program.id}/result"
+        url = f"{self._url}/clusters/{CLUSTER}/nodes/{program.node}/programs/{program.id}/result"
         with self._understood("ask for a program's result"):
-            last = (self._make_request("get", url).json().get("result") or [{}])[-1]
+            last = (self._request("get", url).json().get("result") or [{}])[-1]
             exit_code = last.get("Ok", {}).get("exit_code") if isinstance(last.get("Ok"), dict) else None
         words = self._last_words(program.bucket_id) or str(last.get("Err", ""))
         return ProgramEnd(exit_code, words)
@@ -179,7 +166,7 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
     def containers(self, node: str) -> list[Container] | None:
         """The containers of a node; None if this Fair server cannot list them (the hosted one)."""
         try:
-            response = self._make_request("get", f"{self.server_address}/nodes/{quote(node, safe='')}/containers")
+            response = self._request("get", f"{self._url}/nodes/{quote(node, safe='')}/containers")
         except FairError as error:
             if error.status in _NOT_LISTING:
                 return None
@@ -197,10 +184,10 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
 
         Raises: FairError if it is still there then.
         """
-        url = f"{self.server_address}/nodes/{quote(node, safe='')}/containers/{quote(container_id, safe='')}"
+        url = f"{self._url}/nodes/{quote(node, safe='')}/containers/{quote(container_id, safe='')}"
         deadline = time.monotonic() + timeout_s
         try:
-            self._make_request("delete", url, timeout=timeout_s)
+            self._request("delete", url, timeout=timeout_s)
         except FairError as error:
             if error.status != 404:  # gone by itself meanwhile
                 raise
@@ -227,18 +214,18 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
     def _addresses_of_old(self) -> dict[str, str]:
         """Node id -> address from the older listing, which always tells it; empty if this server has none."""
         try:
-            rows = self._make_request("get", f"{self.server_address}/nodes").json().get("nodes", [])
+            rows = self._request("get", f"{self._url}/nodes").json().get("nodes", [])
         except FairError:
             return {}
         return {row["node_id"]: row["host_address"] for row in rows if row.get("host_address")}
 
     def _last_words(self, bucket_id: int) -> str:
         """The last lines of a finished program's stderr, which is read for at most a few seconds."""
-        url = f"{self.server_address}/buckets/{bucket_id}/{quote_plus('#stderr')}"
+        url = f"{self._url}/buckets/{bucket_id}/{quote_plus('#stderr')}"
         deadline = time.monotonic() + self._timeout_s
         tail = b""
         try:
-            with self._make_request("get", url, stream=True) as response:
+            with self._request("get", url, stream=True) as response:
                 for chunk in response.iter_content(65536):
                     tail = (tail + chunk)[-8 * LAST_CHARS :]
                     if time.monotonic() > deadline:
@@ -260,27 +247,44 @@ class DeadlineFairClient(FairClient):  # type: ignore[misc]  # the package has n
                 lasting=lasting,
             ) from error
 
-    def _make_request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
-        """Replaces the package's: with a deadline, one new login for an expired token, and typed errors."""
-        what = f"{method.upper()} {url.removeprefix(self.server_address)}"
+    def _log_in(self) -> str:
+        """A new token. Raises: FairError, with what to check."""
+        body = {**self._account, "version": "V018"}
+        response = self._send("post", f"{self._url}/auth/login", tried="log in", json=body)
+        if not transport.is_success(response):
+            raise FairError(
+                tried=f"log in to {self._address}",
+                came_back=f"it answered {transport.refusal(response)}",
+                next_step="Check FAIRCOMPUTE_EMAIL, FAIRCOMPUTE_PASSWORD and FAIRCOMPUTE_SERVER_ADDRESS.",
+                status=response.status_code,
+            )
+        with self._understood("log in", lasting=True):
+            return str(response.json()["token"])
+
+    def _request(self, method: str, url: str, **options: Any) -> requests.Response:
+        """A successful answer, after one new login if the token has expired."""
+        tried = f"{method.upper()} {url.removeprefix(self._url)}"
         token = self.token
-        response = self._send(method, url, tried=what, headers=self._make_headers(), **kwargs)
+        response = self._send(method, url, tried=tried, token=token, **options)
         if response.status_code == 401:
             with self._login_lock:
                 if self.token == token:  # else another thread has logged in meanwhile
-                    self.authenticate(*self._login)
-            response = self._send(method, url, tried=what, headers=self._make_headers(), **kwargs)
-        if not is_success(response):
+                    self.token = self._log_in()
+            response = self._send(method, url, tried=tried, token=self.token, **options)
+        if not transport.is_success(response):
             raise FairError(
-                tried=f"{what} at {self._address}",
-                came_back=f"it answered {refusal(response)}",
+                tried=f"{tried} at {self._address}",
+                came_back=f"it answered {transport.refusal(response)}",
                 next_step="See the Fair server's log.",
                 status=response.status_code,
             )
         return response
 
-    def _send(self, method: str, url: str, *, tried: str, **kwargs: Any) -> requests.Response:
-        timeout_s = kwargs.pop("timeout", self._timeout_s)
+    def _send(self, method: str, url: str, *, tried: str, token: str = "", **options: Any) -> requests.Response:
+        timeout_s = options.pop("timeout", self._timeout_s)
         if self.until is not None:
             timeout_s = max(_AT_LEAST_S, min(timeout_s, self.until - time.monotonic()))
-        return send(method, url, tried=f"{tried} at {self._address}", timeout_s=timeout_s, **kwargs)
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+        return self._send_once(
+            method, url, tried=f"{tried} at {self._address}", timeout_s=timeout_s, headers=headers, **options
+        )

@@ -4,18 +4,15 @@ The environment may name a proxy and authorities (a private one has no other way
 sent: no ~/.netrc, no redirect.
 """
 
-import socket
-import ssl
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
-from requests.exceptions import InvalidURL
-from urllib3.exceptions import ConnectTimeoutError, LocationValueError, NewConnectionError
 
-from addresses import is_loopback
-from errors import FairError, causes, is_among
+from errors import FairError
+from network.addresses import is_loopback
+from network.http_errors import HTTP_FAULTS, explain
 
 _NO_PROXIES = {"http": None, "https": None, "all": None}  # a proxy of the environment does not lead to this machine
 
@@ -27,6 +24,7 @@ def send(method: str, url: str, *, tried: str, timeout_s: float, **kwargs: Any) 
     """
     if is_loopback(urlsplit(url).hostname or ""):
         kwargs["proxies"] = _NO_PROXIES
+    since = time.monotonic()
     try:
         return requests.request(
             method,
@@ -36,16 +34,16 @@ def send(method: str, url: str, *, tried: str, timeout_s: float, **kwargs: Any) 
             allow_redirects=False,
             **kwargs,
         )
-    # Not all that goes wrong there is one of requests' own: a host name that is none, authorities that are not there.
-    except (OSError, urllib3.exceptions.HTTPError, UnicodeError) as error:
-        of = causes(error)
+    except HTTP_FAULTS as error:
+        trouble = explain(error, url, time.monotonic() - since)
+        came_back = f"nothing came back within {timeout_s:g} s" if trouble.timed_out else trouble.came_back
         raise FairError(
             tried=tried,
-            came_back=f"{_failure(error, timeout_s)} ({_words(of[-1])})",
+            came_back=f"{came_back} ({trouble.reason})",
             next_step="Check FAIRCOMPUTE_SERVER_ADDRESS, and that the Fair server runs and can be reached "
             "from here (a Space reaches ports 80, 443 and 8080 only).",
-            lasting=_is_lasting(of),
-            unsent=is_among(of, NewConnectionError, ConnectTimeoutError, LocationValueError),
+            lasting=trouble.lasting,
+            unsent=trouble.unsent,
         ) from error
 
 
@@ -71,20 +69,3 @@ def refusal(response: requests.Response) -> str:
     except requests.JSONDecodeError:
         message = response.text
     return f"{response.status_code} {str(message or response.reason)[:300]}"
-
-
-def _failure(error: Exception, timeout_s: float) -> str:
-    late = isinstance(error, requests.Timeout)
-    return f"nothing came back within {timeout_s:g} s" if late else "the connection failed"
-
-
-def _is_lasting(of: list[BaseException]) -> bool:
-    """Whether it will not be over in a moment: a name that is none or that nobody knows, a certificate of nobody's."""
-    if is_among(of, InvalidURL, LocationValueError, UnicodeError, ssl.SSLCertVerificationError):
-        return True
-    return any(isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN for error in of)
-
-
-def _words(error: BaseException) -> str:
-    """The reason of a failed request, without object addresses and URLs."""
-    return str(error).rsplit(": ", 1)[-1][:200] or type(error).__name__

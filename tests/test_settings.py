@@ -29,7 +29,8 @@ def _no_dot_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_setting_is_kept_away_from_tests() -> None:
     """No setting of this module slips past what keeps the developer's own ones away from the tests."""
-    names = {name.upper() for name in Settings.model_fields} | {"FAIRCOMPUTE_USER_EMAIL", "SPACE_ID"}
+    aliases = {"INFERENCE_ENGINE", "FAIRCOMPUTE_USER_EMAIL", "SPACE_ID"}
+    names = {name.upper() for name in Settings.model_fields if name != "engine"} | aliases
     assert [name for name in names if not is_setting(name)] == []
 
 
@@ -119,6 +120,26 @@ def test_names_of_the_client_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.faircompute_email == "you@example.org"
     assert found.faircompute_password is not None
     assert found.faircompute_password.get_secret_value() == "hunter2-other"
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, {}),
+        (FAIR, {"idle_engine_s": 300, "idle_exit_s": 900}),
+        ({**FAIR, "IDLE_ENGINE_S": "0", "MODEL_ID": "m"}, {"idle_engine_s": 0, "idle_exit_s": 900, "model_id": "m"}),
+        (
+            {"INFERENCE_ENGINE": "diffusers", "MODEL_ID": "m", "MODEL_PRECISION": "fp16", "IDLE_EXIT_S": "60"},
+            {"engine": "diffusers", "model_id": "m", "model_precision": "fp16", "idle_exit_s": 60},
+        ),
+        ({"ENGINE": "diffusers", "engine": "diffusers"}, {}),
+    ],
+)
+def test_what_the_inference_server_is_told(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], told: dict[str, object]
+) -> None:
+    """The settings of the engine go under endpoint.json's keys; only elsewhere does an idle server end."""
+    assert load(monkeypatch, environment).inference.model_dump(exclude_none=True) == told
 
 
 @pytest.mark.parametrize(

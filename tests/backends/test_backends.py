@@ -9,9 +9,11 @@ from collections.abc import Callable
 import pytest
 
 import fair_services
-from backends.base import Backend, FairChain, FixedEndpoint
+from backends.base import Backend
 from backends.choose import choose_backend
-from backends.reconcile import Timing
+from backends.fair_chain import FairChain
+from backends.fixed_endpoint import FixedEndpoint
+from backends.start import Timing
 from drawing.events import Event
 from drawing.models import GenerationRequest
 from endpoint.credentials import Credentials

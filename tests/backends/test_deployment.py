@@ -1,8 +1,71 @@
-"""How a container says that another one holds its port."""
+"""A chain's services as programs on Fair: how a launch is waited for, and when a port counts as taken."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from backends.deployment import port_is_taken
+from backends.deployment import FairDeployment, port_is_taken
+from backends.start import Start, Timing
+from endpoint.credentials import Credentials
+from errors import FairError
+from fair_api.models import Node, Program
+from fair_services import ChainSettings, Role, chain_services
+from tests.support.fair_fronts import client_of, logs_in
+from tests.support.hostile_server import Line, Received, hostile_server
+from tests.support.reconcile_bench import SECRET
+
+
+@contextmanager
+def deployment_with(*statuses: str, timing: Timing) -> Iterator[tuple[FairDeployment, dict[str, Program]]]:
+    """An inference server's deployment, whose program Fair says to be in each of these states, the last for ever.
+
+    `503`: Fair fails; `cut`: it hangs up; `garbage`: it answers something else.
+    """
+    left = list(statuses)
+
+    def script(line: Line, request: Received) -> None:
+        if not request.path.endswith("/info"):
+            line.answer(200, json.dumps({"program_id": 1, "bucket_id": 2}))
+            return
+        told = left.pop(0) if len(left) > 1 else left[0]
+        if told != "cut":
+            line.answer(503 if told == "503" else 200, json.dumps({"status": told}) if told[:1].isupper() else "<html>")
+
+    chain = ChainSettings("home", "image", "me/space")
+    services = chain_services(chain, Credentials.from_secret(SECRET), Node("home", "n1", None), None, "127.0.0.1")
+    launched: dict[str, Program] = {}
+    with hostile_server(logs_in(script)) as server:
+        start = Start(lambda stage: None, timing)
+        yield FairDeployment(client_of(server.url), services, chain.deployment, launched, start), launched
+        assert len(left) == 1
+
+
+@pytest.mark.parametrize("status", ["Queued", "NotResponding"])
+def test_a_node_that_does_not_accept(status: str) -> None:
+    """A program that stays queued is given up after `schedule_s`: the error names node and status."""
+    with deployment_with(status, timing=Timing(schedule_s=0.2)) as (deployment, launched):
+        with pytest.raises(FairError, match=rf"Node home.*after 0\.2 s.*still {status}.*machine is on"):
+            deployment.start([Role.INFERENCE], listed=True)
+        assert len(launched) == 1  # it may run yet
+
+
+@pytest.mark.parametrize("fault", ["503", "cut", "garbage"])
+def test_faults_while_a_program_is_queued(fault: str) -> None:
+    """Fair may fail a few times while a program waits for its node: the wait goes on."""
+    statuses = ["Queued", fault, fault, "Queued", fault, "Processing"]
+    with deployment_with(*statuses, timing=Timing(schedule_s=60)) as (deployment, _):
+        deployment.start([Role.INFERENCE], listed=True)
+        assert deployment.started == {Role.INFERENCE}
+
+
+@pytest.mark.parametrize("fault", ["503", "cut"])
+def test_a_fault_when_the_time_of_a_node_is_over(fault: str) -> None:
+    """Where Fair cannot say whether the node has the program, the start goes on: the endpoint will tell."""
+    with deployment_with(fault, timing=Timing(schedule_s=0.2)) as (deployment, _):
+        deployment.start([Role.INFERENCE], listed=True)
+        assert deployment.started == {Role.INFERENCE}
 
 
 @pytest.mark.parametrize(

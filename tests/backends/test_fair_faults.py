@@ -9,13 +9,15 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from backends.base import FairChain
-from backends.reconcile import Timing
+from backends.fair_chain import FairChain
+from backends.start import Timing
 from drawing.events import Event, Waking
 from errors import FairError
 from fair_api.client import DeadlineFairClient
 from fair_api.models import ContainerSpec
+from fair_api.transport import send
 from fair_services import ChainSettings, Role
+from settings import InferenceConfig
 from tests.support.fair_servers import DEADLINE_S, EMAIL, PASSWORD
 from tests.support.hostile_server import HostileServer, Line, Received, hostile_server
 from tests.support.reconcile_bench import QUICK, SECRET, Bench, chain_settings
@@ -99,7 +101,7 @@ def test_the_end_of_what_is_replaced(how: Stumble, bench: Bench) -> None:
     chain = chain_settings(tunnel_node=None)
     bench.bring_up(chain)
     with stumbling_fair(bench.url, once(how, "DELETE", "/containers/")) as front:
-        get_ready(backend_at(front.url, replace(chain, model_id="another/model")))
+        get_ready(backend_at(front.url, replace(chain, inference=InferenceConfig(model_id="another/model"))))
     assert bench.log.starts() == {"inference": 2}
     assert alive(bench) == ["inference"]
 
@@ -162,12 +164,14 @@ def test_a_space_that_was_killed_while_it_put_the_files(bench: Bench) -> None:
     """The next start waits for what is about to run, but gets over it within its own deadline when nothing comes."""
     chain = chain_settings(tunnel_node=None)
 
-    class Killed(DeadlineFairClient):
-        def put_file_data(self, bucket_id: int, file_name: str, data: bytes) -> None:
+    def killed(method: str, url: str, **options: Any) -> requests.Response:
+        if "/buckets/" in url:
             raise SystemExit
+        return send(method, url, **options)
 
+    fair = DeadlineFairClient(bench.url, EMAIL, PASSWORD, send=killed)
     with pytest.raises(SystemExit):
-        Killed(bench.url, EMAIL, PASSWORD).launch("home", bench.services(chain)[Role.INFERENCE].spec)
+        fair.launch("home", bench.services(chain)[Role.INFERENCE].spec)
     assert [row.status for row in bench.alive().values()] == ["starting"]
     get_ready(backend_at(bench.url, chain, replace(QUICK, silence_s=2)))
     assert bench.log.starts() == {"inference": 1}
@@ -192,29 +196,27 @@ def test_a_launch_at_a_fair_that_cannot_list(how: Stumble, part: str, bench: Ben
         assert sum(request.path.endswith("/programs") for request in front.requests) == 1
 
 
-@pytest.mark.parametrize(("call", "launches"), [("put_program", 2), ("put_file_data", 1)])
+@pytest.mark.parametrize(("part", "launches"), [("/programs", 2), (".json", 1)])
 def test_a_launch_that_was_refused_a_connection(
-    call: str, launches: int, bench: Bench, unlisted: HostileServer, closed_port: int
+    part: str, launches: int, bench: Bench, unlisted: HostileServer, closed_port: int
 ) -> None:
     """What has surely not reached Fair is repeated there as well, unless it is a file of a program that has."""
     refused: list[FairError] = []
-
-    class Refused(DeadlineFairClient):
-        def _make_request(self, method: str, url: str, **options: Any) -> requests.Response:
-            if url.endswith("/programs"):
-                tried.append(url)
-            if not refused and method == "put" and url.endswith("/programs" if call == "put_program" else ".json"):
-                url = url.replace(f":{urlsplit(url).port}/", f":{closed_port}/")
-                try:
-                    return super()._make_request(method, url, **options)
-                except FairError as error:
-                    refused.append(error)
-                    raise
-            return super()._make_request(method, url, **options)
-
     tried: list[str] = []
+
+    def send_to_nobody_once(method: str, url: str, **options: Any) -> requests.Response:
+        if url.endswith("/programs"):
+            tried.append(url)
+        if refused or method != "put" or not url.endswith(part):
+            return send(method, url, **options)
+        try:
+            return send(method, url.replace(f":{urlsplit(url).port}/", f":{closed_port}/"), **options)
+        except FairError as error:
+            refused.append(error)
+            raise
+
     chain = chain_settings(tunnel_node=None)
-    fair = Refused(unlisted.url, EMAIL, PASSWORD, timeout_s=DEADLINE_S)
+    fair = DeadlineFairClient(unlisted.url, EMAIL, PASSWORD, timeout_s=DEADLINE_S, send=send_to_nobody_once)
     backend = FairChain(chain, lambda: fair, secret=SECRET, kind="fair", timing=QUICK)
     if launches == 2:
         get_ready(backend)

@@ -7,9 +7,9 @@ import pytest
 
 from backends import base as backends
 from backends import single_flight
-from backends.base import FairChain
-from backends.reconcile import Timing
+from backends.fair_chain import FairChain
 from backends.single_flight import SingleFlight
+from backends.start import Timing
 from drawing.events import Event
 from errors import FairError, StartError
 from fair_api.client import DeadlineFairClient

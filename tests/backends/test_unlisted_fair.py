@@ -13,6 +13,7 @@ import requests
 
 from errors import FairError, StartError
 from fair_services import Role
+from settings import InferenceConfig
 from tests.support.hostile_server import HostileServer, Line, Received, hostile_server
 from tests.support.processes import wait_until
 from tests.support.reconcile_bench import IMPATIENT, QUICK, Bench, chain_settings
@@ -108,9 +109,10 @@ def test_another_configuration(bench: Bench, unlisted: HostileServer) -> None:
     """An inference server of another configuration, which cannot be replaced, is told as commands to type."""
     chain = chain_settings()
     bench.bring_up(chain, url=unlisted.url)
+    other = replace(chain, inference=InferenceConfig(model_id="another/model"))
     timing = replace(QUICK, silence_s=2)  # but patient with its answer, which is not to pass for silence
     with pytest.raises(StartError, match=r"another configuration.*cannot stop.*fair node home kill"):
-        bench.bring_up(replace(chain, model_id="another/model"), url=unlisted.url, timing=timing)
+        bench.bring_up(other, url=unlisted.url, timing=timing)
 
 
 def test_image_that_dies(bench: Bench, unlisted: HostileServer) -> None:

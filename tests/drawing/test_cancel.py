@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from backends.base import FixedEndpoint
+from backends.fixed_endpoint import FixedEndpoint
 from backends.single_flight import SingleFlight
 from drawing.events import Event, Step
 from drawing.jobs import Job

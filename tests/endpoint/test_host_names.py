@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.base import FairChain
+from backends.fair_chain import FairChain
 from endpoint_client import EndpointClient
 from errors import EndpointUnreachableError, FairError, SettingsError, StartError
 from fair_api.client import DeadlineFairClient

@@ -83,6 +83,7 @@ def test_receipt() -> None:
                 "SCHEDULER": "DDIMScheduler",
                 "seeds": [7, 8],
                 "served_instead": {"width": {"asked": 100, "served": 128}},
+                "unused_prompt_words": ["far", "away"],
             },
             "$timings": {"init": 0, "inference": 420.5, "queue": 12},
         },
@@ -91,6 +92,15 @@ def test_receipt() -> None:
     assert (drawing.receipt.model, drawing.receipt.scheduler) == ("demo", "DDIMScheduler")
     assert (drawing.receipt.inference_s, drawing.receipt.queue_s) == (0.4205, 0.012)
     assert drawing.receipt.substituted == ("width: 128 instead of 100",)
+    assert drawing.receipt.unused_words == ("far", "away")
+
+
+def test_unused_words_are_bounded() -> None:
+    """A server that names words without end, or no words at all, fills no memory and no page."""
+    told = [7, None, "x" * 10_000, *["word"] * 10_000]
+    receipt = wire_format.read_result(LINK, {"image_base64": encoded(), "$meta": {"unused_prompt_words": told}}).receipt
+    assert receipt.unused_words[:2] == ("x" * 80, "word")
+    assert len(receipt.unused_words) <= 200
 
 
 ODD: list[Any] = [None, True, 0, -1, 1.5, "", "x", [], {}, [[]], [None], {"a": 1}, 10**400, float("inf"), float("nan")]
@@ -99,11 +109,11 @@ ODD: list[Any] = [None, True, 0, -1, 1.5, "", "x", [], {}, [[]], [None], {"a": 1
 @pytest.mark.parametrize("odd", ODD, ids=lambda value: repr(value)[:20])
 def test_odd_meta_loses_no_picture(odd: Any) -> None:
     """Whatever stands beside the picture, it is still there."""
-    meta = {"seeds": odd, "MODEL_ID": odd, "SCHEDULER": odd, "served_instead": odd}
+    meta = {"seeds": odd, "MODEL_ID": odd, "SCHEDULER": odd, "served_instead": odd, "unused_prompt_words": odd}
     for answer in (
         {"$meta": odd, "$timings": odd},
         {"$meta": meta, "$timings": {"inference": odd, "queue": odd}},
-        {"$meta": {"seeds": [odd], "served_instead": {"a": odd}}},
+        {"$meta": {"seeds": [odd], "served_instead": {"a": odd}, "unused_prompt_words": [odd]}},
     ):
         assert wire_format.read_result(LINK, {"image_base64": encoded(), **answer}).image.size == (8, 6)
 

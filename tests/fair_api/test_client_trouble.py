@@ -11,6 +11,7 @@ import requests
 from errors import FairError
 from fair_api.client import DeadlineFairClient
 from fair_api.models import ContainerSpec, Program
+from fair_api.transport import send
 from tests.support.fair_fronts import client_of, logs_in
 from tests.support.fair_servers import EMAIL, PASSWORD
 from tests.support.hostile_server import Line, Received, hostile_server
@@ -22,7 +23,6 @@ CALLS: dict[str, Callable[[DeadlineFairClient], Any]] = {
     "node": lambda fair: fair.node("gpu"),
     "launch": lambda fair: fair.launch("gpu", SPEC),
     "status": lambda fair: fair.status(PROGRAM),
-    "wait_until_scheduled": lambda fair: fair.wait_until_scheduled(PROGRAM, timeout_s=0.3),
     "end_of": lambda fair: fair.end_of(PROGRAM),
     "containers": lambda fair: fair.containers("gpu"),
     "delete_container": lambda fair: fair.delete_container("gpu", "c1", timeout_s=0.3),
@@ -113,30 +113,6 @@ def test_a_token_that_is_never_taken() -> None:
     assert caught.value.status == 401
 
 
-@pytest.mark.parametrize("status", ["Queued", "NotResponding"])
-def test_never_scheduled(status: str) -> None:
-    """A program that stays queued is given up after its deadline: the error names node and status."""
-    with hostile_server(logs_in(lambda line, request: line.answer(200, json.dumps({"status": status})))) as server:
-        fair = client_of(server.url)
-        with pytest.raises(FairError, match=rf"Node gpu.*still {status}.*machine is on"):
-            fair.wait_until_scheduled(PROGRAM, timeout_s=0.2, poll_s=0.01)
-
-
-@pytest.mark.parametrize("hiccup", ["503", "cut", "garbage"])
-def test_a_hiccup_while_a_program_is_queued(hiccup: str) -> None:
-    """Fair may stumble a few times while a program waits for its node: the wait goes on."""
-    answers = ["Queued", hiccup, hiccup, "Queued", hiccup, "Processing"]
-
-    def script(line: Line, request: Received) -> None:
-        told = answers.pop(0)
-        if told != "cut":
-            line.answer(503 if told == "503" else 200, json.dumps({"status": told}) if told[:1].isupper() else "<html>")
-
-    with hostile_server(logs_in(script)) as server:
-        assert client_of(server.url).wait_until_scheduled(PROGRAM, timeout_s=60, poll_s=0.01) == "Processing"
-    assert answers == []
-
-
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 @pytest.mark.parametrize("path", ["/auth/login", "/nodes/list"])
 def test_redirects_are_not_followed(path: str, status: int) -> None:
@@ -205,14 +181,13 @@ def test_container_that_does_not_end() -> None:
         row = {"id": "c1", "image": "x", "status": "running", "more": 1}
         line.answer(200, json.dumps({"containers": [row]} if request.method == "GET" else {}))
 
-    class PatientClient(DeadlineFairClient):
-        """Waits for each answer as long as it takes: not the request is to be late, but the container's end."""
-
-        def _make_request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
-            return super()._make_request(method, url, **{**kwargs, "timeout": 60})
+    def send_patiently(method: str, url: str, **options: Any) -> requests.Response:
+        return send(method, url, **{**options, "timeout_s": 60})  # the container is to be late, not the answer
 
     with hostile_server(logs_in(script)) as server, pytest.raises(FairError, match=r"c1.*still runs"):
-        PatientClient(server.url, EMAIL, PASSWORD).delete_container("gpu", "c1", timeout_s=0.3)
+        DeadlineFairClient(server.url, EMAIL, PASSWORD, send=send_patiently).delete_container(
+            "gpu", "c1", timeout_s=0.3
+        )
 
 
 def test_addresses_of_the_older_listing() -> None:

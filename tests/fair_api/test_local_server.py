@@ -120,8 +120,8 @@ def test_what_the_inference_server_needs_gets_through(monkeypatch: pytest.Monkey
         client = fair.connect()
         program = client.launch(NODE, ContainerSpec("environment"))
         wait_until("it to end", functools.partial(client.end_of, program))
-        printed = client._make_request(
-            "get", f"{client.server_address}/buckets/{program.bucket_id}/{quote_plus('#stdout')}"
+        printed = client._request(
+            "get", f"{client._url}/buckets/{program.bucket_id}/{quote_plus('#stdout')}"
         ).text.splitlines()
         command_line = Path(f"/proc/{pid_of(fair)}/cmdline").read_text()
     finally:

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from backends.reconcile import Reconciler, TellStage, Timing
+from backends.deployment import FairDeployment
+from backends.reconcile import Reconciler
+from backends.start import Start, TellStage, Timing
 from endpoint.credentials import Credentials
 from endpoint.wire_format import Health
 from endpoint_client import EndpointClient
@@ -100,8 +102,9 @@ class Bench:
         )
         services = self.services(chain, secret, url)
         launched = {} if launched is None else launched
-        fair, tell = self.client(url), tell or self.told.append
-        return Reconciler(fair, services, endpoint, chain.deployment, tell, timing, launched).run()
+        start = Start(tell or self.told.append, timing)
+        deployment = FairDeployment(self.client(url), services, chain.deployment, launched, start)
+        return Reconciler(deployment, endpoint, start).run()
 
     def alive(self) -> dict[str, Container]:
         """Role -> container of what runs now."""

@@ -1,12 +1,13 @@
-"""What is asked of Fair twice, and for how long, told by a clock of the test's own."""
+"""What is asked of Fair twice, and for how long, by a clock of the test's own."""
 
+import logging
 import socket
 from typing import Any, NoReturn
 
 import pytest
 
+from backends.start import FaultWindow, Start, Stopwatch, Timing
 from errors import FairError
-from fair_api.retry import FaultWindow, RetryPolicy
 from fair_api.transport import send
 from tests.support.hostile_server import Line, Received, hostile_server
 
@@ -43,23 +44,62 @@ def fault(**options: Any) -> FairError:
     return FairError(tried="ask", came_back="nothing", next_step="Look.", **options)
 
 
-def patience(clock: Clock, told: list[str], timeout_s: float = 300.0) -> RetryPolicy:
-    return RetryPolicy(told.append, timeout_s=timeout_s, clock=clock, sleep=clock.sleep)
+def start(clock: Clock, told: list[str], timeout_s: float = 300.0) -> Start:
+    return Start(told.append, Timing(timeout_s=timeout_s), clock=clock, sleep=clock.sleep)
+
+
+def test_a_stopwatch() -> None:
+    """It shows for how long something was observed without a break."""
+    clock = Clock()
+    stopwatch = Stopwatch(clock)
+    assert stopwatch.seconds == 0
+    for holds, after_s, seconds in ((True, 2, 2), (True, 3, 5), (False, 3, 0), (True, 1, 1)):
+        stopwatch.observe(holds)
+        clock.now += after_s
+        assert stopwatch.seconds == seconds
+
+
+@pytest.mark.parametrize("status", [None, 500, 502, 503])
+def test_faults_pass(status: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    """Fair may fail for a while, which is logged once; what lasts is raised; an answer makes it begin anew."""
+    clock = Clock()
+    window = FaultWindow(30, clock)
+    fair = Fair(clock, *[fault(status=status) for _ in range(3)], takes_s=10)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert window.ask(fair) is None
+    assert len([record for record in caplog.records if record.name == "backends.start"]) == 1
+    assert window.last is not None
+    assert window.ask(fair) == "answer"
+    assert window.last is None
+    fair.faults = [fault(status=status), fault(status=status)]
+    window.ask(fair)
+    clock.now += 31
+    with pytest.raises(FairError):
+        window.ask(fair)
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404])
+def test_a_refusal_is_no_passing_fault(status: int) -> None:
+    """What Fair refuses it will refuse again: that is raised at once."""
+    clock = Clock()
+    with pytest.raises(FairError):
+        FaultWindow(30, clock).ask(Fair(clock, fault(status=status)))
 
 
 def test_a_hiccup_is_not_told() -> None:
     """What is over within a second is nothing to tell; an answer of None is one."""
     clock, told = Clock(), list[str]()
     fair = Fair(clock, fault(), fault(status=502))
-    assert patience(clock, told).ask(fair) == "answer"
-    assert patience(clock, told).ask(lambda: None) is None
+    assert start(clock, told).ask(fair) == "answer"
+    assert start(clock, told).ask(lambda: None) is None
     assert (fair.asked, told) == (3, [])
 
 
 def test_what_takes_longer_is_told() -> None:
     """After a second it is said that Fair does not answer, and when it does, what goes on again."""
     clock, told = Clock(), list[str]()
-    asking = patience(clock, told)
+    asking = start(clock, told)
     asking.tell("Signing in")
     assert asking.ask(Fair(clock, *[fault() for _ in range(8)])) == "answer"
     assert list(dict.fromkeys(told)) == ["Signing in", "Fair does not answer just now: asking again"]
@@ -80,7 +120,7 @@ def test_half_a_minute(takes_s: float, away_s: float, answered: bool) -> None:
         clock.now += takes_s
         raise fault(status=503)
 
-    asking = patience(clock, told)
+    asking = start(clock, told)
     if answered:
         assert asking.ask(question) == "answer"
     else:
@@ -94,7 +134,7 @@ def test_the_deadline() -> None:
     clock = Clock()
     fair = Fair(clock, *[fault() for _ in range(100)])
     with pytest.raises(FairError):
-        patience(clock, [], timeout_s=5).ask(fair)
+        start(clock, [], timeout_s=5).ask(fair)
     assert clock.now <= 106
     assert 2 < fair.asked < 20
 
@@ -105,7 +145,7 @@ def test_a_refusal(refusal: FairError) -> None:
     clock = Clock()
     fair = Fair(clock, refusal)
     with pytest.raises(FairError):
-        patience(clock, []).ask(fair)
+        start(clock, []).ask(fair)
     with pytest.raises(FairError):
         FaultWindow(30, clock).ask(Fair(clock, refusal))
     assert fair.asked == 1
@@ -116,7 +156,7 @@ def test_what_may_have_reached_fair() -> None:
     clock = Clock()
     fair = Fair(clock, fault(unsent=True), fault(unsent=True), fault())
     with pytest.raises(FairError) as told:
-        patience(clock, []).ask(fair, only_unsent=True)
+        start(clock, []).ask(fair, only_unsent=True)
     assert not told.value.unsent
     assert fair.asked == 3
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from addresses import free_ports, host_port, is_loopback
+from network.addresses import free_ports, host_port, is_loopback
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1", "[::1]"])
