@@ -1,11 +1,12 @@
-"""What all tests share: the other programs that they need, free ports, and processes that end with their test."""
+"""What all tests share: rules for slow tests, the programs that they need, free ports, processes that end with them."""
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -18,11 +19,45 @@ from tests.support.reconcile_bench import Bench, running_bench
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+# Two workers share two cores: one thread of PyTorch each, in their engine processes as well.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The machine's network is none of a test's business; root cannot have Chromium's sandbox.
 _CHROMIUM = (
     "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
     "--disable-sync"
 )
+
+_WHOLLY_SLOW = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
+_timeout_settings = pytest.StashKey[Any]()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m "not slow"` does not even import a module of slow tests: PyTorch alone takes seconds."""
+    if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
+        return None
+    return bool(_WHOLLY_SLOW.search(collection_path.read_text())) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A slow test that fails runs a second time, and the report lists it; a quick test never does."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
+    """Keeps the timeout of a test for its second run."""
+    item.stash[_timeout_settings] = settings
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Gives a second run its whole timeout: pytest-timeout starts the clock for the first one alone."""
+    if getattr(item, "execution_count", 1) > 1 and _timeout_settings in item.stash:
+        item.ihook.pytest_timeout_set_timer(item=item, settings=item.stash[_timeout_settings])
 
 
 @pytest.fixture(autouse=True)
