@@ -16,6 +16,16 @@
     }
   });
 
+  // A picture that is touched fills the screen, and gives it back when it is touched again, or with Escape.
+  const isFullscreen = () => Boolean(find("#result.fullscreen"));
+  const turnFullscreen = () => find("#result .icon-button-wrapper > button")?.click();
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest("#result .image-container > button")) turnFullscreen();
+  });
+  document.addEventListener("keydown", ({ key }) => {
+    if (key === "Escape" && isFullscreen()) turnFullscreen();
+  });
+
   // Draw is disabled while drawing, and Cancel goes away after it: a keyboard's focus on one of them would be lost. It
   // comes back to Draw unless the visitor has moved it meanwhile. It does not go to Cancel by itself, where a second
   // Enter would end what the first one began; Tab leads there.

@@ -307,6 +307,48 @@ def test_download_keeps_the_metadata(open_page: Callable[..., Visit], tmp_path: 
         assert image.info["parameters"].startswith("a castle")
 
 
+def test_an_emerging_picture_hides_the_buttons_of_the_last_one(open_page: Callable[..., Visit]) -> None:
+    """While a new picture emerges, nobody downloads the last one by mistake; afterwards Download gives the new one."""
+    visit = open_page()
+    visit.ask("a castle")
+    download = visit.page.locator("#result [aria-label=Download]")
+    expect(download).to_be_visible()
+    visit.service.hold("drawing")
+    visit.ask("an owl")
+    expect(visit.page.locator("#preview img")).to_be_visible()
+    expect(download).to_be_hidden()
+    visit.service.let("drawing")
+    expect(visit.page.locator("#result img")).to_have_attribute("alt", "an owl")
+    with visit.page.expect_download() as file:
+        download.click()
+    assert file.value.suggested_filename == "an-owl-42.png"
+
+
+@pytest.mark.parametrize("width", [PHONE["width"], 1280])
+def test_a_touched_picture_fills_the_screen(open_page: Callable[..., Visit], width: int) -> None:
+    """A touch shows the picture, and a new one as it emerges, on the whole screen; a touch or Escape ends that."""
+    visit = open_page(viewport={"width": width, "height": 844})
+    whole = {"x": 0, "y": 0, "width": width, "height": 844}
+    result, picture_shown = visit.page.locator("#result"), visit.page.locator("#result img")
+    visit.ask("a castle")
+    picture_shown.click()
+    expect(result).to_have_class(re.compile("fullscreen"))
+    wait_until("the picture to fill the screen", lambda: result.bounding_box() == whole)
+    picture_shown.click()
+    expect(result).not_to_have_class(re.compile("fullscreen"))
+
+    visit.service.hold("drawing")
+    visit.ask("an owl")
+    expect(visit.page.locator("#preview img")).to_be_visible()
+    picture_shown.click()
+    wait_until("the preview to fill the screen", lambda: visit.page.locator("#preview").bounding_box() == whole)
+    visit.service.let("drawing")
+    expect(picture_shown).to_have_attribute("alt", "an owl")
+    visit.page.keyboard.press("Escape")
+    expect(result).not_to_have_class(re.compile("fullscreen"))
+    assert (result.bounding_box() or whole)["width"] < width
+
+
 def test_nothing_is_fetched_from_elsewhere(open_page: Callable[..., Visit]) -> None:
     """Fonts, scripts and styles come from the page's own server, and a drawing leaves no error in the console."""
     visit = open_page()
