@@ -5,7 +5,7 @@ import os
 import sys
 from functools import partial
 
-from inference_server.engine_child import EngineChild
+from inference_server.supervisor import EngineChild
 
 
 def main() -> int:

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference_server import errors
-from inference_server.encoding import Encoder, Finished
-from inference_server.engine_child import EngineChild
+from inference_server.encoding import Encoder
 from inference_server.errors import Refusal
 from inference_server.in_flight import InFlight
 from inference_server.limits import Defaults, Limits, LimitsOverride, defaults_of_model, of_model
@@ -30,7 +29,7 @@ from inference_server.messages import (
 )
 from inference_server.metrics import Metrics
 from inference_server.resolve import Offer, resolve
-from inference_server.supervisor import STEP_DEADLINE_S, Phase, Supervisor
+from inference_server.supervisor import STEP_DEADLINE_S, EngineChild, Phase, Supervisor
 from inference_server.tickets import Queued, Ticket, Waking
 from inference_server.wire import PictureRequest
 
@@ -49,17 +48,16 @@ class DispatcherSettings:
 
 
 class Dispatcher:
-    """Belongs to the event loop's thread. `answer`: see `Encoder`."""
+    """Belongs to the event loop's thread."""
 
     def __init__(
         self,
         settings: DispatcherSettings,
         start_child: Callable[[], EngineChild],
-        answer: Callable[[Finished], bytes],
         metrics: Metrics,
     ) -> None:
         self._settings, self._metrics = settings, metrics
-        self._answering = Encoder(answer)
+        self._encoder = Encoder()
         self._keeper = Supervisor(start_child, self)
         self._facts: ModelInfo | None = None
         self._limits: Limits = settings.override.over(Limits())
@@ -88,7 +86,7 @@ class Dispatcher:
     @property
     def busy(self) -> bool:
         """Whether anything is drawn, waits or is being encoded."""
-        return bool(self._queue or self._under_way or self._answering.busy)
+        return bool(self._queue or self._under_way or self._encoder.busy)
 
     def start(self, child: EngineChild) -> None:
         """Takes over the engine process that was started with the server."""
@@ -200,7 +198,7 @@ class Dispatcher:
             case Drawn():
                 self._metrics.images.inc(len(message.images))
                 if drawing.ticket.outcome is None:
-                    self._answering.begin(drawing.ticket, drawing.finished(message, self._keeper.ready_s))
+                    self._encoder.begin(drawing.ticket, drawing.finished(message, self._keeper.ready_s))
             case DrawFailed(reason=reason):
                 drawing.ticket.refuse(errors.cannot_draw(f"The model could not draw this: {reason}"))
             case Cancelled():

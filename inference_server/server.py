@@ -11,17 +11,14 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from inference_server.answer import result_json
 from inference_server.config import ConfigError, ServerConfig
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
 from inference_server.dispatcher import Dispatcher, DispatcherSettings
-from inference_server.engine_child import EngineChild
 from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
 from inference_server.routes import Services, create_app
-from inference_server.security import BearerMiddleware
-from inference_server.supervisor import Phase
-from inference_server.tls import server_context
+from inference_server.security import BearerMiddleware, server_context
+from inference_server.supervisor import EngineChild, Phase
 
 log = logging.getLogger("inference_server")
 KEEP_ALIVE_S = 75  # a client's next picture finds its connection open
@@ -117,7 +114,7 @@ async def _serve(
         lenient=config.lenient,
         idle_engine_s=config.endpoint.idle_engine_s,
     )
-    engine = Dispatcher(settings, start_child, result_json, metrics)
+    engine = Dispatcher(settings, start_child, metrics)
     book = IdempotencyStore(engine.submit, engine.cancel)
     bearer = config.endpoint.bearer.get_secret_value() if config.endpoint.bearer else None
     app = BearerMiddleware(create_app(Services(config, engine, book, metrics, ending.set)), bearer)

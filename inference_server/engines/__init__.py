@@ -3,6 +3,7 @@
 How it draws is its own business: one drawing at a time (`one_at_a_time`), or many that share steps.
 """
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol
@@ -15,8 +16,10 @@ ENGINES = {
     "openvino": "inference_server.engines.openvino:OpenVinoEngine",
 }
 
-
 DEMO_MODEL_NAME = "demo_model"  # what the wire calls the model of a server that was given none
+
+# A library's own source file, where it was built: "at /pytorch/torch/csrc/x.cpp, line 145", "../c10/cuda/y.cpp:84".
+_BUILD_PATH = re.compile(r"(?:\s+(?:at|from|in))?\s+\S*/\S+\.(?:c|cc|cpp|cxx|cu|cuh|h|hpp)\b(?:, line |:)?\d*")
 
 
 class ModelLoadError(Exception):
@@ -72,3 +75,11 @@ def load(order: Load, report: Callable[[str], None]) -> LoadedEngine:
         ) from exc
     loaded: LoadedEngine = getattr(module, class_name)(order, report)
     return loaded
+
+
+def short_reason(exc: BaseException) -> str:
+    """An exception in one line without the library's build paths; at most 500 characters."""
+    text = str(exc).partition("Invoked with")[0]  # what follows holds the prompt
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "/src/cpp/" not in line]
+    lines = [_BUILD_PATH.sub("", f" {line}").strip() for line in lines]
+    return (" ".join(lines) or type(exc).__name__)[:500]

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_server.engine_errors import short_reason
-from inference_server.engines import DEMO_MODEL_NAME, ModelLoadError
+from inference_server.engines import DEMO_MODEL_NAME, ModelLoadError, short_reason
 from inference_server.messages import Load, ModelInfo
 
 

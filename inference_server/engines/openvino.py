@@ -17,10 +17,9 @@ import numpy as np
 import openvino_genai
 
 from inference_server.engines import WorkChannel, one_at_a_time
-from inference_server.engines.denoised import DdimLevels
 from inference_server.engines.model_folder import FoundModel, find, read_facts, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
-from inference_server.engines.previews import PreviewMap
+from inference_server.engines.previews import DdimLevels, PreviewMap
 from inference_server.messages import GenerationParams, Load, ModelInfo, RawImage
 
 # The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): who asks for LMS is told that there is none.

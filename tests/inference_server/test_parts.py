@@ -15,11 +15,10 @@ from starlette.types import Message
 from inference_server import errors
 from inference_server import limits as limits_module
 from inference_server.config import ConfigError, EndpointConfig, from_command_line, is_loopback, read_endpoint
-from inference_server.engine_errors import short_reason
-from inference_server.engines.denoised import DdimLevels
+from inference_server.engines import short_reason
 from inference_server.engines.model_folder import FoundModel, read_facts
 from inference_server.engines.openvino import SCHEDULERS, read_own_facts
-from inference_server.engines.previews import PreviewMap
+from inference_server.engines.previews import DdimLevels, PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
 from inference_server.messages import ModelInfo, Ready, Stage, Step

@@ -5,13 +5,11 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from inference_server.answer import result_json
 from inference_server.dispatcher import Dispatcher, DispatcherSettings
-from inference_server.engine_child import EngineChild
 from inference_server.limits import LimitsOverride
 from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelInfo, RawImage, Ready, ToEngine
 from inference_server.metrics import Metrics
-from inference_server.supervisor import Phase
+from inference_server.supervisor import EngineChild, Phase
 from inference_server.tickets import Ticket
 from inference_server.wire import read_request
 from tests.support.scripted_engine import FACTS
@@ -56,7 +54,7 @@ class Bench:
         self.facts, self.metrics = facts, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
         settings = DispatcherSettings("a-model", limits, lenient=False, idle_engine_s=100)
-        self.engine = Dispatcher(settings, self._new_child, result_json, self.metrics)
+        self.engine = Dispatcher(settings, self._new_child, self.metrics)
         self.engine.start(self._new_child())
 
     def _new_child(self) -> StandInChild:

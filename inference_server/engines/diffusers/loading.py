@@ -12,8 +12,7 @@ import diffusers
 import torch
 import transformers
 
-from inference_server.engine_errors import short_reason
-from inference_server.engines import ModelLoadError, model_folder
+from inference_server.engines import ModelLoadError, model_folder, short_reason
 from inference_server.engines.diffusers import weights
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame, require_free
 from inference_server.engines.model_folder import FoundModel
