@@ -54,7 +54,7 @@ def main() -> None:
         _models.save(_models.SMALL, Path(folder))
         for precision in PRECISIONS:
             engine = DiffusersEngine(Load("diffusers", folder, None, precision, compile_sizes=()), lambda stage: None)
-            for scheduler in sorted(engine.facts.schedulers):
+            for scheduler in sorted(engine.model_info.schedulers):
                 _row(table, scheduler, precision, _differences(engine, scheduler))
     table.keep()
 

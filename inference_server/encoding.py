@@ -82,8 +82,8 @@ def meta(request: PictureRequest, resolved: Resolved) -> dict[str, Any]:
     """What was served, by upstream's names; `served_instead` and `ignored` only where there is something to tell."""
     drawing = resolved.drawing
     told: dict[str, Any] = {
-        "MODEL_ID": resolved.facts.name,
-        "PIPELINE": resolved.facts.pipeline,
+        "MODEL_ID": resolved.model_info.name,
+        "PIPELINE": resolved.model_info.pipeline,
         "SCHEDULER": drawing.scheduler,
         "seeds": list(drawing.seeds),
         "width": drawing.width_px,

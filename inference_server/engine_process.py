@@ -130,7 +130,7 @@ def _load(order: Load, channel: PipeChannel) -> engines.LoadedEngine | None:
         code = exc.code if isinstance(exc, engines.ModelLoadError) else engines.ModelLoadError.code
         channel.tell(LoadFailed(short_reason(exc), code))
         return None
-    channel.tell(Ready(engine.facts))
+    channel.tell(Ready(engine.model_info))
     return engine
 
 

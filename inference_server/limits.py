@@ -185,21 +185,21 @@ def _cut(asked: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
     return cut
 
 
-def of_model(facts: ModelInfo) -> Limits:
+def of_model(model_info: ModelInfo) -> Limits:
     """What this model can be asked for."""
-    smallest = max(64, facts.side_multiple_px)
-    side = Side(min=smallest, max=facts.max_side_px, multiple=facts.side_multiple_px)
-    return Limits(width=side, height=side, schedulers=facts.schedulers)
+    smallest = max(64, model_info.side_multiple_px)
+    side = Side(min=smallest, max=model_info.max_side_px, multiple=model_info.side_multiple_px)
+    return Limits(width=side, height=side, schedulers=model_info.schedulers)
 
 
-def defaults_of_model(facts: ModelInfo, limits: Limits) -> Defaults:
+def defaults_of_model(model_info: ModelInfo, limits: Limits) -> Defaults:
     """What the model draws best, moved within the limits where they are narrower."""
     formats, schedulers = limits.image_formats, limits.schedulers
     return Defaults(
-        width=limits.width.nearest(facts.width_px),
-        height=limits.height.nearest(facts.height_px),
-        num_inference_steps=int(limits.num_inference_steps.nearest(facts.num_inference_steps)),
-        guidance_scale=limits.guidance_scale.nearest(facts.guidance_scale),
-        scheduler=facts.scheduler if facts.scheduler in schedulers else schedulers[0],
+        width=limits.width.nearest(model_info.width_px),
+        height=limits.height.nearest(model_info.height_px),
+        num_inference_steps=int(limits.num_inference_steps.nearest(model_info.num_inference_steps)),
+        guidance_scale=limits.guidance_scale.nearest(model_info.guidance_scale),
+        scheduler=model_info.scheduler if model_info.scheduler in schedulers else schedulers[0],
         image_format="PNG" if "PNG" in formats else formats[0],
     )

@@ -91,7 +91,7 @@ class Stage:
 class Ready:
     """The model is loaded and warmed up."""
 
-    facts: ModelInfo
+    model_info: ModelInfo
 
 
 @dataclass(frozen=True)

@@ -114,26 +114,26 @@ async def _serve(
         lenient=config.lenient,
         idle_engine_s=config.endpoint.idle_engine_s,
     )
-    engine = Dispatcher(settings, start_child, metrics)
-    book = IdempotencyStore(engine.submit, engine.cancel)
+    dispatcher = Dispatcher(settings, start_child, metrics)
+    store = IdempotencyStore(dispatcher.submit, dispatcher.cancel)
     bearer = config.endpoint.bearer.get_secret_value() if config.endpoint.bearer else None
-    app = BearerMiddleware(create_app(Services(config, engine, book, metrics, ending.set)), bearer)
-    engine.start(child)
-    idle = asyncio.create_task(_end_when_idle(config.endpoint.idle_exit_s, engine, metrics, ending))
+    app = BearerMiddleware(create_app(Services(config, dispatcher, store, metrics, ending.set)), bearer)
+    dispatcher.start(child)
+    idle = asyncio.create_task(_end_when_idle(config.endpoint.idle_exit_s, dispatcher, metrics, ending))
     try:
-        await Server(app, bound, context, ending, engine.close).serve(sockets=[bound])
+        await Server(app, bound, context, ending, dispatcher.close).serve(sockets=[bound])
     finally:
         idle.cancel()
-        engine.close()
+        dispatcher.close()
 
 
-async def _end_when_idle(idle_exit_s: float, engine: Dispatcher, metrics: Metrics, ending: asyncio.Event) -> None:
+async def _end_when_idle(idle_exit_s: float, dispatcher: Dispatcher, metrics: Metrics, ending: asyncio.Event) -> None:
     """Ends the server when nothing was drawn or asked for `idle_exit_s`; 0 = never. Healthchecks do not count."""
     while idle_exit_s:
         await asyncio.sleep(min(IDLE_CHECK_S, idle_exit_s))
-        if engine.busy:
+        if dispatcher.busy:
             metrics.touch()
-        elif metrics.idle_s >= idle_exit_s and engine.phase is not Phase.LOADING:
+        elif metrics.idle_s >= idle_exit_s and dispatcher.phase is not Phase.LOADING:
             log.info("idle for %g s: ending", idle_exit_s)
             ending.set()
             return

@@ -50,7 +50,7 @@ class Listener(Protocol):
 
     def on_stage(self) -> None: ...
 
-    def on_ready(self, facts: ModelInfo) -> None:
+    def on_ready(self, model_info: ModelInfo) -> None:
         """Raises: ValueError when this model cannot be served."""
 
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
@@ -186,8 +186,8 @@ class Supervisor:
                 self.stage = text
                 self.expect_word(LOAD_DEADLINE_S)
                 self._listener.on_stage()
-            case Ready(facts):
-                self._on_ready(facts)
+            case Ready(model_info):
+                self._on_ready(model_info)
             case LoadFailed(reason, code) if code == GPU_BUSY:
                 self._fail(LoadFailed(f"gpu-busy: {reason.removeprefix('gpu-busy').lstrip(' :')}", code))
             case LoadFailed():
@@ -195,13 +195,13 @@ class Supervisor:
             case _:
                 self._listener.on_drawing_message(message)
 
-    def _on_ready(self, facts: ModelInfo) -> None:
+    def _on_ready(self, model_info: ModelInfo) -> None:
         self.expect_word(None)
         now_s = time.monotonic()
         self._set_phase(Phase.READY)
-        log.info("engine ready: %s, after %.2f s", facts.name, now_s - self.stage_since_s)
+        log.info("engine ready: %s, after %.2f s", model_info.name, now_s - self.stage_since_s)
         try:
-            self._listener.on_ready(facts)
+            self._listener.on_ready(model_info)
         except ValueError as exc:
             self._fail(LoadFailed(f"the configured limits do not fit the model: {exc}"))
             return

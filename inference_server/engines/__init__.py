@@ -47,7 +47,7 @@ class WorkChannel(Protocol):
 class LoadedEngine(Protocol):
     """A model in memory, ready to draw."""
 
-    facts: ModelInfo
+    model_info: ModelInfo
 
     def warm_up(self) -> None:
         """Draws something small, so that the first visitor does not pay for what is done once."""

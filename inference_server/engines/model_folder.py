@@ -69,7 +69,7 @@ def _fetched(load: Load, fetch: Callable[[Load], Path]) -> Path:
         ) from exc
 
 
-def read_facts(
+def read_model_info(
     found: FoundModel,
     schedulers: Callable[[Mapping[str, Any]], tuple[str, ...]],
     max_side_px: Callable[[int], int] = lambda side_px: side_px,

@@ -74,13 +74,13 @@ def draw(number: int, prompt: str = "a cat", steps: int = 5) -> Draw:
 
 
 def test_it_tells_its_stages_then_that_it_is_ready() -> None:
-    """Importing, loading, warming up, ready with the model's facts."""
+    """Importing, loading, warming up, ready with what the model can do."""
     with engine_process() as pipe:
         stages = [pipe.hear(Stage) for _ in range(3)]
         assert stages == [Stage("importing the engine"), Stage("loading the model"), Stage("warming up")]
         ready = pipe.hear(Ready)
         assert isinstance(ready, Ready)
-        assert ready.facts.images_at_once == 4
+        assert ready.model_info.images_at_once == 4
 
 
 def test_orders_join_those_under_way() -> None:

@@ -12,7 +12,7 @@ from inference_server.metrics import Metrics
 from inference_server.supervisor import EngineChild, Phase
 from inference_server.tickets import Ticket
 from inference_server.wire import read_request
-from tests.support.scripted_engine import FACTS
+from tests.support.scripted_engine import MODEL_INFO
 
 
 class MovedClockLoop(asyncio.SelectorEventLoop):
@@ -48,14 +48,14 @@ class StandInChild(EngineChild):
 class Bench:
     """An engine that is ready, and its stand-in process: the newest of `children`."""
 
-    def __init__(self, facts: ModelInfo = FACTS, **override: Any) -> None:
+    def __init__(self, model_info: ModelInfo = MODEL_INFO, **override: Any) -> None:
         self.children: list[StandInChild] = []
         self.start_error: Exception | None = None  # instead of the next processes
-        self.facts, self.metrics = facts, Metrics()
+        self.model_info, self.metrics = model_info, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
         settings = DispatcherSettings("a-model", limits, lenient=False, idle_engine_s=100)
-        self.engine = Dispatcher(settings, self._new_child, self.metrics)
-        self.engine.start(self._new_child())
+        self.dispatcher = Dispatcher(settings, self._new_child, self.metrics)
+        self.dispatcher.start(self._new_child())
 
     def _new_child(self) -> StandInChild:
         if self.start_error is not None:
@@ -69,7 +69,7 @@ class Bench:
 
     def phase(self) -> Phase:
         """What the engine process is at."""
-        return self.engine.phase
+        return self.dispatcher.phase
 
     async def say(self, *messages: FromEngine) -> None:
         """The process says this, and the engine has heard it."""
@@ -78,7 +78,7 @@ class Bench:
         await settle()
 
     async def ready(self) -> None:
-        await self.say(Ready(self.facts))
+        await self.say(Ready(self.model_info))
 
     async def die(self) -> None:
         self.child.die("it was ended by SIGKILL")
@@ -93,7 +93,7 @@ class Bench:
 
     def post(self, prompt: str, images: int = 1, **call: Any) -> Ticket:
         inputs = {"prompt": prompt, "num_images_per_prompt": images}
-        return self.engine.submit(read_request(json.dumps({"modelInputs": inputs, "callInputs": call}).encode()))
+        return self.dispatcher.submit(read_request(json.dumps({"modelInputs": inputs, "callInputs": call}).encode()))
 
     @property
     def orders(self) -> list[str]:

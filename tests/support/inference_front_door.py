@@ -16,9 +16,9 @@ from inference_server.config import from_command_line
 from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, RawImage, Ready, Step, ToEngine
 from inference_server.supervisor import EngineChild
 from tests.support.inference_process import DEADLINE_S
-from tests.support.scripted_engine import FACTS
+from tests.support.scripted_engine import MODEL_INFO
 
-MODEL = dataclasses.replace(FACTS, max_side_px=256)  # in multiples of 64
+MODEL = dataclasses.replace(MODEL_INFO, max_side_px=256)  # in multiples of 64
 
 
 class ReadyChild(EngineChild):

@@ -11,7 +11,7 @@ from inference_server.engines import ModelLoadError, WorkChannel
 from inference_server.messages import BatchStats, Cancelled, Draw, Drawn, Load, ModelInfo, RawImage, Step
 
 STEP_S = 0.01
-FACTS = ModelInfo(
+MODEL_INFO = ModelInfo(
     name="a-model",
     pipeline="StableDiffusionPipeline",
     width_px=64,
@@ -41,7 +41,7 @@ class ScriptedEngine:
             raise BusyError("1 GiB is free")
         if order.model_id == "broken":
             raise OSError("no such file: unet")
-        self.facts = FACTS
+        self.model_info = MODEL_INFO
 
     def warm_up(self) -> None:
         """Nothing is cold here."""

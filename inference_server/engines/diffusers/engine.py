@@ -46,12 +46,14 @@ class DiffusersEngine:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         loaded = loading.load(order, report)
         shares = shares_steps(loaded.pipeline)
-        self.facts = model_info.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
+        self.model_info = model_info.of_pipeline(
+            loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE)
+        )
         if shares and loaded.device.type == "cuda":
             noise.do_not_wait()
         self._device, self._weights_bytes = loaded.device, loaded.weights_bytes
         with self._others_may_be_to_blame():
-            self._drawer = _sharing(loaded, order, self.facts) if shares else _calling(loaded, self.facts)
+            self._drawer = _sharing(loaded, order, self.model_info) if shares else _calling(loaded, self.model_info)
             settle(loaded.device)
 
     def warm_up(self) -> None:
@@ -59,7 +61,7 @@ class DiffusersEngine:
 
         Raises: ModelLoadError, GpuBusyError, or what the device raises.
         """
-        channel = WarmUpChannel(small_drawing(self.facts))
+        channel = WarmUpChannel(small_drawing(self.model_info))
         with self._others_may_be_to_blame():
             self._drawer.work(channel)
             channel.check()
