@@ -1,20 +1,20 @@
-"""The engine as the routes see it: `submit(request) -> Ticket`, `cancel(ticket)`, and what it offers.
+"""The queue of requests in front of the engine process: `submit(request) -> Ticket`, `cancel(ticket)`.
 
-It owns its queue and its loop: as many drawings are given to the engine process as it draws side by side, in the order
-of their coming, none overtaking another. What was under way when the process died is drawn once more, then refused.
+The dispatcher gives the engine process as many requests as it draws side by side, first come, first served. A request
+that was being drawn when the process died is drawn once more; if the process dies again, it is refused.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from inference_server import errors
+from inference_server.config import InferenceConfig
 from inference_server.encoding import Encoder
 from inference_server.errors import Refusal
 from inference_server.in_flight import InFlight
-from inference_server.limits import Defaults, Limits, LimitsOverride, defaults_of_model, of_model
+from inference_server.limits import Defaults, Limits, defaults_of_model, of_model
 from inference_server.messages import (
     BatchStats,
     Cancel,
@@ -37,30 +37,20 @@ log = logging.getLogger("inference_server.dispatcher")
 MAX_ATTEMPTS = 2
 
 
-@dataclass(frozen=True)
-class DispatcherSettings:
-    """What the engine needs to know of the configuration."""
-
-    model_name: str
-    override: LimitsOverride
-    lenient: bool
-    idle_engine_s: float  # 0 = never asleep
-
-
 class Dispatcher:
     """Belongs to the event loop's thread."""
 
     def __init__(
         self,
-        settings: DispatcherSettings,
+        config: InferenceConfig,
         start_child: Callable[[], EngineChild],
         metrics: Metrics,
     ) -> None:
-        self._settings, self._metrics = settings, metrics
+        self._config, self._metrics = config, metrics
         self._encoder = Encoder()
         self._supervisor = Supervisor(start_child, self)
         self._model_info: ModelInfo | None = None
-        self._limits: Limits = settings.override.over(Limits())
+        self._limits: Limits = config.limits.over(Limits())
         self._defaults: Defaults | None = None
         self._queue: deque[Ticket] = deque()
         self._in_flight = InFlight()
@@ -71,8 +61,8 @@ class Dispatcher:
 
     @property
     def offer(self) -> Offer:
-        settings = self._settings
-        return Offer(settings.model_name, self._limits, self._model_info, self._defaults, settings.lenient)
+        config = self._config
+        return Offer(config.model_name, self._limits, self._model_info, self._defaults, config.lenient)
 
     @property
     def phase(self) -> Phase:
@@ -140,7 +130,7 @@ class Dispatcher:
         for ticket in waiting:
             ticket.refuse(errors.shutting_down())
 
-    # What the keeper tells
+    # What the supervisor reports
 
     def on_phase(self, phase: Phase) -> None:
         self._metrics.on_phase(phase.value)
@@ -151,8 +141,8 @@ class Dispatcher:
 
     def on_ready(self, model_info: ModelInfo) -> None:
         self._metrics.touch()
-        self._limits = self._settings.override.over(of_model(model_info))
-        cut = self._settings.override.without_effect(self._limits)
+        self._limits = self._config.limits.over(of_model(model_info))
+        cut = self._config.limits.without_effect(self._limits)
         if cut and self._model_info is None:  # once: it is the same whenever the engine wakes
             log.warning("the configured limits go beyond the model's, which hold: %s", "; ".join(cut))
         self._model_info, self._defaults = model_info, defaults_of_model(model_info, self._limits)
@@ -239,7 +229,7 @@ class Dispatcher:
                 ticket.tell(Waking(self._supervisor.stage, self._supervisor.stage_since_s))
 
     def _watch_idleness(self) -> None:
-        idle_s = self._settings.idle_engine_s
+        idle_s = self._config.idle_engine_s
         if idle_s and self._idle is None and self._is_idle():
             self._idle = asyncio.get_running_loop().call_later(idle_s, self._fall_asleep)
 
@@ -249,5 +239,5 @@ class Dispatcher:
     def _fall_asleep(self) -> None:
         self._idle = None
         if self._is_idle():
-            log.info("engine idle for %g s: asleep", self._settings.idle_engine_s)
+            log.info("engine idle for %g s: asleep", self._config.idle_engine_s)
             self._supervisor.sleep()

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from queue import Empty, Queue, SimpleQueue
 
 from inference_server import engines
+from inference_server.config import EngineConfig
 from inference_server.engines import short_reason
 from inference_server.messages import (
     Cancel,
@@ -22,7 +23,6 @@ from inference_server.messages import (
     DrawFailed,
     Drawn,
     FromEngine,
-    Load,
     LoadFailed,
     Ready,
     Stage,
@@ -96,12 +96,12 @@ class PipeChannel:
 def run(connection: Connection) -> int:
     """Loads what the server asks for, then draws until the process is ended; the exit code once it cannot go on."""
     try:
-        order = connection.recv()
+        config = connection.recv()
     except (EOFError, OSError):  # the server could not start
         return 0
     channel = PipeChannel(connection)
     channel.open()
-    engine = _load(order, channel)
+    engine = _load(config, channel)
     if engine is not None:
         _work(engine, channel)
     channel.close()
@@ -119,10 +119,10 @@ def _work(engine: engines.LoadedEngine, channel: PipeChannel) -> None:
         print("The engine stopped taking drawings, which it should never do.", file=sys.stderr)
 
 
-def _load(order: Load, channel: PipeChannel) -> engines.LoadedEngine | None:
+def _load(config: EngineConfig, channel: PipeChannel) -> engines.LoadedEngine | None:
     """The engine, loaded and warm, or None after the failure was told."""
     try:
-        engine = engines.load(order, lambda text: channel.tell(Stage(text)))
+        engine = engines.load(config, lambda text: channel.tell(Stage(text)))
         channel.tell(Stage("warming up"))
         engine.warm_up()
     except Exception as exc:

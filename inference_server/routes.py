@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from inference_server.config import ServerConfig
+from inference_server.config import InferenceConfig
 from inference_server.dispatcher import Dispatcher
 from inference_server.errors import Refusal, failed
 from inference_server.idempotency import IdempotencyStore
@@ -31,7 +31,7 @@ BODY_DEADLINE_S = 30.0
 class Services:
     """What the routes hand over to."""
 
-    config: ServerConfig
+    config: InferenceConfig
     dispatcher: Dispatcher
     store: IdempotencyStore
     metrics: Metrics
@@ -83,8 +83,8 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
         return told
     told["engine"] = dispatcher.phase.value if dispatcher.phase is not Phase.FAILED else Phase.ASLEEP.value
     told["model"] = offer.model_name
-    told["deployment"] = config.endpoint.deployment
-    told["fingerprint"] = config.endpoint.fingerprint
+    told["deployment"] = config.deployment
+    told["fingerprint"] = config.fingerprint
     told["limits"] = offer.limits.model_dump(mode="json")
     told["defaults"] = offer.defaults.model_dump(mode="json") if offer.defaults else {}
     if dispatcher.phase is Phase.FAILED:

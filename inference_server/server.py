@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from inference_server.config import ConfigError, ServerConfig
+from inference_server.config import ConfigError, InferenceConfig
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
-from inference_server.dispatcher import Dispatcher, DispatcherSettings
+from inference_server.dispatcher import Dispatcher
 from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
 from inference_server.routes import Services, create_app
@@ -40,11 +40,13 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run(config: ServerConfig, bound: socket.socket, start_child: Callable[[], EngineChild], child: EngineChild) -> None:
+def run(
+    config: InferenceConfig, bound: socket.socket, start_child: Callable[[], EngineChild], child: EngineChild
+) -> None:
     """Serves until a signal, `POST /shutdown` or idleness ends it. `child` was started before this was imported."""
     context = None
-    if config.endpoint.tls_key is not None and config.endpoint.tls_certificate is not None:
-        context = server_context(config.endpoint.tls_key.get_secret_value(), config.endpoint.tls_certificate)
+    if config.tls_key is not None and config.tls_certificate is not None:
+        context = server_context(config.tls_key.get_secret_value(), config.tls_certificate)
     with asyncio.Runner(loop_factory=DeadlineLoop) as runner:
         runner.run(_serve(config, bound, context, start_child, child))
 
@@ -101,25 +103,19 @@ class Server(uvicorn.Server):
 
 
 async def _serve(
-    config: ServerConfig,
+    config: InferenceConfig,
     bound: socket.socket,
     context: ssl.SSLContext | None,
     start_child: Callable[[], EngineChild],
     child: EngineChild,
 ) -> None:
     metrics, ending = Metrics(), asyncio.Event()
-    settings = DispatcherSettings(
-        model_name=config.model_name,
-        override=config.endpoint.limits,
-        lenient=config.lenient,
-        idle_engine_s=config.endpoint.idle_engine_s,
-    )
-    dispatcher = Dispatcher(settings, start_child, metrics)
+    dispatcher = Dispatcher(config, start_child, metrics)
     store = IdempotencyStore(dispatcher.submit, dispatcher.cancel)
-    bearer = config.endpoint.bearer.get_secret_value() if config.endpoint.bearer else None
+    bearer = config.bearer.get_secret_value() if config.bearer else None
     app = BearerMiddleware(create_app(Services(config, dispatcher, store, metrics, ending.set)), bearer)
     dispatcher.start(child)
-    idle = asyncio.create_task(_end_when_idle(config.endpoint.idle_exit_s, dispatcher, metrics, ending))
+    idle = asyncio.create_task(_end_when_idle(config.idle_exit_s, dispatcher, metrics, ending))
     try:
         await Server(app, bound, context, ending, dispatcher.close).serve(sockets=[bound])
     finally:

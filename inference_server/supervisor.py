@@ -1,6 +1,7 @@
-"""Keeps the engine process: starts it, notices that it is ready, silent or gone, lets it sleep, starts it again.
+"""Keeps the engine process alive: starts it, notices when it is ready, silent or gone, and starts it again.
 
-It knows nothing of requests; what the process says of a drawing is handed on.
+It also ends an idle process, so that the GPU is free. It knows nothing of requests: messages about a drawing go to its
+listener.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
-from inference_server.messages import GPU_BUSY, FromEngine, Load, LoadFailed, ModelInfo, Ready, Stage, ToEngine
+from inference_server.config import EngineConfig
+from inference_server.messages import GPU_BUSY, FromEngine, LoadFailed, ModelInfo, Ready, Stage, ToEngine
 
 log = logging.getLogger("inference_server.dispatcher")
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -44,7 +46,7 @@ class Phase(StrEnum):
 
 
 class Listener(Protocol):
-    """Whom the keeper tells."""
+    """Who is told what the engine process does: the dispatcher."""
 
     def on_phase(self, phase: Phase) -> None: ...
 
@@ -65,8 +67,7 @@ class Listener(Protocol):
 class EngineChild:
     """A running engine process. Must be created on the server's main thread: the kernel ends the child with it."""
 
-    def __init__(self, load: Load | None = None) -> None:
-        """Starts the process; without `load` it waits to be sent one."""
+    def __init__(self, config: EngineConfig) -> None:
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": _with_package_first(os.environ.get("PYTHONPATH"))}
         self._process = subprocess.Popen(
@@ -78,10 +79,9 @@ class EngineChild:
         )
         theirs.close()
         self._connection = Connection(ours.detach())
-        self._unsent: SimpleQueue[ToEngine | None] = SimpleQueue()
+        self._unsent: SimpleQueue[EngineConfig | ToEngine | None] = SimpleQueue()
+        self._unsent.put(config)
         threading.Thread(target=self._write, name=f"orders-{self.pid}", daemon=True).start()
-        if load is not None:
-            self.send(load)
 
     @property
     def pid(self) -> int:

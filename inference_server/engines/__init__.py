@@ -1,6 +1,6 @@
-"""The engines by name. An engine loads a model once and draws with it; it knows nothing of HTTP or of the queue.
+"""What an engine is: it loads a model once and draws with it, and knows nothing of HTTP or of the queue.
 
-How it draws is its own business: one drawing at a time (`one_at_a_time`), or many that share steps.
+An engine draws one request at a time (`one_at_a_time`), or several that share steps, as it likes.
 """
 
 import re
@@ -8,15 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol
 
-from inference_server.messages import Draw, FromEngine, Load, ModelInfo
-
-# Imported in the engine process only, when chosen: name -> module:class.
-ENGINES = {
-    "diffusers": "inference_server.engines.diffusers.engine:DiffusersEngine",
-    "openvino": "inference_server.engines.openvino:OpenVinoEngine",
-}
-
-DEMO_MODEL_NAME = "demo_model"  # what the wire calls the model of a server that was given none
+from inference_server.config import ENGINES, EngineConfig
+from inference_server.messages import Draw, FromEngine, ModelInfo
 
 # A library's own source file, where it was built: "at /pytorch/torch/csrc/x.cpp, line 145", "../c10/cuda/y.cpp:84".
 _BUILD_PATH = re.compile(r"(?:\s+(?:at|from|in))?\s+\S*/\S+\.(?:c|cc|cpp|cxx|cu|cuh|h|hpp)\b(?:, line |:)?\d*")
@@ -29,7 +22,7 @@ class ModelLoadError(Exception):
 
 
 class WorkChannel(Protocol):
-    """Where an engine takes drawings from and tells what becomes of them. Any thread may use it."""
+    """Gives an engine its requests and takes what it reports of them. Any thread may use it."""
 
     def take(self, timeout_s: float | None = None) -> Draw | None:
         """The next drawing, the oldest first; waits for one, for ever without a timeout, not at all with 0.
@@ -59,21 +52,21 @@ class LoadedEngine(Protocol):
         """
 
 
-def load(order: Load, report: Callable[[str], None]) -> LoadedEngine:
+def load(config: EngineConfig, report: Callable[[str], None]) -> LoadedEngine:
     """Loads the model with the named engine; `report` is told each stage in words that a visitor may read.
 
     Raises: ModelLoadError, or whatever the engine's library raises.
     """
-    module_name, _, class_name = ENGINES[order.engine].partition(":")
+    module_name, _, class_name = ENGINES[config.engine].partition(":")
     report("importing the engine")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as exc:
         raise ModelLoadError(
-            f"The engine {order.engine!r} needs the package {exc.name}, which is not installed here: "
+            f"The engine {config.engine!r} needs the package {exc.name}, which is not installed here: "
             "pip install -r inference_server/requirements.txt"
         ) from exc
-    loaded: LoadedEngine = getattr(module, class_name)(order, report)
+    loaded: LoadedEngine = getattr(module, class_name)(config, report)
     return loaded
 
 

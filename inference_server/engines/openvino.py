@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import openvino_genai
 
+from inference_server.config import EngineConfig
 from inference_server.engines import WorkChannel, one_at_a_time
 from inference_server.engines.model_folder import FoundModel, find, read_model_info, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
 from inference_server.engines.previews import DdimLevels, PreviewMap
-from inference_server.messages import GenerationParams, Load, ModelInfo, RawImage
+from inference_server.messages import GenerationParams, ModelInfo, RawImage
 
 # The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): who asks for LMS is told that there is none.
 SCHEDULERS = {
@@ -63,8 +64,8 @@ def read_own_model_info(found: FoundModel) -> ModelInfo:
 class OpenVinoEngine:
     """A `Text2ImagePipeline` on the CPU, loaded from a folder."""
 
-    def __init__(self, order: Load, report: Callable[[str], None]) -> None:
-        found = find(order, report)
+    def __init__(self, config: EngineConfig, report: Callable[[str], None]) -> None:
+        found = find(config, report)
         report("loading the model")
         self.model_info = read_own_model_info(found)
         self._scheduler_config = read_scheduler_config(found.folder)

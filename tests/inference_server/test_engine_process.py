@@ -13,6 +13,7 @@ from queue import Queue
 
 import pytest
 
+from inference_server.config import EngineConfig
 from inference_server.messages import (
     BatchStats,
     Cancel,
@@ -21,7 +22,6 @@ from inference_server.messages import (
     Drawn,
     FromEngine,
     GenerationParams,
-    Load,
     LoadFailed,
     Ready,
     Stage,
@@ -53,6 +53,11 @@ class Pipe:
                 return message
 
 
+def scripted(model_id: str) -> EngineConfig:
+    """Not validated: the engine is registered in the engine process only."""
+    return EngineConfig.model_construct(engine="scripted", model_id=model_id)
+
+
 @contextmanager
 def engine_process(model_id: str = "fine") -> Iterator[Pipe]:
     """A process with the scripted engine that was told what to load."""
@@ -62,7 +67,7 @@ def engine_process(model_id: str = "fine") -> Iterator[Pipe]:
     with subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stderr=subprocess.PIPE) as process:
         theirs.close()
         with Connection(ours.detach()) as connection:
-            connection.send(Load("scripted", model_id, None, None))
+            connection.send(scripted(model_id))
             try:
                 yield Pipe(process, connection)
             finally:
@@ -130,7 +135,7 @@ def test_an_engine_that_cannot_go_on_ends_without_a_prompt_in_the_log() -> None:
 
 def test_a_frozen_process_holds_up_nobody() -> None:
     """Orders to a process that reads nothing are put aside: the server goes on, and can end it."""
-    child, ended = EngineChild(), Queue[str]()
+    child, ended = EngineChild(EngineConfig()), Queue[str]()
     try:
         os.kill(child.pid, signal.SIGSTOP)
         child.listen(lambda message: None, ended.put)

@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from inference_server.config import from_command_line
+from inference_server.config import InferenceConfig
 from inference_server.errors import Refusal
 from inference_server.idempotency import IdempotencyStore
 from inference_server.messages import LoadFailed
@@ -55,7 +55,7 @@ def test_a_busy_gpu_by_http() -> None:
     async def story() -> None:
         bench = Bench()
         store = IdempotencyStore(bench.dispatcher.submit, bench.dispatcher.cancel)
-        services = Services(from_command_line([], {}), bench.dispatcher, store, bench.metrics, shut_down=lambda: None)
+        services = Services(InferenceConfig(), bench.dispatcher, store, bench.metrics, shut_down=lambda: None)
         app = BearerMiddleware(create_app(services), None)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
             await bench.ready()

@@ -14,7 +14,7 @@ from starlette.types import Message
 
 from inference_server import errors
 from inference_server import limits as limits_module
-from inference_server.config import ConfigError, EndpointConfig, from_command_line, is_loopback, read_endpoint
+from inference_server.config import ConfigError, InferenceConfig, from_command_line, is_loopback, read_config
 from inference_server.engines import short_reason
 from inference_server.engines.model_folder import FoundModel, read_model_info
 from inference_server.engines.openvino import SCHEDULERS, read_own_model_info
@@ -336,7 +336,7 @@ def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
     """Bearer and key do not print."""
     path = tmp_path / "endpoint.json"
     path.write_text(json.dumps({"bearer": "secret-bearer", "tls_key": "secret-key", "tls_certificate": "cert"}))
-    config = read_endpoint(path)
+    config = read_config(path)
     assert config.bearer is not None
     assert config.bearer.get_secret_value() == "secret-bearer"
     assert "secret" not in repr(config) + str(config.model_dump())
@@ -346,24 +346,25 @@ def test_only_loopback_may_be_open_unless_meant() -> None:
     """Without a bearer the server refuses other addresses, unless --open says that this is meant."""
     for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
         assert is_loopback(host)
-        from_command_line(["--host", host], {})
+        from_command_line(["--host", host])
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"):
         assert not is_loopback(host)
         with pytest.raises(ConfigError, match="--open"):
-            from_command_line(["--host", host], {})
-        from_command_line(["--host", host, "--open"], {})
+            from_command_line(["--host", host])
+        from_command_line(["--host", host, "--open"])
 
 
-def test_the_file_overrides_the_environment(tmp_path: Path) -> None:
+def test_the_file_overrides_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Model and engine of the environment hold only where the file names none."""
     path = tmp_path / "endpoint.json"
     path.write_text(json.dumps({"model_id": "of-the-file", "lenient": True}))
-    environment = {"MODEL_ID": "of-the-environment", "MODEL_REVISION": "r1"}
-    config = from_command_line(["--config", str(path)], environment)
-    assert (config.load.model_id, config.load.model_revision, config.lenient) == ("of-the-file", "r1", True)
-    assert from_command_line([], environment).model_name == "of-the-environment"
-    assert from_command_line([], {}).model_name == "demo_model"
-    assert EndpointConfig().idle_exit_s == 0
+    assert from_command_line([]).config.model_name == "demo_model"
+    monkeypatch.setenv("MODEL_ID", "of-the-environment")
+    monkeypatch.setenv("MODEL_REVISION", "r1")
+    config = from_command_line(["--config", str(path)]).config
+    assert (config.model_id, config.model_revision, config.lenient) == ("of-the-file", "r1", True)
+    assert from_command_line([]).config.model_name == "of-the-environment"
+    assert InferenceConfig().idle_exit_s == 0
 
 
 def test_the_limits_on_the_wire_have_the_agreed_shape() -> None:

@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from inference_server.dispatcher import Dispatcher, DispatcherSettings
+from inference_server.config import InferenceConfig
+from inference_server.dispatcher import Dispatcher
 from inference_server.limits import LimitsOverride
 from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelInfo, RawImage, Ready, ToEngine
 from inference_server.metrics import Metrics
@@ -53,8 +54,8 @@ class Bench:
         self.start_error: Exception | None = None  # instead of the next processes
         self.model_info, self.metrics = model_info, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
-        settings = DispatcherSettings("a-model", limits, lenient=False, idle_engine_s=100)
-        self.dispatcher = Dispatcher(settings, self._new_child, self.metrics)
+        config = InferenceConfig(model_id="a-model", limits=limits, idle_engine_s=100)
+        self.dispatcher = Dispatcher(config, self._new_child, self.metrics)
         self.dispatcher.start(self._new_child())
 
     def _new_child(self) -> StandInChild:

@@ -8,10 +8,10 @@ import diffusers
 import pytest
 import torch
 
+from inference_server.config import EngineConfig
 from inference_server.engines import ModelLoadError
 from inference_server.engines.diffusers import loading, weights
 from inference_server.engines.diffusers.engine import DiffusersEngine, shares_steps
-from inference_server.messages import Load
 from tests.support import tiny_pipelines
 from tests.support.diffusers_channel import loaded, model_facts
 
@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 
 
 def _load(model_id: str | None, **options: str) -> DiffusersEngine:
-    values = {"model_revision": None, "model_precision": None, "device": "cpu"} | options
-    return DiffusersEngine(Load("diffusers", model_id, **values), lambda stage: None)  # type: ignore[arg-type]
+    values = {"engine": "diffusers", "model_id": model_id, "device": "cpu"} | options
+    return DiffusersEngine(EngineConfig.model_validate(values), lambda stage: None)
 
 
 @pytest.fixture
@@ -188,8 +188,9 @@ def test_the_engine_is_ready_once_it_has_drawn() -> None:
 @pytest.mark.parametrize(("max_batch", "at_once", "ahead"), [(1, 1, 0), (2, 2, 2)])
 def test_the_maintainers_bound_holds_for_what_is_drawn_side_by_side(max_batch: int, at_once: int, ahead: int) -> None:
     """`max_batch` bounds what the engine says of itself, and with it what it is given ahead of time."""
-    load = Load("diffusers", str(tiny_pipelines.folder("sd")), None, None, "cpu", max_batch=max_batch)
-    facts = DiffusersEngine(load, lambda stage: None).model_info
+    folder = str(tiny_pipelines.folder("sd"))
+    config = EngineConfig(engine="diffusers", model_id=folder, device="cpu", max_batch=max_batch)
+    facts = DiffusersEngine(config, lambda stage: None).model_info
     assert (facts.images_at_once, facts.images_ahead) == (at_once, ahead)
 
 
