@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import _models
 from benchmarks._machine import Table, look
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.engine import DiffusersEngine
 from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams

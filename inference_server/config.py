@@ -1,7 +1,5 @@
 """The server's configuration: `endpoint.json` over the environment (as baked into an image), and the command line.
 
-A new setting of an engine is a field of `EngineConfig` here and is read by the engine: nothing between them names it.
-
 | key of endpoint.json | environment |
 |---|---|
 | `engine`, `device` | `INFERENCE_ENGINE`, `INFERENCE_DEVICE` |
@@ -14,15 +12,13 @@ import difflib
 import ipaddress
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -30,49 +26,13 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from inference_server.json_model import Float, Int, JsonModel, wrong_values
+from inference_server.engine_config import DEMO_MODEL_NAME, Device, EngineConfig, EngineName, Text
+from inference_server.json_model import Float, wrong_values
 from inference_server.limits import Limits, LimitsOverride
-
-# Name -> module:class. Imported in the engine process only.
-ENGINES = {
-    "diffusers": "inference_server.engines.diffusers.engine:DiffusersEngine",
-    "openvino": "inference_server.engines.openvino:OpenVinoEngine",
-}
-DEMO_MODEL_NAME = "demo_model"  # what the wire calls the model of a server that was given none
-MAX_BATCH = 16
-SIDE_MIN_PX, SIDE_MAX_PX, SIDE_MULTIPLE_PX = 64, 4096, 8
 
 
 class ConfigError(Exception):
     """The server cannot start like this; the text says what to change and shows no secret."""
-
-
-def _engine(value: str) -> str:
-    if value not in ENGINES:
-        raise ValueError(f"Engines: {', '.join(sorted(ENGINES))}")
-    return value
-
-
-def _sizes(value: Any) -> Any:
-    """`"512x512,768x512"`, `"none"` or a list of such sizes -> pairs (width, height) in px."""
-    if isinstance(value, tuple):  # read already
-        return value
-    if isinstance(value, str):
-        value = [] if value.strip().lower() == "none" else value.split(",")
-    if not isinstance(value, list):
-        raise ValueError('must be a list of sizes such as ["512x512"], or "none"')  # noqa: TRY004 (pydantic's to turn)
-    return tuple(dict.fromkeys(_size(one) for one in value))
-
-
-def _size(text: Any) -> tuple[int, int]:
-    found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text) if isinstance(text, str) else None
-    sides = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not all(SIDE_MIN_PX <= side <= SIDE_MAX_PX and side % SIDE_MULTIPLE_PX == 0 for side in sides):
-        raise ValueError(
-            f"each size is width x height in px, such as 512x512: from {SIDE_MIN_PX} to {SIDE_MAX_PX} "
-            f"in multiples of {SIDE_MULTIPLE_PX}"
-        )
-    return sides
 
 
 def _bearer(value: SecretStr) -> SecretStr:
@@ -85,22 +45,7 @@ def _bearer(value: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
-Text = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[Float, Field(ge=0, le=10**8)]
-
-
-class EngineConfig(JsonModel):
-    """What an engine needs to know: the first message to each new engine process. It holds no secret."""
-
-    engine: Annotated[str, AfterValidator(_engine)] = "openvino"
-    model_id: Text | None = None  # a folder, an id of the hub; None: the demo model
-    model_revision: Text | None = None
-    model_precision: Text | None = None
-    device: Literal["cuda", "cpu"] | None = None  # None: what the engine finds
-    max_batch: Annotated[Int, Field(ge=1, le=MAX_BATCH)] = MAX_BATCH  # images side by side
-    compile_cache: Text | None = None  # folder for what was compiled; None: nothing is kept
-    # (width, height) in px to compile for; (): none, None: the model's own
-    compile_sizes: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_sizes)] | None = None
 
 
 class InferenceConfig(EngineConfig):
@@ -150,8 +95,8 @@ class _Environment(EngineConfig, BaseSettings):
 
     model_config = SettingsConfigDict(strict=False, extra="ignore", enable_decoding=False)
 
-    engine: Annotated[str, AfterValidator(_engine)] = Field(default="openvino", validation_alias="INFERENCE_ENGINE")
-    device: Literal["cuda", "cpu"] | None = Field(default=None, validation_alias="INFERENCE_DEVICE")
+    engine: EngineName = Field(default="openvino", validation_alias="INFERENCE_ENGINE")
+    device: Device | None = Field(default=None, validation_alias="INFERENCE_DEVICE")
     compile_cache: Text | None = Field(default_factory=_user_cache)
 
     @model_validator(mode="before")

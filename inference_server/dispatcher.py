@@ -12,6 +12,7 @@ from collections.abc import Callable
 from inference_server import errors
 from inference_server.config import InferenceConfig
 from inference_server.encoding import Encoder
+from inference_server.engine_child import EngineChild
 from inference_server.errors import Refusal
 from inference_server.in_flight import InFlight
 from inference_server.limits import Defaults, Limits, defaults_of_model, of_model
@@ -29,7 +30,7 @@ from inference_server.messages import (
 )
 from inference_server.metrics import Metrics
 from inference_server.resolve import Offer, resolve
-from inference_server.supervisor import STEP_DEADLINE_S, EngineChild, Phase, Supervisor
+from inference_server.supervisor import STEP_DEADLINE_S, Phase, Supervisor
 from inference_server.tickets import Queued, Ticket, Waking
 from inference_server.wire import PictureRequest
 

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from queue import Empty, Queue, SimpleQueue
 
 from inference_server import engines
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import short_reason
 from inference_server.messages import (
     Cancel,

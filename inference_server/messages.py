@@ -1,9 +1,11 @@
 """What the server and its engine process say to each other over their pipe: frozen, small, picklable.
 
-The very first message to a new engine process is its `config.EngineConfig`.
+The very first message to a new engine process is its `EngineConfig`.
 """
 
 from dataclasses import dataclass
+
+from inference_server.engine_config import EngineConfig
 
 MODEL_NOT_LOADED, GPU_BUSY = "MODEL_NOT_LOADED", "GPU_BUSY"  # the wire's codes for a model that is not there
 
@@ -142,4 +144,4 @@ class Capacity:
 
 
 FromEngine = Stage | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled | BatchStats | Capacity
-ToEngine = Draw | Cancel
+ToEngine = EngineConfig | Draw | Cancel

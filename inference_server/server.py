@@ -14,11 +14,12 @@ from starlette.types import ASGIApp
 from inference_server.config import ConfigError, InferenceConfig
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
 from inference_server.dispatcher import Dispatcher
+from inference_server.engine_child import EngineChild
 from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
 from inference_server.routes import Services, create_app
 from inference_server.security import BearerMiddleware, server_context
-from inference_server.supervisor import EngineChild, Phase
+from inference_server.supervisor import Phase
 
 log = logging.getLogger("inference_server")
 KEEP_ALIVE_S = 75  # a client's next picture finds its connection open

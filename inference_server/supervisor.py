@@ -7,26 +7,16 @@ listener.
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
-from multiprocessing.connection import Connection
-from pathlib import Path
-from queue import SimpleQueue
 from typing import Protocol
 
-from inference_server.config import EngineConfig
+from inference_server.engine_child import EngineChild
 from inference_server.messages import GPU_BUSY, FromEngine, LoadFailed, ModelInfo, Ready, Stage, ToEngine
 
 log = logging.getLogger("inference_server.dispatcher")
-PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 LOAD_DEADLINE_S = 1800.0  # without a word from a loading engine; a hub download of some GB fits
 STEP_DEADLINE_S = 180.0  # without a step from a drawing engine
 FIRST_STAGE = "starting the engine"
@@ -62,58 +52,6 @@ class Listener(Protocol):
         """The process died unasked; True if it was drawing, or something waits for the next one."""
 
     def on_drawing_message(self, message: FromEngine) -> None: ...
-
-
-class EngineChild:
-    """A running engine process. Must be created on the server's main thread: the kernel ends the child with it."""
-
-    def __init__(self, config: EngineConfig) -> None:
-        ours, theirs = socket.socketpair()
-        environment = {**os.environ, "PYTHONPATH": _with_package_first(os.environ.get("PYTHONPATH"))}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "inference_server.engine_process", str(theirs.fileno()), str(os.getpid())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # the server's own stdout holds its one line
-            env=environment,
-        )
-        theirs.close()
-        self._connection = Connection(ours.detach())
-        self._unsent: SimpleQueue[EngineConfig | ToEngine | None] = SimpleQueue()
-        self._unsent.put(config)
-        threading.Thread(target=self._write, name=f"orders-{self.pid}", daemon=True).start()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def send(self, message: ToEngine) -> None:
-        """Hands over an order, without waiting for a process that is frozen; one that is gone is told by `on_end`."""
-        self._unsent.put(message)
-
-    def _write(self) -> None:
-        with contextlib.suppress(OSError):
-            while (message := self._unsent.get()) is not None:
-                self._connection.send(message)
-
-    def listen(self, on_message: Callable[[FromEngine], None], on_end: Callable[[str], None]) -> None:
-        """Calls back on a thread of its own for each message, and once with the reason when the process is gone."""
-
-        def read() -> None:
-            while True:
-                try:
-                    on_message(self._connection.recv())
-                except (EOFError, OSError):
-                    break
-            self.kill()
-            on_end(_ending(self._process.wait()))
-
-        threading.Thread(target=read, name=f"engine-{self.pid}", daemon=True).start()
-
-    def kill(self) -> None:
-        """Ends the process at once: it holds nothing that is worth saving."""
-        self._process.kill()
-        self._unsent.put(None)
 
 
 class Supervisor:
@@ -273,14 +211,3 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *argum
     """From the reader thread to the loop; a loop that is closed has nobody left to tell."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *arguments)
-
-
-def _with_package_first(python_path: str | None) -> str:
-    """The child finds this package whatever the working directory is."""
-    return os.pathsep.join([str(PACKAGE_PARENT), *([python_path] if python_path else [])])
-
-
-def _ending(status: int) -> str:
-    if status < 0:
-        return f"it was ended by {signal.Signals(-status).name}"
-    return f"it ended with exit code {status}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol
 
-from inference_server.config import ENGINES, EngineConfig
+from inference_server.engine_config import ENGINES, EngineConfig
 from inference_server.messages import Draw, FromEngine, ModelInfo
 
 # A library's own source file, where it was built: "at /pytorch/torch/csrc/x.cpp, line 145", "../c10/cuda/y.cpp:84".

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_server.config import DEMO_MODEL_NAME, EngineConfig
+from inference_server.engine_config import DEMO_MODEL_NAME, EngineConfig
 from inference_server.engines import ModelLoadError, short_reason
 from inference_server.messages import ModelInfo
 

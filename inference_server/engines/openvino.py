@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import openvino_genai
 
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel, one_at_a_time
 from inference_server.engines.model_folder import FoundModel, find, read_model_info, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep

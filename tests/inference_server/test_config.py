@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from inference_server.config import ConfigError, EngineConfig, InferenceConfig, from_command_line
+from inference_server.config import ConfigError, InferenceConfig, from_command_line
+from inference_server.engine_config import EngineConfig
 from inference_server.limits import Limits, LimitsOverride
 from tests.support.inference_front_door import FrontDoor, serve
 

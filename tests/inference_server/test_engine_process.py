@@ -13,7 +13,8 @@ from queue import Queue
 
 import pytest
 
-from inference_server.config import EngineConfig
+from inference_server.engine_child import EngineChild
+from inference_server.engine_config import EngineConfig
 from inference_server.messages import (
     BatchStats,
     Cancel,
@@ -27,7 +28,6 @@ from inference_server.messages import (
     Stage,
     Step,
 )
-from inference_server.supervisor import EngineChild
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 DEADLINE_S = 60.0

@@ -10,7 +10,7 @@ import diffusers
 import numpy as np
 import torch
 
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.continuous_batching import Room, buckets_up_to
 from inference_server.engines.diffusers.encode import Preparer

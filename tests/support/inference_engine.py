@@ -7,10 +7,11 @@ from typing import Any
 
 from inference_server.config import InferenceConfig
 from inference_server.dispatcher import Dispatcher
+from inference_server.engine_child import EngineChild
 from inference_server.limits import LimitsOverride
 from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelInfo, RawImage, Ready, ToEngine
 from inference_server.metrics import Metrics
-from inference_server.supervisor import EngineChild, Phase
+from inference_server.supervisor import Phase
 from inference_server.tickets import Ticket
 from inference_server.wire import read_request
 from tests.support.scripted_engine import MODEL_INFO

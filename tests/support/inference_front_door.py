@@ -13,8 +13,8 @@ import requests
 
 from inference_server import server
 from inference_server.config import from_command_line
+from inference_server.engine_child import EngineChild
 from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, RawImage, Ready, Step, ToEngine
-from inference_server.supervisor import EngineChild
 from tests.support.inference_process import DEADLINE_S
 from tests.support.scripted_engine import MODEL_INFO
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from inference_server import engine_process
-from inference_server.config import ENGINES, EngineConfig
+from inference_server.engine_config import ENGINES, EngineConfig
 from inference_server.engines import ModelLoadError, WorkChannel
 from inference_server.messages import BatchStats, Cancelled, Draw, Drawn, ModelInfo, RawImage, Step
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference_server.engine_child import PACKAGE_PARENT
 from inference_server.engines import short_reason
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import is_free
@@ -29,7 +30,6 @@ from inference_server.engines.diffusers.package_cache import PackageCache
 from inference_server.engines.diffusers.streams import give_memory_back
 from inference_server.engines.diffusers.unet import InputSizes
 from inference_server.engines.diffusers.unet_package import PackageOrder, order_for
-from inference_server.supervisor import PACKAGE_PARENT
 
 CHILD = "inference_server.engines.diffusers.compile_child"
 COMPILE_TIMEOUT_S = 1800

@@ -12,7 +12,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import loading, model_info, noise
 from inference_server.engines.diffusers.continuous_batching import BUCKETS, Room, buckets_up_to

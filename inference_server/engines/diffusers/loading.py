@@ -12,7 +12,7 @@ import diffusers
 import torch
 import transformers
 
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, model_folder, short_reason
 from inference_server.engines.diffusers import weights
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame, require_free

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines.diffusers.compiling import CompilePlan, CompilingThread
 from inference_server.engines.diffusers.graphs import CudaRecorder, Graphs
 from inference_server.engines.diffusers.networks import Networks, Size

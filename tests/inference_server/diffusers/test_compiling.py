@@ -17,7 +17,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines.diffusers import runner
 from inference_server.engines.diffusers.compile_child import NICENESS
 from inference_server.engines.diffusers.compiling import (

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 
-from inference_server.config import EngineConfig
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError
 from inference_server.engines.diffusers import loading, weights
 from inference_server.engines.diffusers.engine import DiffusersEngine, shares_steps
