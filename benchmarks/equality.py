@@ -15,9 +15,10 @@ import numpy as np
 
 from benchmarks import _models
 from benchmarks._machine import Table, look
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.engine import DiffusersEngine
-from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, Load
+from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SEEDS, STEPS, SIDE_PX = 4, 5, 64
@@ -53,8 +54,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _models.save(_models.SMALL, Path(folder))
         for precision in PRECISIONS:
-            engine = DiffusersEngine(Load("diffusers", folder, None, precision, compile_sizes=()), lambda stage: None)
-            for scheduler in sorted(engine.facts.schedulers):
+            config = EngineConfig(engine="diffusers", model_id=folder, model_precision=precision, compile_sizes=())
+            engine = DiffusersEngine(config, lambda stage: None)
+            for scheduler in sorted(engine.model_info.schedulers):
                 _row(table, scheduler, precision, _differences(engine, scheduler))
     table.keep()
 

@@ -1,7 +1,6 @@
 """`python -m inference_server`: the engine process first, then the web framework, which takes as long to import."""
 
 import logging
-import os
 import sys
 from functools import partial
 
@@ -22,11 +21,12 @@ def _run(child: EngineChild) -> int:
     from inference_server.config import ConfigError, from_command_line
 
     try:
-        config = from_command_line(sys.argv[1:], os.environ)
-        child.send(config.load)
+        told = from_command_line(sys.argv[1:])
+        child.send(told.config.engine_config)
         from inference_server import server
 
-        server.run(config, server.bind(config.host, config.port), partial(EngineChild, config.load), child)
+        start_child = partial(EngineChild, told.config.engine_config)
+        server.run(told.config, server.bind(told.host, told.port), start_child, child)
     except ConfigError as exc:
         print(f"inference_server: {exc}", file=sys.stderr)
         return 2

@@ -1,38 +1,38 @@
-"""The server's configuration: command line, environment (as baked into an image), `endpoint.json` (which wins).
+"""The server's configuration: `endpoint.json` over the environment (as baked into an image), and the command line.
 
-The file's content is secret: no error and no repr shows a value of it.
+| key of endpoint.json | environment |
+|---|---|
+| `engine`, `device` | `INFERENCE_ENGINE`, `INFERENCE_DEVICE` |
+| any other of `EngineConfig` | the same in capitals: `MODEL_ID`, `MAX_BATCH`, ... |
+| any other of `InferenceConfig` | none |
 """
 
 import argparse
+import difflib
 import ipaddress
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
-    StrictBool,
     ValidationError,
     model_validator,
 )
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from inference_server.engine_options import MAX_BATCH, VARIABLES, EngineOptions, default_compile_cache
-from inference_server.engines import DEMO_MODEL_NAME, ENGINES
+from inference_server.engine_config import DEMO_MODEL_NAME, Device, EngineConfig, EngineName, Text
+from inference_server.json_model import Float, wrong_values
 from inference_server.limits import Limits, LimitsOverride
-from inference_server.messages import Load
-from inference_server.strict_json import Float, Int, without_null
-
-Seconds = Annotated[Float, Field(ge=0, le=10**8)]
 
 
 class ConfigError(Exception):
-    """The server cannot start like this; the text says what to change and shows no value of the file."""
+    """The server cannot start like this; the text says what to change and shows no secret."""
 
 
 def _bearer(value: SecretStr) -> SecretStr:
@@ -45,95 +45,92 @@ def _bearer(value: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
-class EndpointConfig(EngineOptions):
-    """`endpoint.json`, every key optional; null is as good as left out."""
+Seconds = Annotated[Float, Field(ge=0, le=10**8)]
+
+
+class InferenceConfig(EngineConfig):
+    """Everything that the server was told, by the keys of endpoint.json."""
 
     bearer: Annotated[SecretStr, AfterValidator(_bearer)] | None = None
     tls_key: SecretStr | None = None  # PEM text
-    tls_certificate: str | None = None  # PEM text
+    tls_certificate: str | None = Field(default=None, repr=False)  # PEM text
     deployment: str | None = None
     fingerprint: str | None = None
-    engine: str | None = None
-    model_id: str | None = None
-    model_revision: str | None = None
-    model_precision: str | None = None
-    max_batch: Annotated[Int, Field(ge=1, le=MAX_BATCH)] | None = None  # the environment has it as text, a file not
     idle_engine_s: Seconds = 0  # 0: the engine never sleeps
     idle_exit_s: Seconds = 0  # 0: the server never ends by itself
     limits: LimitsOverride = LimitsOverride()
-    lenient: StrictBool = False
+    lenient: bool = False
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, value: Any) -> Any:
-        return without_null(value, cls.model_fields)
-
-
-class ServerConfig(BaseModel):
-    """Everything that the server was told, checked."""
-
-    model_config = ConfigDict(frozen=True)
-
-    host: str
-    port: int
-    endpoint: EndpointConfig
-    load: Load
-    lenient: bool
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.engine == "openvino" and self.device == "cuda":
+            raise ValueError("the engine openvino draws on the CPU; for the device cuda take the engine diffusers")
+        if (self.tls_key is None) != (self.tls_certificate is None):
+            raise ValueError("one of tls_key and tls_certificate is missing; give both, or none for plain HTTP")
+        self.limits.over(Limits())
+        return self
 
     @property
     def model_name(self) -> str:
         """What the wire calls the model."""
-        return self.load.model_id or DEMO_MODEL_NAME
+        return self.model_id or DEMO_MODEL_NAME
+
+    @property
+    def engine_config(self) -> EngineConfig:
+        """The part for the engine process."""
+        return EngineConfig.model_construct(**{name: getattr(self, name) for name in EngineConfig.model_fields})
 
 
-def from_command_line(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
-    """Raises: ConfigError; exits with 2 on a wrong command line."""
+def _user_cache() -> str | None:
+    """A folder in the user's cache; None for a user without a home.
+
+    Source: https://specifications.freedesktop.org/basedir-spec (XDG_CACHE_HOME)
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # pathlib's raises where there is none
+    return os.fspath(Path(base) / "inference_server" / "compiled") if Path(base).is_absolute() else None
+
+
+class _Environment(EngineConfig, BaseSettings):
+    """The engine's part as the environment has it, where numbers are text and a blank variable is none."""
+
+    model_config = SettingsConfigDict(strict=False, extra="ignore", enable_decoding=False)
+
+    engine: EngineName = Field(default="openvino", validation_alias="INFERENCE_ENGINE")
+    device: Device | None = Field(default=None, validation_alias="INFERENCE_DEVICE")
+    compile_cache: Text | None = Field(default_factory=_user_cache)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blank_is_left_out(cls, values: dict[str, str]) -> dict[str, str]:
+        return {name: text.strip() for name, text in values.items() if text.strip()}
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What the server was started with, checked."""
+
+    host: str
+    port: int
+    config: InferenceConfig
+
+
+def from_command_line(arguments: Sequence[str]) -> CommandLine:
+    """Reads the file of `--config` and the environment. Exits with 2 on a wrong command line.
+
+    Raises: ConfigError, which names the wrong key, what stood there (unless it may be secret) and what is right.
+    """
     options = _parser().parse_args(arguments)
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port {options.port} is no port; from 1 to 65535, or 0 for a free one.")
-    endpoint = read_endpoint(options.config) if options.config else EndpointConfig()
-    if not endpoint.bearer and not options.open and not is_loopback(options.host):
+    config = read_config(options.config)
+    if not config.bearer and not options.open and not is_loopback(options.host):
         raise ConfigError(
             f"Without a bearer anyone who reaches {options.host} could draw here. Give one in the file of --config, "
             "listen on 127.0.0.1, or say --open if this is meant."
         )
-    return ServerConfig(
-        host=options.host,
-        port=options.port,
-        endpoint=endpoint,
-        load=_load(endpoint, environment),
-        lenient=options.lenient or endpoint.lenient,
-    )
-
-
-def _load(endpoint: EndpointConfig, environment: Mapping[str, str]) -> Load:
-    """What the engine process is told: the file's word, else the environment's. Raises: ConfigError."""
-    engine = endpoint.engine or environment.get("INFERENCE_ENGINE") or "openvino"
-    if engine not in ENGINES:
-        raise ConfigError(f"There is no engine {engine!r} here. Engines: {', '.join(sorted(ENGINES))}.")
-    options = _engine_options(environment)
-    device = endpoint.device or options.device
-    if engine == "openvino" and device == "cuda":
-        raise ConfigError("The engine openvino draws on the CPU. For cuda take the engine diffusers.")
-    sizes = options.compile_sizes if endpoint.compile_sizes is None else endpoint.compile_sizes
-    return Load(
-        engine=engine,
-        model_id=endpoint.model_id or environment.get("MODEL_ID") or None,
-        model_revision=endpoint.model_revision or environment.get("MODEL_REVISION") or None,
-        model_precision=endpoint.model_precision or environment.get("MODEL_PRECISION") or None,
-        device=device,
-        max_batch=endpoint.max_batch or options.max_batch or MAX_BATCH,
-        compile_cache=endpoint.compile_cache or options.compile_cache or default_compile_cache(environment),
-        compile_sizes=sizes,
-    )
-
-
-def _engine_options(environment: Mapping[str, str]) -> EngineOptions:
-    try:
-        return EngineOptions.from_environment(environment)
-    except ValidationError as exc:
-        told = "; ".join(f"{VARIABLES[str(row['loc'][0])]}: {_said(row['msg'])}" for row in exc.errors())
-        raise ConfigError(f"The environment is wrong: {told}") from None
+    if options.lenient:
+        config = config.model_copy(update={"lenient": True})
+    return CommandLine(options.host, options.port, config)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,31 +147,52 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_endpoint(path: Path) -> EndpointConfig:
-    """Raises: ConfigError, naming the bad key but never its value."""
+def read_config(path: Path | None = None) -> InferenceConfig:
+    """The file's keys over the environment's. Raises: ConfigError."""
+    file = _read_file(path) if path is not None else {}
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        environment = _Environment().model_dump(exclude_none=True)
+    except ValidationError as exc:
+        raise ConfigError(f"The environment is wrong: {_told(exc, str.upper)}") from None
+    try:
+        return InferenceConfig.model_validate({**environment, **file})
+    except ValidationError as exc:
+        where = "The configuration" if path is None else f"The configuration {os.fspath(path)!r}"
+        raise ConfigError(f"{where} is wrong: {_told(exc)}") from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Without the keys that are null, so that the environment's value holds."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"The configuration {os.fspath(path)!r} cannot be read: {type(exc).__name__}") from exc
-    try:
-        endpoint = EndpointConfig.model_validate(json.loads(text))
-        endpoint.limits.over(Limits())
-    except ValidationError as exc:
-        told = "; ".join(
-            f"{'.'.join(map(str, row['loc'])) or 'the whole'}: {_said(row['msg'])}" for row in exc.errors()
-        )
-        raise ConfigError(f"The configuration {os.fspath(path)!r} is wrong: {told}") from None
-    except (ValueError, RecursionError) as exc:
-        told = str(exc) if str(exc).startswith("limits.") else "it is no JSON"
-        raise ConfigError(f"The configuration {os.fspath(path)!r} is wrong: {told}") from None
-    if (endpoint.tls_key is None) != (endpoint.tls_certificate is None):
-        raise ConfigError(f"The configuration {os.fspath(path)!r} holds one of tls_key and tls_certificate, not both.")
-    return endpoint
+    except (ValueError, RecursionError):
+        raise ConfigError(f"The configuration {os.fspath(path)!r} is wrong: it is no JSON") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"The configuration {os.fspath(path)!r} is wrong: it is no JSON object")
+    return {key: one for key, one in content.items() if one is not None or key not in InferenceConfig.model_fields}
 
 
-def _said(message: str) -> str:
-    """pydantic's text for an error, without its own word for one of ours."""
-    return message.removeprefix("Value error, ")
+_MAY_BE_SECRET = ("bearer", "tls_key", "tls_certificate")
+
+
+def _told(exc: ValidationError, spell: Any = str) -> str:
+    """Each wrong value: its name, what stood there, what is right."""
+    rows = []
+    for name, right, details in wrong_values(exc):
+        stood = details["input"]
+        if details["type"] == "extra_forbidden":
+            keys = LimitsOverride.model_fields if name.startswith("limits.") else InferenceConfig.model_fields
+            near = difflib.get_close_matches(name.removeprefix("limits."), keys, 1) or sorted(keys)
+            rows.append(f"{name[:100]!a} is no key; there is {', '.join(near)}")
+        elif not name:
+            rows.append(right)
+        elif name in _MAY_BE_SECRET or not isinstance(stood, str | int | float):
+            rows.append(f"{spell(name)}: {right}")
+        else:
+            rows.append(f"{spell(name)} is {ascii(stood)[:100]}: {right}")
+    return "; ".join(rows)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,21 +1,21 @@
-"""The engine as the routes see it: `submit(request) -> Ticket`, `cancel(ticket)`, and what it offers.
+"""The queue of requests in front of the engine process: `submit(request) -> Ticket`, `cancel(ticket)`.
 
-It owns its queue and its loop: as many drawings are given to the engine process as it draws side by side, in the order
-of their coming, none overtaking another. What was under way when the process died is drawn once more, then refused.
+The dispatcher gives the engine process as many requests as it draws side by side, first come, first served. A request
+that was being drawn when the process died is drawn once more; if the process dies again, it is refused.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from inference_server import errors
-from inference_server.encoding import Encoder, Finished
+from inference_server.config import InferenceConfig
+from inference_server.encoding import Encoder
 from inference_server.engine_child import EngineChild
 from inference_server.errors import Refusal
 from inference_server.in_flight import InFlight
-from inference_server.limits import Defaults, Limits, LimitsOverride, defaults_of_model, of_model
+from inference_server.limits import Defaults, Limits, defaults_of_model, of_model
 from inference_server.messages import (
     BatchStats,
     Cancel,
@@ -38,34 +38,23 @@ log = logging.getLogger("inference_server.dispatcher")
 MAX_ATTEMPTS = 2
 
 
-@dataclass(frozen=True)
-class DispatcherSettings:
-    """What the engine needs to know of the configuration."""
-
-    model_name: str
-    override: LimitsOverride
-    lenient: bool
-    idle_engine_s: float  # 0 = never asleep
-
-
 class Dispatcher:
-    """Belongs to the event loop's thread. `answer`: see `Encoder`."""
+    """Belongs to the event loop's thread."""
 
     def __init__(
         self,
-        settings: DispatcherSettings,
+        config: InferenceConfig,
         start_child: Callable[[], EngineChild],
-        answer: Callable[[Finished], bytes],
         metrics: Metrics,
     ) -> None:
-        self._settings, self._metrics = settings, metrics
-        self._answering = Encoder(answer)
-        self._keeper = Supervisor(start_child, self)
-        self._facts: ModelInfo | None = None
-        self._limits: Limits = settings.override.over(Limits())
+        self._config, self._metrics = config, metrics
+        self._encoder = Encoder()
+        self._supervisor = Supervisor(start_child, self)
+        self._model_info: ModelInfo | None = None
+        self._limits: Limits = config.limits.over(Limits())
         self._defaults: Defaults | None = None
         self._queue: deque[Ticket] = deque()
-        self._under_way = InFlight()
+        self._in_flight = InFlight()
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -73,26 +62,26 @@ class Dispatcher:
 
     @property
     def offer(self) -> Offer:
-        settings = self._settings
-        return Offer(settings.model_name, self._limits, self._facts, self._defaults, settings.lenient)
+        config = self._config
+        return Offer(config.model_name, self._limits, self._model_info, self._defaults, config.lenient)
 
     @property
     def phase(self) -> Phase:
-        return self._keeper.phase
+        return self._supervisor.phase
 
     @property
     def reason(self) -> str:
         """Why the model is not loaded; empty unless it failed."""
-        return self._keeper.failure.reason if self.phase is Phase.FAILED else ""
+        return self._supervisor.failure.reason if self.phase is Phase.FAILED else ""
 
     @property
     def busy(self) -> bool:
         """Whether anything is drawn, waits or is being encoded."""
-        return bool(self._queue or self._under_way or self._answering.busy)
+        return bool(self._queue or self._in_flight or self._encoder.busy)
 
     def start(self, child: EngineChild) -> None:
         """Takes over the engine process that was started with the server."""
-        self._keeper.start(child)
+        self._supervisor.start(child)
 
     def submit(self, request: PictureRequest) -> Ticket:
         """Puts a request in the queue and wakes the engine if need be.
@@ -101,33 +90,33 @@ class Dispatcher:
         """
         if self._closed:
             raise errors.shutting_down()
-        waiting = len(self._queue) + len(self._under_way.ahead_of_time())
+        waiting = len(self._queue) + len(self._in_flight.ahead_of_time())
         if self._must_wait(request) and waiting >= self._limits.waiting_requests.max:
             raise errors.busy(waiting)
-        if self.phase is Phase.FAILED and (pause_s := self._keeper.pause_s) > 0:
-            raise errors.not_loaded(self._keeper.failure, max(1, round(pause_s)))
+        if self.phase is Phase.FAILED and (pause_s := self._supervisor.pause_s) > 0:
+            raise errors.not_loaded(self._supervisor.failure, max(1, round(pause_s)))
         ticket = Ticket(request)
         self._queue.append(ticket)
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
         if self.phase in (Phase.ASLEEP, Phase.FAILED):
-            self._keeper.start()
+            self._supervisor.start()
         self._next()
         return ticket
 
     def _must_wait(self, request: PictureRequest) -> bool:
         if self.phase in (Phase.ASLEEP, Phase.FAILED) and not self._queue:
             return False  # whoever wakes it waits for nobody: where none may wait, it would sleep for ever
-        return self.phase is not Phase.READY or bool(self._queue) or not self._under_way.has_place(request.num_images)
+        return self.phase is not Phase.READY or bool(self._queue) or not self._in_flight.has_place(request.num_images)
 
     def cancel(self, ticket: Ticket) -> None:
         """Ends a request: at once while it waits, at the next step while it is drawn."""
         if ticket.outcome is not None:
             return
-        drawing = self._under_way.of(ticket)
+        drawing = self._in_flight.of(ticket)
         if drawing is not None:
-            self._keeper.send(Cancel(drawing.number))
+            self._supervisor.send(Cancel(drawing.number))
         elif ticket in self._queue:
             self._queue.remove(ticket)
         ticket.refuse(errors.cancelled())
@@ -136,13 +125,13 @@ class Dispatcher:
     def close(self) -> None:
         """Ends the engine process and everything that waits for it."""
         self._closed = True
-        self._keeper.end()
-        waiting = [*(drawing.ticket for drawing in self._under_way.clear()), *self._queue]
+        self._supervisor.end()
+        waiting = [*(drawing.ticket for drawing in self._in_flight.clear()), *self._queue]
         self._queue.clear()
         for ticket in waiting:
             ticket.refuse(errors.shutting_down())
 
-    # What the keeper tells
+    # What the supervisor reports
 
     def on_phase(self, phase: Phase) -> None:
         self._metrics.on_phase(phase.value)
@@ -151,14 +140,14 @@ class Dispatcher:
     def on_stage(self) -> None:
         self._tell_waiting()
 
-    def on_ready(self, facts: ModelInfo) -> None:
+    def on_ready(self, model_info: ModelInfo) -> None:
         self._metrics.touch()
-        self._limits = self._settings.override.over(of_model(facts))
-        cut = self._settings.override.without_effect(self._limits)
-        if cut and self._facts is None:  # once: it is the same whenever the engine wakes
+        self._limits = self._config.limits.over(of_model(model_info))
+        cut = self._config.limits.without_effect(self._limits)
+        if cut and self._model_info is None:  # once: it is the same whenever the engine wakes
             log.warning("the configured limits go beyond the model's, which hold: %s", "; ".join(cut))
-        self._facts, self._defaults = facts, defaults_of_model(facts, self._limits)
-        self._under_way.allow(facts.images_at_once, facts.images_ahead)
+        self._model_info, self._defaults = model_info, defaults_of_model(model_info, self._limits)
+        self._in_flight.allow(model_info.images_at_once, model_info.images_ahead)
         self._next()
 
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
@@ -168,7 +157,7 @@ class Dispatcher:
 
     def on_lost(self, reason: str) -> bool:
         self._metrics.engine_crashes.inc()
-        lost = [drawing.ticket for drawing in self._under_way.clear() if drawing.ticket.outcome is None]
+        lost = [drawing.ticket for drawing in self._in_flight.clear() if drawing.ticket.outcome is None]
         again = [ticket for ticket in lost if ticket.attempts < MAX_ATTEMPTS]
         self._queue.extendleft(reversed(again))
         for ticket in lost:
@@ -179,7 +168,7 @@ class Dispatcher:
     def on_drawing_message(self, message: FromEngine) -> None:
         match message:
             case Step(number=number):
-                if drawing := self._under_way.get(number):
+                if drawing := self._in_flight.get(number):
                     drawing.on_step(message)
             case Drawn() | DrawFailed() | Cancelled():
                 self._on_end(message)
@@ -187,20 +176,20 @@ class Dispatcher:
                 self._metrics.on_batch(message)
             case Capacity(images):
                 log.warning("the engine draws at most %d images side by side from now on", images)
-                self._under_way.lower(images)
+                self._in_flight.lower(images)
         if self.phase is Phase.READY:
-            self._keeper.expect_word(STEP_DEADLINE_S if self._under_way else None)
+            self._supervisor.expect_word(STEP_DEADLINE_S if self._in_flight else None)
 
     def _on_end(self, message: Drawn | DrawFailed | Cancelled) -> None:
-        drawing = self._under_way.get(message.number)
+        drawing = self._in_flight.get(message.number)
         if drawing is None:
             return
-        self._under_way.end(message.number)
+        self._in_flight.end(message.number)
         match message:
             case Drawn():
                 self._metrics.images.inc(len(message.images))
                 if drawing.ticket.outcome is None:
-                    self._answering.begin(drawing.ticket, drawing.finished(message, self._keeper.ready_s))
+                    self._encoder.begin(drawing.ticket, drawing.finished(message, self._supervisor.ready_s))
             case DrawFailed(reason=reason):
                 drawing.ticket.refuse(errors.cannot_draw(f"The model could not draw this: {reason}"))
             case Cancelled():
@@ -224,32 +213,32 @@ class Dispatcher:
             ticket.refuse(refusal)
             return True
         alone = ticket.attempts > 0
-        if not self._under_way.has_room(len(resolved.drawing.seeds), alone=alone):
+        if not self._in_flight.has_room(len(resolved.drawing.seeds), alone=alone):
             return False
-        self._keeper.send(self._under_way.begin(ticket, resolved, alone=alone))
-        self._keeper.expect_word(STEP_DEADLINE_S)
+        self._supervisor.send(self._in_flight.begin(ticket, resolved, alone=alone))
+        self._supervisor.expect_word(STEP_DEADLINE_S)
         return True
 
     def _tell_waiting(self) -> None:
-        waiting = [*(drawing.ticket for drawing in self._under_way.ahead_of_time()), *self._queue]
+        waiting = [*(drawing.ticket for drawing in self._in_flight.ahead_of_time()), *self._queue]
         self._metrics.waiting.set(len(waiting))
-        self._metrics.under_way.set(len(self._under_way) + len(self._queue) - len(waiting))
+        self._metrics.drawing.set(len(self._in_flight) + len(self._queue) - len(waiting))
         for place, ticket in enumerate(waiting, 1):
             if self.phase is Phase.READY:
                 ticket.tell(Queued(place))
             else:
-                ticket.tell(Waking(self._keeper.stage, self._keeper.stage_since_s))
+                ticket.tell(Waking(self._supervisor.stage, self._supervisor.stage_since_s))
 
     def _watch_idleness(self) -> None:
-        idle_s = self._settings.idle_engine_s
+        idle_s = self._config.idle_engine_s
         if idle_s and self._idle is None and self._is_idle():
             self._idle = asyncio.get_running_loop().call_later(idle_s, self._fall_asleep)
 
     def _is_idle(self) -> bool:
-        return self.phase is Phase.READY and not self._queue and not self._under_way
+        return self.phase is Phase.READY and not self._queue and not self._in_flight
 
     def _fall_asleep(self) -> None:
         self._idle = None
         if self._is_idle():
-            log.info("engine idle for %g s: asleep", self._settings.idle_engine_s)
-            self._keeper.sleep()
+            log.info("engine idle for %g s: asleep", self._config.idle_engine_s)
+            self._supervisor.sleep()

@@ -1,6 +1,6 @@
-"""The server's handle on one engine process: start it, send it orders, hear what it says, end it.
+"""The server's handle on one engine process: it starts and ends the process, sends it messages and hears its own.
 
-Imported before anything heavy, so that the engine loads its model while the server imports its web framework.
+It imports nothing heavy: the server starts its engine process first, and both import the rest side by side.
 """
 
 import contextlib
@@ -14,8 +14,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
-from inference_server.messages import FromEngine, Load, ToEngine
+if TYPE_CHECKING:
+    from inference_server.engine_config import EngineConfig
+    from inference_server.messages import FromEngine, ToEngine
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
@@ -23,8 +26,8 @@ PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 class EngineChild:
     """A running engine process. Must be created on the server's main thread: the kernel ends the child with it."""
 
-    def __init__(self, load: Load | None = None) -> None:
-        """Starts the process; without `load` it waits to be sent one."""
+    def __init__(self, config: "EngineConfig | None" = None) -> None:
+        """Starts the process; without `config` it waits for one, which must be sent first."""
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": _with_package_first(os.environ.get("PYTHONPATH"))}
         self._process = subprocess.Popen(
@@ -38,15 +41,15 @@ class EngineChild:
         self._connection = Connection(ours.detach())
         self._unsent: SimpleQueue[ToEngine | None] = SimpleQueue()
         threading.Thread(target=self._write, name=f"orders-{self.pid}", daemon=True).start()
-        if load is not None:
-            self.send(load)
+        if config is not None:
+            self.send(config)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, message: ToEngine) -> None:
-        """Hands over an order, without waiting for a process that is frozen; one that is gone is told by `on_end`."""
+    def send(self, message: "ToEngine") -> None:
+        """Hands over a message and never waits, even for a frozen process. `on_end` reports one that is gone."""
         self._unsent.put(message)
 
     def _write(self) -> None:
@@ -54,7 +57,7 @@ class EngineChild:
             while (message := self._unsent.get()) is not None:
                 self._connection.send(message)
 
-    def listen(self, on_message: Callable[[FromEngine], None], on_end: Callable[[str], None]) -> None:
+    def listen(self, on_message: "Callable[[FromEngine], None]", on_end: Callable[[str], None]) -> None:
         """Calls back on a thread of its own for each message, and once with the reason when the process is gone."""
 
         def read() -> None:

@@ -14,7 +14,8 @@ from multiprocessing.connection import Connection
 from queue import Empty, Queue, SimpleQueue
 
 from inference_server import engines
-from inference_server.engine_errors import short_reason
+from inference_server.engine_config import EngineConfig
+from inference_server.engines import short_reason
 from inference_server.messages import (
     Cancel,
     Cancelled,
@@ -22,7 +23,6 @@ from inference_server.messages import (
     DrawFailed,
     Drawn,
     FromEngine,
-    Load,
     LoadFailed,
     Ready,
     Stage,
@@ -96,12 +96,12 @@ class PipeChannel:
 def run(connection: Connection) -> int:
     """Loads what the server asks for, then draws until the process is ended; the exit code once it cannot go on."""
     try:
-        order = connection.recv()
+        config = connection.recv()
     except (EOFError, OSError):  # the server could not start
         return 0
     channel = PipeChannel(connection)
     channel.open()
-    engine = _load(order, channel)
+    engine = _load(config, channel)
     if engine is not None:
         _work(engine, channel)
     channel.close()
@@ -119,10 +119,10 @@ def _work(engine: engines.LoadedEngine, channel: PipeChannel) -> None:
         print("The engine stopped taking drawings, which it should never do.", file=sys.stderr)
 
 
-def _load(order: Load, channel: PipeChannel) -> engines.LoadedEngine | None:
+def _load(config: EngineConfig, channel: PipeChannel) -> engines.LoadedEngine | None:
     """The engine, loaded and warm, or None after the failure was told."""
     try:
-        engine = engines.load(order, lambda text: channel.tell(Stage(text)))
+        engine = engines.load(config, lambda text: channel.tell(Stage(text)))
         channel.tell(Stage("warming up"))
         engine.warm_up()
     except Exception as exc:
@@ -130,7 +130,7 @@ def _load(order: Load, channel: PipeChannel) -> engines.LoadedEngine | None:
         code = exc.code if isinstance(exc, engines.ModelLoadError) else engines.ModelLoadError.code
         channel.tell(LoadFailed(short_reason(exc), code))
         return None
-    channel.tell(Ready(engine.facts))
+    channel.tell(Ready(engine.model_info))
     return engine
 
 

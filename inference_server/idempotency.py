@@ -1,7 +1,7 @@
-"""Which requests are under way or kept, by their `startRequestId`: a repeated post joins, or gets the kept result.
+"""Makes a repeated post safe: the same `startRequestId` joins the request in flight, or gets its kept result.
 
-The id is an idempotency key: the result is kept for ten minutes (fewer when memory is short), the same id with
-another body is refused. Without an id a request ends with its client; with one only when nobody came back for 10 s.
+A result is kept for ten minutes, or less when memory is short. The same id with another body is refused. A request
+without an id ends when its client hangs up; one with an id ends when no client came back for 10 s.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class IdempotencyStore:
             self.cancel(request_id)
 
     def cancel(self, request_id: str) -> bool:
-        """Ends a request at once, so that its id is free again; False when there is none under way."""
+        """Ends a request at once, so that its id is free again; False when none is in flight."""
         entry = self._entries.get(request_id)
         if entry is None or entry.ticket.outcome is not None:
             return False

@@ -1,7 +1,7 @@
-"""The drawings that the engine process has been given and has not finished, and how many more it takes.
+"""The requests that the engine process was given and has not finished, and how many more it takes.
 
-A drawing that was under way when an engine process died is drawn alone the next time: if it was the one to blame, it
-takes nobody down with it again.
+A request that was in flight when an engine process died is drawn alone the next time: if it caused the crash, it
+harms no other request again.
 """
 
 import time
@@ -16,7 +16,7 @@ from inference_server.tickets import Progress, Ticket
 
 @dataclass
 class InFlightRequest:
-    """One of them. `alone`: nothing else may be under way beside it."""
+    """One request in the engine. `alone`: no other may be in flight beside it."""
 
     ticket: Ticket
     resolved: Resolved
@@ -80,7 +80,7 @@ class InFlight:
         return iter(self._drawings.values())
 
     def allow(self, images_at_once: int, images_ahead: int) -> None:
-        """Sets the bounds, the first at least 1; what is under way already goes on."""
+        """Sets the bounds, the first at least 1; requests in flight go on."""
         self._images_at_once, self._images_ahead = max(1, images_at_once), images_ahead
 
     def lower(self, images_at_once: int) -> None:

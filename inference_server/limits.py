@@ -3,10 +3,10 @@
 import math
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 
+from inference_server.json_model import Float, Int, JsonModel, without_null, wrong_values
 from inference_server.messages import ModelInfo
-from inference_server.strict_json import Float, Int, without_null
 
 ImageFormat = Literal["PNG", "WEBP_LOSSLESS", "WEBP", "JPEG"]
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -123,26 +123,19 @@ Ints = Annotated[dict[str, Int], BeforeValidator(without_null)]
 Floats = Annotated[dict[str, Float], BeforeValidator(without_null)]
 
 
-class LimitsOverride(BaseModel):
-    """`limits` of endpoint.json: any entries of `Limits`, each checked; what it leaves out or sets to null stays."""
+class LimitsOverride(JsonModel):
+    """`limits` of endpoint.json: any entries of `Limits`; what it leaves out stays."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    num_inference_steps: Ints = {}
-    width: Ints = {}
-    height: Ints = {}
-    guidance_scale: Floats = {}
-    num_images_per_prompt: Ints = {}
-    prompt_chars: Ints = {}
-    waiting_requests: Ints = {}
-    body_bytes: Ints = {}
-    schedulers: tuple[str, ...] | None = None
-    image_formats: tuple[ImageFormat, ...] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, value: Any) -> Any:
-        return without_null(value, cls.model_fields)
+    num_inference_steps: Ints | None = None
+    width: Ints | None = None
+    height: Ints | None = None
+    guidance_scale: Floats | None = None
+    num_images_per_prompt: Ints | None = None
+    prompt_chars: Ints | None = None
+    waiting_requests: Ints | None = None
+    body_bytes: Ints | None = None
+    schedulers: Annotated[tuple[str, ...], Strict(False)] | None = None
+    image_formats: Annotated[tuple[ImageFormat, ...], Strict(False)] | None = None
 
     def over(self, limits: Limits) -> Limits:
         """`limits` with these entries in place, cut to what the model can do.
@@ -159,9 +152,8 @@ class LimitsOverride(BaseModel):
         try:
             return Limits.model_validate(merged)
         except ValidationError as exc:
-            first = exc.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"limits.{where}: {first['msg'].removeprefix('Value error, ')}") from exc
+            name, right, _ = next(wrong_values(exc))
+            raise ValueError(f"limits.{name}: {right}") from exc
 
     def without_effect(self, held: Limits) -> list[str]:
         """The entries that were cut where `over` made `held`, each as a phrase for the log."""
@@ -185,21 +177,21 @@ def _cut(asked: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
     return cut
 
 
-def of_model(facts: ModelInfo) -> Limits:
+def of_model(model_info: ModelInfo) -> Limits:
     """What this model can be asked for."""
-    smallest = max(64, facts.side_multiple_px)
-    side = Side(min=smallest, max=facts.max_side_px, multiple=facts.side_multiple_px)
-    return Limits(width=side, height=side, schedulers=facts.schedulers)
+    smallest = max(64, model_info.side_multiple_px)
+    side = Side(min=smallest, max=model_info.max_side_px, multiple=model_info.side_multiple_px)
+    return Limits(width=side, height=side, schedulers=model_info.schedulers)
 
 
-def defaults_of_model(facts: ModelInfo, limits: Limits) -> Defaults:
+def defaults_of_model(model_info: ModelInfo, limits: Limits) -> Defaults:
     """What the model draws best, moved within the limits where they are narrower."""
     formats, schedulers = limits.image_formats, limits.schedulers
     return Defaults(
-        width=limits.width.nearest(facts.width_px),
-        height=limits.height.nearest(facts.height_px),
-        num_inference_steps=int(limits.num_inference_steps.nearest(facts.num_inference_steps)),
-        guidance_scale=limits.guidance_scale.nearest(facts.guidance_scale),
-        scheduler=facts.scheduler if facts.scheduler in schedulers else schedulers[0],
+        width=limits.width.nearest(model_info.width_px),
+        height=limits.height.nearest(model_info.height_px),
+        num_inference_steps=int(limits.num_inference_steps.nearest(model_info.num_inference_steps)),
+        guidance_scale=limits.guidance_scale.nearest(model_info.guidance_scale),
+        scheduler=model_info.scheduler if model_info.scheduler in schedulers else schedulers[0],
         image_format="PNG" if "PNG" in formats else formats[0],
     )

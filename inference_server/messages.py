@@ -1,25 +1,13 @@
 """What the server and its engine process say to each other over their pipe: frozen, small, picklable.
 
-Nothing here imports more than the standard library, so that the engine process loads its model at once.
+The very first message to a new engine process is its `EngineConfig`.
 """
 
 from dataclasses import dataclass
 
+from inference_server.engine_config import EngineConfig
+
 MODEL_NOT_LOADED, GPU_BUSY = "MODEL_NOT_LOADED", "GPU_BUSY"  # the wire's codes for a model that is not there
-
-
-@dataclass(frozen=True)
-class Load:
-    """First message to a new engine process: which engine, which model (a folder, a hub id, None = the demo model)."""
-
-    engine: str
-    model_id: str | None
-    model_revision: str | None
-    model_precision: str | None
-    device: str | None = None  # "cuda", "cpu"; None: what the engine finds
-    max_batch: int = 16  # bounds `ModelInfo.images_at_once`
-    compile_cache: str | None = None  # folder for what was compiled; None: nothing is kept
-    compile_sizes: tuple[tuple[int, int], ...] | None = None  # (width, height) px; (): none, None: the model's own
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class Stage:
 class Ready:
     """The model is loaded and warmed up."""
 
-    facts: ModelInfo
+    model_info: ModelInfo
 
 
 @dataclass(frozen=True)
@@ -156,4 +144,4 @@ class Capacity:
 
 
 FromEngine = Stage | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled | BatchStats | Capacity
-ToEngine = Load | Draw | Cancel
+ToEngine = EngineConfig | Draw | Cancel

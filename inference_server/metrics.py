@@ -22,7 +22,7 @@ class Metrics:
             "inference_requests_total", "Posts answered, by outcome", ["outcome"], registry=self.registry
         )
         self.waiting = Gauge("inference_waiting_requests", "Requests in the queue", registry=self.registry)
-        self.under_way = Gauge(
+        self.drawing = Gauge(
             "inference_drawing_requests", "Requests that the engine is drawing", registry=self.registry
         )
         self.step_seconds = Histogram(

@@ -81,7 +81,7 @@ def png_info(resolved: Resolved, image: int) -> PngImagePlugin.PngInfo:
         "scheduler": drawing.scheduler,
         "width": drawing.width_px,
         "height": drawing.height_px,
-        "model": Path(resolved.facts.name).name,  # of a folder its name alone
+        "model": Path(resolved.model_info.name).name,  # of a folder its name alone
     }
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", _parameters(resolved, image))
@@ -99,7 +99,7 @@ def _parameters(resolved: Resolved, image: int) -> str:
         f"Steps: {drawing.num_inference_steps}, "
         f"Sampler: {SAMPLER_NAMES.get(drawing.scheduler, drawing.scheduler)}, "
         f"CFG scale: {drawing.guidance_scale:g}, Seed: {drawing.seeds[image]}, "
-        f"Size: {drawing.width_px}x{drawing.height_px}, Model: {Path(resolved.facts.name).name}"
+        f"Size: {drawing.width_px}x{drawing.height_px}, Model: {Path(resolved.model_info.name).name}"
     )
     return "\n".join(lines)
 

@@ -18,11 +18,11 @@ TEXT_PIPELINE = "AutoPipelineForText2Image"  # "text to image", whatever the mod
 
 @dataclass(frozen=True)
 class Offer:
-    """What the server offers: the limits always, the model's facts and defaults once it was loaded."""
+    """What the server offers: the limits always, the model's model_info and defaults once it was loaded."""
 
     model_name: str
     limits: Limits
-    facts: ModelInfo | None
+    model_info: ModelInfo | None
     defaults: Defaults | None
     lenient: bool
 
@@ -32,7 +32,7 @@ class Resolved:
     """What is drawn and how it is handed over."""
 
     drawing: GenerationParams
-    facts: ModelInfo
+    model_info: ModelInfo
     image_format: str
     served_instead: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class _Resolver:
         """The pipeline first: an image for another pipeline is not even looked at."""
         request, limits = self._request, self._offer.limits
         self._pipeline()
-        if request.image_inputs and (self._offer.facts or request.pipeline in (None, TEXT_PIPELINE)):
+        if request.image_inputs and (self._offer.model_info or request.pipeline in (None, TEXT_PIPELINE)):
             raise invalid_inputs(f"modelInputs.{request.image_inputs[0]}: this server draws from text alone.")
         self._text("prompt", request.prompt)
         self._text("negative_prompt", request.negative_prompt)
@@ -74,8 +74,8 @@ class _Resolver:
         self.guidance = self._count("guidance_scale", request.guidance_scale, limits.guidance_scale)
 
     def resolved(self) -> Resolved:
-        request, facts, defaults = self._request, self._offer.facts, self._offer.defaults
-        if facts is None or defaults is None:
+        request, model_info, defaults = self._request, self._offer.model_info, self._offer.defaults
+        if model_info is None or defaults is None:
             raise RuntimeError("a request was resolved before the model was loaded")
         images = 1 if self.images is None else int(self.images)
         drawing = GenerationParams(
@@ -89,13 +89,13 @@ class _Resolver:
             seeds=tuple((request.seed + image) % (MAX_SEED + 1) for image in range(images)),
             safety_checker=request.safety_checker,
         )
-        return Resolved(drawing, facts, self.image_format or defaults.image_format, self._instead)
+        return Resolved(drawing, model_info, self.image_format or defaults.image_format, self._instead)
 
     def _pipeline(self) -> None:
-        asked, facts = self._request.pipeline, self._offer.facts
-        if asked is None or asked == TEXT_PIPELINE or facts is None:
+        asked, model_info = self._request.pipeline, self._offer.model_info
+        if asked is None or asked == TEXT_PIPELINE or model_info is None:
             return
-        offered = (TEXT_PIPELINE, facts.pipeline)
+        offered = (TEXT_PIPELINE, model_info.pipeline)
         if asked not in offered:
             raise Refusal(
                 400, "NO_SUCH_PIPELINE", f"There is no pipeline {_quoted(asked)} here. Pipelines: {', '.join(offered)}."

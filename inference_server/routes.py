@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from inference_server.config import ServerConfig
+from inference_server.config import InferenceConfig
 from inference_server.dispatcher import Dispatcher
 from inference_server.errors import Refusal, failed
 from inference_server.idempotency import IdempotencyStore
@@ -31,9 +31,9 @@ BODY_DEADLINE_S = 30.0
 class Services:
     """What the routes hand over to."""
 
-    config: ServerConfig
+    config: InferenceConfig
     dispatcher: Dispatcher
-    book: IdempotencyStore
+    store: IdempotencyStore
     metrics: Metrics
     shut_down: Callable[[], None]
 
@@ -55,7 +55,7 @@ def create_app(services: Services) -> FastAPI:
 
     @app.delete("/requests/{request_id:path}")
     async def cancel(request_id: str) -> Response:
-        if not services.book.cancel(request_id):
+        if not services.store.cancel(request_id):
             raise Refusal(404, "NO_SUCH_REQUEST", "No request of this id is waiting or being drawn.")
         log.info("request %s: cancelled by its client", ascii(request_id)[1:201])
         return JSONResponse({"cancelled": request_id})
@@ -76,15 +76,15 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
     """The healthcheck's object; strangers learn the state only."""
     dispatcher, offer, config = services.dispatcher, services.dispatcher.offer, services.config
     state = "failed" if dispatcher.phase is Phase.FAILED else "loading"
-    if state != "failed" and (config.lenient or offer.facts is not None):
+    if state != "failed" and (config.lenient or offer.model_info is not None):
         state = "healthy"
-    told: dict[str, Any] = {"state": state, "gpu": bool(offer.facts and offer.facts.gpu)}
+    told: dict[str, Any] = {"state": state, "gpu": bool(offer.model_info and offer.model_info.gpu)}
     if not trusted:
         return told
     told["engine"] = dispatcher.phase.value if dispatcher.phase is not Phase.FAILED else Phase.ASLEEP.value
     told["model"] = offer.model_name
-    told["deployment"] = config.endpoint.deployment
-    told["fingerprint"] = config.endpoint.fingerprint
+    told["deployment"] = config.deployment
+    told["fingerprint"] = config.fingerprint
     told["limits"] = offer.limits.model_dump(mode="json")
     told["defaults"] = offer.defaults.model_dump(mode="json") if offer.defaults else {}
     if dispatcher.phase is Phase.FAILED:
@@ -99,7 +99,7 @@ async def _draw(services: Services, request: Request) -> Response:
         wanted = read_request(await read_body(request, offer.limits.body_bytes.max))
         request_id = wanted.request_id
         check(wanted, services.dispatcher.offer)
-        ticket = services.book.join(wanted)
+        ticket = services.store.join(wanted)
     except Refusal as refusal:
         services.metrics.requests.labels(refusal.code).inc()
         log.info("request %s: refused, %s", request_id, refusal.code)
@@ -108,7 +108,7 @@ async def _draw(services: Services, request: Request) -> Response:
 
     def leave(left: Ticket, answered: bool) -> None:
         services.metrics.touch()
-        services.book.leave(left)
+        services.store.leave(left)
         _record(services.metrics, left, answered)
 
     return (StreamResponse if wanted.stream else ResultResponse)(ticket, leave)

@@ -1,10 +1,13 @@
-"""Who may ask: the bearer is checked before anything of a body is read, and a refusal ends the connection."""
+"""Who may ask, and over what: the bearer is checked before anything of a body is read; TLS comes from PEM texts."""
 
 import hashlib
 import hmac
+import ssl
+import tempfile
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from inference_server.config import ConfigError
 from inference_server.errors import Refusal
 from inference_server.responses import refusal_response
 
@@ -41,3 +44,24 @@ class BearerMiddleware:
 def _digest(token: bytes) -> bytes:
     """Digests are compared, not tokens: the time taken says nothing of the token, its length included."""
     return hashlib.sha256(token).digest()
+
+
+def server_context(key_pem: str, certificate_pem: str) -> ssl.SSLContext:
+    """The TLS context. Python reads key and certificate from files only: the file lives for that moment.
+
+    Raises: ConfigError, without anything of the key.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        with tempfile.NamedTemporaryFile("w", suffix=".pem", encoding="utf-8") as file:  # 0600, gone at the end
+            file.write(f"{key_pem.strip()}\n{certificate_pem.strip()}\n")
+            file.flush()
+            # The empty password keeps OpenSSL from asking on the terminal for an encrypted key's.
+            context.load_cert_chain(file.name, password="")
+    except (ssl.SSLError, OSError) as exc:
+        raise ConfigError(
+            f"tls_key and tls_certificate cannot be used ({type(exc).__name__}): both must be PEM texts, and the key "
+            "the certificate's own, without a password."
+        ) from None
+    return context

@@ -11,17 +11,15 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from inference_server.answer import result_json
-from inference_server.config import ConfigError, ServerConfig
+from inference_server.config import ConfigError, InferenceConfig
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
-from inference_server.dispatcher import Dispatcher, DispatcherSettings
+from inference_server.dispatcher import Dispatcher
 from inference_server.engine_child import EngineChild
 from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
 from inference_server.routes import Services, create_app
-from inference_server.security import BearerMiddleware
+from inference_server.security import BearerMiddleware, server_context
 from inference_server.supervisor import Phase
-from inference_server.tls import server_context
 
 log = logging.getLogger("inference_server")
 KEEP_ALIVE_S = 75  # a client's next picture finds its connection open
@@ -43,11 +41,13 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run(config: ServerConfig, bound: socket.socket, start_child: Callable[[], EngineChild], child: EngineChild) -> None:
+def run(
+    config: InferenceConfig, bound: socket.socket, start_child: Callable[[], EngineChild], child: EngineChild
+) -> None:
     """Serves until a signal, `POST /shutdown` or idleness ends it. `child` was started before this was imported."""
     context = None
-    if config.endpoint.tls_key is not None and config.endpoint.tls_certificate is not None:
-        context = server_context(config.endpoint.tls_key.get_secret_value(), config.endpoint.tls_certificate)
+    if config.tls_key is not None and config.tls_certificate is not None:
+        context = server_context(config.tls_key.get_secret_value(), config.tls_certificate)
     with asyncio.Runner(loop_factory=DeadlineLoop) as runner:
         runner.run(_serve(config, bound, context, start_child, child))
 
@@ -104,39 +104,33 @@ class Server(uvicorn.Server):
 
 
 async def _serve(
-    config: ServerConfig,
+    config: InferenceConfig,
     bound: socket.socket,
     context: ssl.SSLContext | None,
     start_child: Callable[[], EngineChild],
     child: EngineChild,
 ) -> None:
     metrics, ending = Metrics(), asyncio.Event()
-    settings = DispatcherSettings(
-        model_name=config.model_name,
-        override=config.endpoint.limits,
-        lenient=config.lenient,
-        idle_engine_s=config.endpoint.idle_engine_s,
-    )
-    engine = Dispatcher(settings, start_child, result_json, metrics)
-    book = IdempotencyStore(engine.submit, engine.cancel)
-    bearer = config.endpoint.bearer.get_secret_value() if config.endpoint.bearer else None
-    app = BearerMiddleware(create_app(Services(config, engine, book, metrics, ending.set)), bearer)
-    engine.start(child)
-    idle = asyncio.create_task(_end_when_idle(config.endpoint.idle_exit_s, engine, metrics, ending))
+    dispatcher = Dispatcher(config, start_child, metrics)
+    store = IdempotencyStore(dispatcher.submit, dispatcher.cancel)
+    bearer = config.bearer.get_secret_value() if config.bearer else None
+    app = BearerMiddleware(create_app(Services(config, dispatcher, store, metrics, ending.set)), bearer)
+    dispatcher.start(child)
+    idle = asyncio.create_task(_end_when_idle(config.idle_exit_s, dispatcher, metrics, ending))
     try:
-        await Server(app, bound, context, ending, engine.close).serve(sockets=[bound])
+        await Server(app, bound, context, ending, dispatcher.close).serve(sockets=[bound])
     finally:
         idle.cancel()
-        engine.close()
+        dispatcher.close()
 
 
-async def _end_when_idle(idle_exit_s: float, engine: Dispatcher, metrics: Metrics, ending: asyncio.Event) -> None:
+async def _end_when_idle(idle_exit_s: float, dispatcher: Dispatcher, metrics: Metrics, ending: asyncio.Event) -> None:
     """Ends the server when nothing was drawn or asked for `idle_exit_s`; 0 = never. Healthchecks do not count."""
     while idle_exit_s:
         await asyncio.sleep(min(IDLE_CHECK_S, idle_exit_s))
-        if engine.busy:
+        if dispatcher.busy:
             metrics.touch()
-        elif metrics.idle_s >= idle_exit_s and engine.phase is not Phase.LOADING:
+        elif metrics.idle_s >= idle_exit_s and dispatcher.phase is not Phase.LOADING:
             log.info("idle for %g s: ending", idle_exit_s)
             ending.set()
             return

@@ -1,6 +1,7 @@
-"""Keeps the engine process: starts it, notices that it is ready, silent or gone, lets it sleep, starts it again.
+"""Keeps the engine process alive: starts it, notices when it is ready, silent or gone, and starts it again.
 
-It knows nothing of requests; what the process says of a drawing is handed on.
+It also ends an idle process, so that the GPU is free. It knows nothing of requests: messages about a drawing go to its
+listener.
 """
 
 import asyncio
@@ -16,7 +17,6 @@ from inference_server.engine_child import EngineChild
 from inference_server.messages import GPU_BUSY, FromEngine, LoadFailed, ModelInfo, Ready, Stage, ToEngine
 
 log = logging.getLogger("inference_server.dispatcher")
-
 LOAD_DEADLINE_S = 1800.0  # without a word from a loading engine; a hub download of some GB fits
 STEP_DEADLINE_S = 180.0  # without a step from a drawing engine
 FIRST_STAGE = "starting the engine"
@@ -36,13 +36,13 @@ class Phase(StrEnum):
 
 
 class Listener(Protocol):
-    """Whom the keeper tells."""
+    """Who is told what the engine process does: the dispatcher."""
 
     def on_phase(self, phase: Phase) -> None: ...
 
     def on_stage(self) -> None: ...
 
-    def on_ready(self, facts: ModelInfo) -> None:
+    def on_ready(self, model_info: ModelInfo) -> None:
         """Raises: ValueError when this model cannot be served."""
 
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
@@ -124,8 +124,8 @@ class Supervisor:
                 self.stage = text
                 self.expect_word(LOAD_DEADLINE_S)
                 self._listener.on_stage()
-            case Ready(facts):
-                self._on_ready(facts)
+            case Ready(model_info):
+                self._on_ready(model_info)
             case LoadFailed(reason, code) if code == GPU_BUSY:
                 self._fail(LoadFailed(f"gpu-busy: {reason.removeprefix('gpu-busy').lstrip(' :')}", code))
             case LoadFailed():
@@ -133,13 +133,13 @@ class Supervisor:
             case _:
                 self._listener.on_drawing_message(message)
 
-    def _on_ready(self, facts: ModelInfo) -> None:
+    def _on_ready(self, model_info: ModelInfo) -> None:
         self.expect_word(None)
         now_s = time.monotonic()
         self._set_phase(Phase.READY)
-        log.info("engine ready: %s, after %.2f s", facts.name, now_s - self.stage_since_s)
+        log.info("engine ready: %s, after %.2f s", model_info.name, now_s - self.stage_since_s)
         try:
-            self._listener.on_ready(facts)
+            self._listener.on_ready(model_info)
         except ValueError as exc:
             self._fail(LoadFailed(f"the configured limits do not fit the model: {exc}"))
             return

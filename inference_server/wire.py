@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from inference_server.errors import Refusal, invalid_inputs
-from inference_server.strict_json import Float, Int
+from inference_server.json_model import Float, Int
 
 MAX_SEED = 2**32 - 1
 # Accepted and ignored without a word: upstream's own clients send them.

@@ -1,22 +1,18 @@
-"""The engines by name. An engine loads a model once and draws with it; it knows nothing of HTTP or of the queue.
+"""What an engine is: it loads a model once and draws with it, and knows nothing of HTTP or of the queue.
 
-How it draws is its own business: one drawing at a time (`one_at_a_time`), or many that share steps.
+An engine draws one request at a time (`one_at_a_time`), or several that share steps, as it likes.
 """
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol
 
-from inference_server.messages import Draw, FromEngine, Load, ModelInfo
+from inference_server.engine_config import ENGINES, EngineConfig
+from inference_server.messages import Draw, FromEngine, ModelInfo
 
-# Imported in the engine process only, when chosen: name -> module:class.
-ENGINES = {
-    "diffusers": "inference_server.engines.diffusers.engine:DiffusersEngine",
-    "openvino": "inference_server.engines.openvino:OpenVinoEngine",
-}
-
-
-DEMO_MODEL_NAME = "demo_model"  # what the wire calls the model of a server that was given none
+# A library's own source file, where it was built: "at /pytorch/torch/csrc/x.cpp, line 145", "../c10/cuda/y.cpp:84".
+_BUILD_PATH = re.compile(r"(?:\s+(?:at|from|in))?\s+\S*/\S+\.(?:c|cc|cpp|cxx|cu|cuh|h|hpp)\b(?:, line |:)?\d*")
 
 
 class ModelLoadError(Exception):
@@ -26,7 +22,7 @@ class ModelLoadError(Exception):
 
 
 class WorkChannel(Protocol):
-    """Where an engine takes drawings from and tells what becomes of them. Any thread may use it."""
+    """Gives an engine its requests and takes what it reports of them. Any thread may use it."""
 
     def take(self, timeout_s: float | None = None) -> Draw | None:
         """The next drawing, the oldest first; waits for one, for ever without a timeout, not at all with 0.
@@ -44,7 +40,7 @@ class WorkChannel(Protocol):
 class LoadedEngine(Protocol):
     """A model in memory, ready to draw."""
 
-    facts: ModelInfo
+    model_info: ModelInfo
 
     def warm_up(self) -> None:
         """Draws something small, so that the first visitor does not pay for what is done once."""
@@ -56,19 +52,27 @@ class LoadedEngine(Protocol):
         """
 
 
-def load(order: Load, report: Callable[[str], None]) -> LoadedEngine:
+def load(config: EngineConfig, report: Callable[[str], None]) -> LoadedEngine:
     """Loads the model with the named engine; `report` is told each stage in words that a visitor may read.
 
     Raises: ModelLoadError, or whatever the engine's library raises.
     """
-    module_name, _, class_name = ENGINES[order.engine].partition(":")
+    module_name, _, class_name = ENGINES[config.engine].partition(":")
     report("importing the engine")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as exc:
         raise ModelLoadError(
-            f"The engine {order.engine!r} needs the package {exc.name}, which is not installed here: "
+            f"The engine {config.engine!r} needs the package {exc.name}, which is not installed here: "
             "pip install -r inference_server/requirements.txt"
         ) from exc
-    loaded: LoadedEngine = getattr(module, class_name)(order, report)
+    loaded: LoadedEngine = getattr(module, class_name)(config, report)
     return loaded
+
+
+def short_reason(exc: BaseException) -> str:
+    """An exception in one line without the library's build paths; at most 500 characters."""
+    text = str(exc).partition("Invoked with")[0]  # what follows holds the prompt
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "/src/cpp/" not in line]
+    lines = [_BUILD_PATH.sub("", f" {line}").strip() for line in lines]
+    return (" ".join(lines) or type(exc).__name__)[:500]

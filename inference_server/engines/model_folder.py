@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_server.engine_errors import short_reason
-from inference_server.engines import DEMO_MODEL_NAME, ModelLoadError
-from inference_server.messages import Load, ModelInfo
+from inference_server.engine_config import DEMO_MODEL_NAME, EngineConfig
+from inference_server.engines import ModelLoadError, short_reason
+from inference_server.messages import ModelInfo
 
 
 def as_typed(prompt: str, *, otherwise: str = "") -> str:
@@ -31,40 +31,42 @@ class FoundModel:
     encoder_prompt: Callable[..., str] = as_typed  # from a prompt to the text that the text encoder is given
 
 
-def snapshot(load: Load) -> Path:
+def snapshot(config: EngineConfig) -> Path:
     """All files of a model of the hub. Raises: what huggingface_hub raises."""
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(str(load.model_id), revision=load.model_revision or None))
+    return Path(snapshot_download(str(config.model_id), revision=config.model_revision or None))
 
 
-def find(load: Load, report: Callable[[str], None], fetch: Callable[[Load], Path] = snapshot) -> FoundModel:
+def find(
+    config: EngineConfig, report: Callable[[str], None], fetch: Callable[[EngineConfig], Path] = snapshot
+) -> FoundModel:
     """The folder of the configured model, brought by `fetch` if the maintainer named a hub id.
 
     Raises: ModelLoadError.
     """
-    if not load.model_id:
+    if not config.model_id:
         report("unpacking the demo model")
         try:
             import demo_model  # type: ignore[import-not-found, unused-ignore]  # the one exception to "nothing of the top level"
         except ImportError as exc:
             raise ModelLoadError(f"No MODEL_ID is set and there is no demo model beside this server: {exc}") from exc
         return FoundModel(demo_model.folder(), DEMO_MODEL_NAME, demo_model.encoder_prompt)
-    folder = Path(load.model_id).expanduser()
+    folder = Path(config.model_id).expanduser()
     if folder.is_dir():
-        return FoundModel(folder, load.model_id)
-    if folder.is_absolute() or load.model_id.startswith((".", "~")) or load.model_id.count("/") != 1:
-        raise ModelLoadError(f"MODEL_ID {load.model_id!r} is no folder here and no model id of the hub (owner/name)")
-    report(f"fetching {load.model_id} from the hub")
-    return FoundModel(_fetched(load, fetch), load.model_id)
+        return FoundModel(folder, config.model_id)
+    if folder.is_absolute() or config.model_id.startswith((".", "~")) or config.model_id.count("/") != 1:
+        raise ModelLoadError(f"MODEL_ID {config.model_id!r} is no folder here and no model id of the hub (owner/name)")
+    report(f"fetching {config.model_id} from the hub")
+    return FoundModel(_fetched(config, fetch), config.model_id)
 
 
-def _fetched(load: Load, fetch: Callable[[Load], Path]) -> Path:
+def _fetched(config: EngineConfig, fetch: Callable[[EngineConfig], Path]) -> Path:
     try:
-        return fetch(load)
+        return fetch(config)
     except ImportError as exc:
         raise ModelLoadError(
-            f"MODEL_ID {load.model_id!r} is no folder here, and fetching it needs the package {exc.name}, "
+            f"MODEL_ID {config.model_id!r} is no folder here, and fetching it needs the package {exc.name}, "
             "which is not installed"
         ) from exc
     except Exception as exc:
@@ -72,11 +74,11 @@ def _fetched(load: Load, fetch: Callable[[Load], Path]) -> Path:
         while root.__cause__ is not None:
             root = root.__cause__
         raise ModelLoadError(
-            f"Fetching {load.model_id} from the hub failed: {type(root).__name__}: {short_reason(root)}"
+            f"Fetching {config.model_id} from the hub failed: {type(root).__name__}: {short_reason(root)}"
         ) from exc
 
 
-def read_facts(
+def read_model_info(
     found: FoundModel,
     schedulers: Callable[[Mapping[str, Any]], tuple[str, ...]],
     max_side_px: Callable[[int], int] = lambda side_px: side_px,

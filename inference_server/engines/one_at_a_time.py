@@ -4,8 +4,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from inference_server.engine_errors import short_reason
-from inference_server.engines import WorkChannel
+from inference_server.engines import WorkChannel, short_reason
 from inference_server.messages import BatchStats, Cancelled, Draw, DrawFailed, Drawn, GenerationParams, RawImage, Step
 
 # step (1 to n over all images), n, a preview or None -> True to stop

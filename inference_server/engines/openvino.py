@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import openvino_genai
 
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel, one_at_a_time
-from inference_server.engines.denoised import DdimLevels
-from inference_server.engines.model_folder import FoundModel, find, read_facts, read_scheduler_config
+from inference_server.engines.model_folder import FoundModel, find, read_model_info, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
-from inference_server.engines.previews import PreviewMap
-from inference_server.messages import GenerationParams, Load, ModelInfo, RawImage
+from inference_server.engines.previews import DdimLevels, PreviewMap
+from inference_server.messages import GenerationParams, ModelInfo, RawImage
 
 # The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): who asks for LMS is told that there is none.
 SCHEDULERS = {
@@ -49,44 +49,44 @@ def offered_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in SCHEDULERS if name not in unfit)
 
 
-def read_own_facts(found: FoundModel) -> ModelInfo:
+def read_own_model_info(found: FoundModel) -> ModelInfo:
     """What the library makes of the model: with DDIM it draws those too whose own scheduler is LMS.
 
     Raises: ModelLoadError
     """
-    facts = read_facts(found, offered_schedulers)
-    if facts.scheduler != "LMSDiscreteScheduler":
-        return facts
-    known = tuple(name for name in facts.schedulers if name in SCHEDULERS)
-    return dataclasses.replace(facts, scheduler="DDIMScheduler", schedulers=known)
+    model_info = read_model_info(found, offered_schedulers)
+    if model_info.scheduler != "LMSDiscreteScheduler":
+        return model_info
+    known = tuple(name for name in model_info.schedulers if name in SCHEDULERS)
+    return dataclasses.replace(model_info, scheduler="DDIMScheduler", schedulers=known)
 
 
 class OpenVinoEngine:
     """A `Text2ImagePipeline` on the CPU, loaded from a folder."""
 
-    def __init__(self, order: Load, report: Callable[[str], None]) -> None:
-        found = find(order, report)
+    def __init__(self, config: EngineConfig, report: Callable[[str], None]) -> None:
+        found = find(config, report)
         report("loading the model")
-        self.facts = read_own_facts(found)
+        self.model_info = read_own_model_info(found)
         self._encoder_prompt = found.encoder_prompt
         self._scheduler_config = read_scheduler_config(found.folder)
         self._pipeline = openvino_genai.Text2ImagePipeline(str(found.folder), "CPU")
-        self._own = self._scheduler = (self.facts.scheduler, self._scheduler_config.get("timestep_spacing"))
+        self._own = self._scheduler = (self.model_info.scheduler, self._scheduler_config.get("timestep_spacing"))
         self._previews = PreviewMap()
 
     def warm_up(self) -> None:
         """Two small pictures of one step each: memory is laid out, and the previews learn their first colours."""
-        facts = self.facts
+        model_info = self.model_info
         for seed, prompt in enumerate(WARM_UP_PROMPTS):
             self.draw(
                 GenerationParams(
                     prompt=prompt,
                     negative_prompt="",
-                    width_px=facts.width_px,
-                    height_px=facts.height_px,
+                    width_px=model_info.width_px,
+                    height_px=model_info.height_px,
                     num_inference_steps=1,
-                    guidance_scale=facts.guidance_scale,
-                    scheduler=facts.scheduler,
+                    guidance_scale=model_info.guidance_scale,
+                    scheduler=model_info.scheduler,
                     seeds=(seed,),
                 ),
                 lambda step, num_steps, preview: False,

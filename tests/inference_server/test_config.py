@@ -7,24 +7,25 @@ from typing import Any
 
 import pytest
 
-from inference_server.config import ConfigError, EndpointConfig, from_command_line
+from inference_server.config import ConfigError, InferenceConfig, from_command_line
+from inference_server.engine_config import EngineConfig
 from inference_server.limits import Limits, LimitsOverride
-from inference_server.messages import Load
 from tests.support.inference_front_door import FrontDoor, serve
 
 
-def load(tmp_path: Path, environment: Mapping[str, str], keys: Mapping[str, Any] | None = None) -> Load:
+def load(tmp_path: Path, environment: Mapping[str, str], keys: Mapping[str, Any] | None = None) -> EngineConfig:
     """What the engine process is told for this environment and these keys of endpoint.json."""
-    path = tmp_path / "endpoint.json"
-    path.write_text(json.dumps(keys or {}))
-    return from_command_line(["--config", str(path)], environment).load
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        return endpoint(tmp_path, keys or {}).engine_config
 
 
-def endpoint(tmp_path: Path, keys: Mapping[str, Any]) -> EndpointConfig:
+def endpoint(tmp_path: Path, keys: Mapping[str, Any]) -> InferenceConfig:
     """An endpoint.json of these keys, read."""
     path = tmp_path / "endpoint.json"
     path.write_text(json.dumps(keys))
-    return from_command_line(["--config", str(path)], {}).endpoint
+    return from_command_line(["--config", str(path)]).config
 
 
 def test_without_settings_the_engine_decides(tmp_path: Path) -> None:
@@ -49,7 +50,9 @@ def test_the_environment_sets_all_four_and_the_file_wins(tmp_path: Path) -> None
     assert told.compile_sizes == ((512, 512), (768, 512))
     keys = {"device": "cuda", "max_batch": 2, "compile_cache": "/other", "compile_sizes": []}
     told = load(tmp_path, environment, keys)
-    assert told == Load("diffusers", None, None, None, "cuda", 2, "/other", ())
+    assert told == EngineConfig(
+        engine="diffusers", device="cuda", max_batch=2, compile_cache="/other", compile_sizes=()
+    )
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("none", ()), ("", None), ("640X448", ((640, 448),))])
@@ -92,10 +95,41 @@ def test_openvino_is_not_asked_for_cuda(tmp_path: Path) -> None:
         load(tmp_path, {"INFERENCE_DEVICE": "cuda"})
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"max_batch": 17}, "max_batch is 17: .*equal to 16"),
+        ({"engine": "another"}, "engine is 'another': Engines: diffusers, openvino"),
+        ({"idle_engin_s": 5}, "'idle_engin_s' is no key; there is idle_engine_s"),
+        ({"limits": {"widht": {"max": 1}}}, "'limits.widht' is no key; there is width"),
+        ({"something": 5}, "'something' is no key; there is bearer, .*tls_key"),
+    ],
+)
+def test_an_error_says_what_stood_there_and_what_is_right(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
+    """Whoever wrote the file need not open it, nor a manual, to mend it."""
+    with pytest.raises(ConfigError, match=told):
+        endpoint(tmp_path, keys)
+
+
+@pytest.mark.parametrize("keys", [{"bearer": "geheim\0"}, {"baerer": "geheim"}, {"tls_key": "geheim"}])
+def test_an_error_shows_no_secret(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """Not even under a misspelt key, or one of a pair."""
+    with pytest.raises(ConfigError, match=r"bearer|tls_key") as refused:
+        endpoint(tmp_path, keys)
+    assert "geheim" not in str(refused.value)
+
+
+def test_the_engine_process_is_told_no_secret(tmp_path: Path) -> None:
+    """It gets all settings of an engine, and none of the server's own."""
+    config = endpoint(tmp_path, {"bearer": "b", "model_id": "m", "deployment": "d"})
+    assert set(config.engine_config.model_dump()) == set(EngineConfig.model_fields)
+    assert config.engine_config == EngineConfig(model_id="m", compile_cache=config.compile_cache)
+
+
 def test_null_is_as_good_as_left_out(tmp_path: Path) -> None:
     """Every optional key, and every entry of the limits, may be null: its default holds."""
     left_out = endpoint(tmp_path, {})
-    assert endpoint(tmp_path, dict.fromkeys(EndpointConfig.model_fields)) == left_out
+    assert endpoint(tmp_path, dict.fromkeys(InferenceConfig.model_fields)) == left_out
     limits = {**dict.fromkeys(LimitsOverride.model_fields), "width": {"min": None, "max": None}}
     assert endpoint(tmp_path, {"limits": limits}).limits.over(Limits()) == Limits()
     with pytest.raises(ConfigError, match="nonsense"):
@@ -156,4 +190,4 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     """Some editors write one before UTF-8."""
     path = tmp_path / "endpoint.json"
     path.write_bytes(b'\xef\xbb\xbf{"deployment": "mine"}')
-    assert from_command_line(["--config", str(path)], {}).endpoint.deployment == "mine"
+    assert from_command_line(["--config", str(path)]).config.deployment == "mine"

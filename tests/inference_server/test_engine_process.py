@@ -14,6 +14,7 @@ from queue import Queue
 import pytest
 
 from inference_server.engine_child import EngineChild
+from inference_server.engine_config import EngineConfig
 from inference_server.messages import (
     BatchStats,
     Cancel,
@@ -22,7 +23,6 @@ from inference_server.messages import (
     Drawn,
     FromEngine,
     GenerationParams,
-    Load,
     LoadFailed,
     Ready,
     Stage,
@@ -53,6 +53,11 @@ class Pipe:
                 return message
 
 
+def scripted(model_id: str) -> EngineConfig:
+    """Not validated: the engine is registered in the engine process only."""
+    return EngineConfig.model_construct(engine="scripted", model_id=model_id)
+
+
 @contextmanager
 def engine_process(model_id: str = "fine") -> Iterator[Pipe]:
     """A process with the scripted engine that was told what to load."""
@@ -62,7 +67,7 @@ def engine_process(model_id: str = "fine") -> Iterator[Pipe]:
     with subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stderr=subprocess.PIPE) as process:
         theirs.close()
         with Connection(ours.detach()) as connection:
-            connection.send(Load("scripted", model_id, None, None))
+            connection.send(scripted(model_id))
             try:
                 yield Pipe(process, connection)
             finally:
@@ -74,13 +79,13 @@ def draw(number: int, prompt: str = "a cat", steps: int = 5) -> Draw:
 
 
 def test_it_tells_its_stages_then_that_it_is_ready() -> None:
-    """Importing, loading, warming up, ready with the model's facts."""
+    """Importing, loading, warming up, ready with what the model can do."""
     with engine_process() as pipe:
         stages = [pipe.hear(Stage) for _ in range(3)]
         assert stages == [Stage("importing the engine"), Stage("loading the model"), Stage("warming up")]
         ready = pipe.hear(Ready)
         assert isinstance(ready, Ready)
-        assert ready.facts.images_at_once == 4
+        assert ready.model_info.images_at_once == 4
 
 
 def test_orders_join_those_under_way() -> None:
@@ -130,7 +135,7 @@ def test_an_engine_that_cannot_go_on_ends_without_a_prompt_in_the_log() -> None:
 
 def test_a_frozen_process_holds_up_nobody() -> None:
     """Orders to a process that reads nothing are put aside: the server goes on, and can end it."""
-    child, ended = EngineChild(), Queue[str]()
+    child, ended = EngineChild(EngineConfig()), Queue[str]()
     try:
         os.kill(child.pid, signal.SIGSTOP)
         child.listen(lambda message: None, ended.put)

@@ -1,4 +1,4 @@
-"""The book of requests: which drawings a repeated post joins, how long results are kept and who is waited for."""
+"""The store of requests: which drawings a repeated post joins, how long results are kept and who is waited for."""
 
 import asyncio
 import json
@@ -37,14 +37,14 @@ def test_kept_results_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> 
             drawn.append(wanted.request_id)
             return Ticket(wanted)
 
-        book = IdempotencyStore(submit, lambda ticket: ticket.refuse(busy(0)))
+        store = IdempotencyStore(submit, lambda ticket: ticket.refuse(busy(0)))
         for number in range(4):
-            ticket = book.join(request(startRequestId=f"id-{number}"))
+            ticket = store.join(request(startRequestId=f"id-{number}"))
             ticket.finish(Outcome(b"x" * 100))
-            book.leave(ticket)
-        book.join(request(startRequestId="failed")).refuse(busy(0))
+            store.leave(ticket)
+        store.join(request(startRequestId="failed")).refuse(busy(0))
         for request_id in ("id-2", "id-3", "id-0", "failed"):
-            book.join(request(startRequestId=request_id))
+            store.join(request(startRequestId=request_id))
         assert drawn == ["id-0", "id-1", "id-2", "id-3", "failed", "id-0", "failed"]
 
     asyncio.run(fill())
@@ -55,19 +55,19 @@ def test_a_late_timer_cancels_nobody_elses_drawing() -> None:
 
     async def story() -> None:
         cancelled = list[Ticket]()
-        book = IdempotencyStore(Ticket, cancelled.append)
+        store = IdempotencyStore(Ticket, cancelled.append)
         for ended in ("failed", "cancelled"):
-            left = book.join(request(startRequestId="same"))
-            book.leave(left)
+            left = store.join(request(startRequestId="same"))
+            store.leave(left)
             if ended == "failed":
                 left.refuse(busy(0))
             else:
-                assert book.cancel("same")
+                assert store.cancel("same")
             cancelled.clear()
-            book.join(request(startRequestId="same"))
+            store.join(request(startRequestId="same"))
             await after(REJOIN_S + 1)
             assert cancelled == []
-            assert book.cancel("same")
+            assert store.cancel("same")
 
     run(story())
 
@@ -77,14 +77,14 @@ def test_who_leaves_is_waited_for() -> None:
 
     async def story() -> None:
         cancelled = list[Ticket]()
-        book = IdempotencyStore(Ticket, cancelled.append)
-        left = book.join(request(startRequestId="back-soon"))
-        book.leave(left)
+        store = IdempotencyStore(Ticket, cancelled.append)
+        left = store.join(request(startRequestId="back-soon"))
+        store.leave(left)
         await after(REJOIN_S - 1)
-        assert book.join(request(startRequestId="back-soon")) is left
+        assert store.join(request(startRequestId="back-soon")) is left
         await after(2 * REJOIN_S)
         assert cancelled == []
-        book.leave(left)
+        store.leave(left)
         await after(REJOIN_S - 1)
         assert cancelled == []
         await after(2)
@@ -98,9 +98,9 @@ def test_nobody_can_come_back_without_an_id() -> None:
 
     async def story() -> None:
         cancelled = list[Ticket]()
-        book = IdempotencyStore(Ticket, cancelled.append)
-        left = book.join(request())
-        book.leave(left)
+        store = IdempotencyStore(Ticket, cancelled.append)
+        left = store.join(request())
+        store.leave(left)
         assert cancelled == [left]
 
     run(story())

@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from inference_server.config import from_command_line
+from inference_server.config import InferenceConfig
 from inference_server.errors import Refusal
 from inference_server.idempotency import IdempotencyStore
 from inference_server.messages import LoadFailed
@@ -43,7 +43,7 @@ def test_a_busy_gpu_is_told_to_those_who_wait_and_to_those_who_come() -> None:
             assert refused.message.startswith("Somebody else is using the GPU just now")
             assert json.loads(refused.body())["$error"]["name"] == "GpuBusyError"
             assert bench.phase() is Phase.FAILED
-            assert bench.engine.reason == f"gpu-busy: {BUSY.reason}"
+            assert bench.dispatcher.reason == f"gpu-busy: {BUSY.reason}"
             assert bench.child.killed
 
     run(story())
@@ -54,8 +54,8 @@ def test_a_busy_gpu_by_http() -> None:
 
     async def story() -> None:
         bench = Bench()
-        book = IdempotencyStore(bench.engine.submit, bench.engine.cancel)
-        services = Services(from_command_line([], {}), bench.engine, book, bench.metrics, shut_down=lambda: None)
+        store = IdempotencyStore(bench.dispatcher.submit, bench.dispatcher.cancel)
+        services = Services(InferenceConfig(), bench.dispatcher, store, bench.metrics, shut_down=lambda: None)
         app = BearerMiddleware(create_app(services), None)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
             await bench.ready()
@@ -145,7 +145,7 @@ def test_the_end_of_the_server_ends_the_tries() -> None:
     async def story() -> None:
         bench = Bench()
         await bench.say(BUSY)
-        bench.engine.close()
+        bench.dispatcher.close()
         await bench.after(GPU_BUSY_RETRY_S + 1)
         assert len(bench.children) == 1
 
@@ -160,7 +160,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_by_itself_and_ever_more_rarely()
         pauses = []
         for tries in range(1, 11):
             await bench.say(LoadFailed("no unet"))
-            assert (bench.phase(), bench.engine.reason) == (Phase.FAILED, "no unet")
+            assert (bench.phase(), bench.dispatcher.reason) == (Phase.FAILED, "no unet")
             refused = refusal(bench)
             assert (refused.status, refused.code) == (503, "MODEL_NOT_LOADED")
             assert "no unet" in refused.message
@@ -173,7 +173,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_by_itself_and_ever_more_rarely()
         assert pauses[-1] == MAX_PAUSE_S
         await bench.ready()
         assert bench.phase() is Phase.READY
-        assert bench.engine.reason == ""
+        assert bench.dispatcher.reason == ""
 
     run(story())
 
@@ -186,7 +186,7 @@ def test_two_crashes_while_loading_are_tried_again_too() -> None:
         await bench.die()
         await bench.die()
         assert bench.phase() is Phase.FAILED
-        assert "cannot get ready" in bench.engine.reason
+        assert "cannot get ready" in bench.dispatcher.reason
         await bench.after(3)
         await bench.ready()
         assert bench.phase() is Phase.READY
@@ -202,7 +202,7 @@ def test_limits_that_do_not_fit_the_model_are_tried_ever_more_rarely() -> None:
         pauses = []
         for _ in range(4):
             await bench.ready()
-            assert "configured limits" in bench.engine.reason
+            assert "configured limits" in bench.dispatcher.reason
             pauses.append(refusal(bench).retry_after_s)
             await bench.after(MAX_PAUSE_S)
         assert pauses == [2, 4, 8, 16]
@@ -225,7 +225,7 @@ def test_a_process_that_cannot_be_started_is_a_failed_state(error: Exception) ->
         ticket = bench.post("a")
         assert code(ticket) == "MODEL_NOT_LOADED"
         assert bench.phase() is Phase.FAILED
-        assert "cannot be started: Cannot allocate memory" in bench.engine.reason
+        assert "cannot be started: Cannot allocate memory" in bench.dispatcher.reason
         bench.start_error = None
         await bench.after(3)
         await bench.ready()
@@ -240,20 +240,20 @@ def test_a_refusal_that_came_at_once_is_not_kept() -> None:
 
     async def story() -> None:
         bench = Bench()
-        book = IdempotencyStore(bench.engine.submit, bench.engine.cancel)
+        store = IdempotencyStore(bench.dispatcher.submit, bench.dispatcher.cancel)
         await bench.ready()
         await bench.after(101)
         bench.start_error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
         wanted = read_request(
             json.dumps({"modelInputs": {"prompt": "a"}, "callInputs": {"startRequestId": "x"}}).encode()
         )
-        refused = book.join(wanted)
-        book.leave(refused)
+        refused = store.join(wanted)
+        store.leave(refused)
         assert code(refused) == "MODEL_NOT_LOADED"
         bench.start_error = None
         await bench.after(3)
         await bench.ready()
-        again = book.join(wanted)
+        again = store.join(wanted)
         assert again is not refused
         assert bench.orders == ["a"]
 

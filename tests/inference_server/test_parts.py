@@ -14,12 +14,11 @@ from starlette.types import Message
 
 from inference_server import errors
 from inference_server import limits as limits_module
-from inference_server.config import ConfigError, EndpointConfig, from_command_line, is_loopback, read_endpoint
-from inference_server.engine_errors import short_reason
-from inference_server.engines.denoised import DdimLevels
-from inference_server.engines.model_folder import FoundModel, read_facts
-from inference_server.engines.openvino import SCHEDULERS, read_own_facts
-from inference_server.engines.previews import PreviewMap
+from inference_server.config import ConfigError, InferenceConfig, from_command_line, is_loopback, read_config
+from inference_server.engines import short_reason
+from inference_server.engines.model_folder import FoundModel, read_model_info
+from inference_server.engines.openvino import SCHEDULERS, read_own_model_info
+from inference_server.engines.previews import DdimLevels, PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
 from inference_server.messages import ModelInfo, Ready, Stage, Step
@@ -28,7 +27,7 @@ from inference_server.responses import StreamResponse
 from inference_server.wire import PictureRequest, read_request
 from tests.support.inference_engine import Bench, MovedClockLoop, run
 
-FACTS = ModelInfo(
+MODEL_INFO = ModelInfo(
     name="a-model",
     pipeline="StableDiffusionXLPipeline",
     width_px=512,
@@ -48,8 +47,8 @@ def request(model_inputs: dict[str, Any] | None = None, **call_inputs: Any) -> P
 
 
 def offer(lenient: bool = False, override: LimitsOverride | None = None) -> Offer:
-    limits = (override or LimitsOverride()).over(of_model(FACTS))
-    return Offer(FACTS.name, limits, FACTS, defaults_of_model(FACTS, limits), lenient)
+    limits = (override or LimitsOverride()).over(of_model(MODEL_INFO))
+    return Offer(MODEL_INFO.name, limits, MODEL_INFO, defaults_of_model(MODEL_INFO, limits), lenient)
 
 
 def test_a_request_without_more_gets_the_models_defaults() -> None:
@@ -162,7 +161,7 @@ def test_a_fault_on_this_side_is_a_503(refusal: Refusal) -> None:
 def test_narrower_limits_move_the_defaults() -> None:
     """Defaults lie within the limits of the configuration."""
     override = LimitsOverride(width={"max": 300}, num_inference_steps={"max": 10}, schedulers=("DDIMScheduler",))
-    moved = defaults_of_model(FACTS, override.over(of_model(FACTS)))
+    moved = defaults_of_model(MODEL_INFO, override.over(of_model(MODEL_INFO)))
     assert (moved.width, moved.height, moved.num_inference_steps) == (256, 512, 10)
     assert moved.scheduler == "DDIMScheduler"
 
@@ -180,7 +179,7 @@ def test_narrower_limits_move_the_defaults() -> None:
 def test_impossible_limits_are_named(override: dict[str, Any]) -> None:
     """Limits between which nothing lies are refused by name."""
     with pytest.raises(ValueError, match=rf"limits\.{next(iter(override))}"):
-        LimitsOverride.model_validate(override).over(of_model(FACTS))
+        LimitsOverride.model_validate(override).over(of_model(MODEL_INFO))
 
 
 def write_model(folder: Path, files: dict[str, Any]) -> FoundModel:
@@ -215,10 +214,10 @@ def test_limits_and_defaults_follow_from_a_models_folder(
             "scheduler/scheduler_config.json": {"_class_name": scheduler},
         },
     )
-    facts = read_facts(found, lambda config: ("DDIMScheduler",))
-    assert (facts.max_side_px, facts.num_inference_steps, facts.guidance_scale) == expected
-    assert facts.schedulers == (scheduler, "DDIMScheduler")
-    assert facts.side_multiple_px == 64
+    model_info = read_model_info(found, lambda config: ("DDIMScheduler",))
+    assert (model_info.max_side_px, model_info.num_inference_steps, model_info.guidance_scale) == expected
+    assert model_info.schedulers == (scheduler, "DDIMScheduler")
+    assert model_info.side_multiple_px == 64
 
 
 def test_every_scheduler_is_one_of_its_own() -> None:
@@ -233,9 +232,9 @@ def test_a_model_made_for_lms_is_drawn_with_what_is_told(tmp_path: Path) -> None
         "model_index.json": {"_class_name": "StableDiffusionPipeline"},
         "scheduler/scheduler_config.json": {"_class_name": "LMSDiscreteScheduler"},
     }
-    facts = read_own_facts(write_model(tmp_path, files))
-    assert facts.scheduler == "DDIMScheduler"
-    assert "LMSDiscreteScheduler" not in facts.schedulers
+    model_info = read_own_model_info(write_model(tmp_path, files))
+    assert model_info.scheduler == "DDIMScheduler"
+    assert "LMSDiscreteScheduler" not in model_info.schedulers
 
 
 def test_defaults_json_wins_and_may_leave_out_or_garble_any_key(tmp_path: Path) -> None:
@@ -246,9 +245,9 @@ def test_defaults_json_wins_and_may_leave_out_or_garble_any_key(tmp_path: Path) 
         "vae/config.json": VAE,
         "defaults.json": {"height": 256, "width": "wide", "num_inference_steps": 0, "guidance_scale": 2, "more": 1},
     }
-    facts = read_facts(write_model(tmp_path, files), lambda config: ())
-    assert (facts.height_px, facts.width_px, facts.num_inference_steps) == (256, 512, 25)
-    assert facts.guidance_scale == 2.0
+    model_info = read_model_info(write_model(tmp_path, files), lambda config: ())
+    assert (model_info.height_px, model_info.width_px, model_info.num_inference_steps) == (256, 512, 25)
+    assert model_info.guidance_scale == 2.0
 
 
 def test_a_preview_learns_colours_from_a_finished_picture() -> None:
@@ -309,7 +308,7 @@ def test_a_stream_has_a_line_every_second() -> None:
 
         stream = StreamResponse(bench.post("a"), lambda ticket, answered: None)
         answer = asyncio.create_task(stream({}, nobody_hangs_up, send))
-        for message in (Stage("loading the model"), Ready(FACTS), Step(1, 1, 5, None)):
+        for message in (Stage("loading the model"), Ready(MODEL_INFO), Step(1, 1, 5, None)):
             await bench.say(message)
             for _ in range(50):
                 await bench.after(0.1)
@@ -337,7 +336,7 @@ def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
     """Bearer and key do not print."""
     path = tmp_path / "endpoint.json"
     path.write_text(json.dumps({"bearer": "secret-bearer", "tls_key": "secret-key", "tls_certificate": "cert"}))
-    config = read_endpoint(path)
+    config = read_config(path)
     assert config.bearer is not None
     assert config.bearer.get_secret_value() == "secret-bearer"
     assert "secret" not in repr(config) + str(config.model_dump())
@@ -347,29 +346,30 @@ def test_only_loopback_may_be_open_unless_meant() -> None:
     """Without a bearer the server refuses other addresses, unless --open says that this is meant."""
     for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
         assert is_loopback(host)
-        from_command_line(["--host", host], {})
+        from_command_line(["--host", host])
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"):
         assert not is_loopback(host)
         with pytest.raises(ConfigError, match="--open"):
-            from_command_line(["--host", host], {})
-        from_command_line(["--host", host, "--open"], {})
+            from_command_line(["--host", host])
+        from_command_line(["--host", host, "--open"])
 
 
-def test_the_file_overrides_the_environment(tmp_path: Path) -> None:
+def test_the_file_overrides_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Model and engine of the environment hold only where the file names none."""
     path = tmp_path / "endpoint.json"
     path.write_text(json.dumps({"model_id": "of-the-file", "lenient": True}))
-    environment = {"MODEL_ID": "of-the-environment", "MODEL_REVISION": "r1"}
-    config = from_command_line(["--config", str(path)], environment)
-    assert (config.load.model_id, config.load.model_revision, config.lenient) == ("of-the-file", "r1", True)
-    assert from_command_line([], environment).model_name == "of-the-environment"
-    assert from_command_line([], {}).model_name == "demo_model"
-    assert EndpointConfig().idle_exit_s == 0
+    assert from_command_line([]).config.model_name == "demo_model"
+    monkeypatch.setenv("MODEL_ID", "of-the-environment")
+    monkeypatch.setenv("MODEL_REVISION", "r1")
+    config = from_command_line(["--config", str(path)]).config
+    assert (config.model_id, config.model_revision, config.lenient) == ("of-the-file", "r1", True)
+    assert from_command_line([]).config.model_name == "of-the-environment"
+    assert InferenceConfig().idle_exit_s == 0
 
 
 def test_the_limits_on_the_wire_have_the_agreed_shape() -> None:
     """Names and nesting of `limits`, on which clients rely."""
-    told = of_model(dataclasses.replace(FACTS, max_side_px=256)).model_dump(mode="json")
+    told = of_model(dataclasses.replace(MODEL_INFO, max_side_px=256)).model_dump(mode="json")
     assert told["width"] == {"min": 64, "max": 256, "multiple": 64}
     assert told["guidance_scale"] == {"min": 0, "max": 30}
     assert told["prompt_chars"] == {"max": 2000}

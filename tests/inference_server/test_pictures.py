@@ -15,7 +15,7 @@ from inference_server import fast_png, pictures
 from inference_server.messages import GenerationParams, ModelInfo, RawImage
 from inference_server.resolve import Resolved
 
-FACTS = ModelInfo(
+MODEL_INFO = ModelInfo(
     name="/models/a-model",
     pipeline="StableDiffusionPipeline",
     width_px=512,
@@ -40,7 +40,7 @@ def resolved(image_format: str = "PNG", scheduler: str = "EulerDiscreteScheduler
         scheduler=scheduler,
         seeds=(7, 8),
     )
-    return Resolved(drawing, FACTS, image_format)
+    return Resolved(drawing, MODEL_INFO, image_format)
 
 
 def raw_image(pixels: NDArray[np.uint8]) -> RawImage:

@@ -10,9 +10,9 @@ from inference_server.messages import BatchStats, Cancelled, Capacity, DrawFaile
 from inference_server.supervisor import STEP_DEADLINE_S, Phase
 from inference_server.tickets import Progress, Queued
 from tests.support.inference_engine import Bench, code, metric, run
-from tests.support.scripted_engine import FACTS
+from tests.support.scripted_engine import MODEL_INFO
 
-ONE_AT_A_TIME = dataclasses.replace(FACTS, images_at_once=1)
+ONE_AT_A_TIME = dataclasses.replace(MODEL_INFO, images_at_once=1)
 
 
 def test_as_many_are_drawn_as_fit_and_the_rest_waits_in_order() -> None:
@@ -108,8 +108,8 @@ def test_some_are_handed_over_ahead_of_time() -> None:
     """An engine that asks for it has the next ones prepared; to visitors and to the bound they wait like all others."""
 
     async def story() -> None:
-        facts = dataclasses.replace(FACTS, images_at_once=2, images_ahead=2)
-        bench = Bench(facts, waiting_requests={"max": 3})
+        model_info = dataclasses.replace(MODEL_INFO, images_at_once=2, images_ahead=2)
+        bench = Bench(model_info, waiting_requests={"max": 3})
         await bench.ready()
         tickets = [bench.post(prompt) for prompt in "abcde"]
         assert bench.orders == ["a", "b", "c", "d"]
@@ -131,7 +131,7 @@ def test_a_lowered_capacity_bounds_what_is_handed_over_ahead_too() -> None:
     """What waits in the engine holds memory as well: no more of it than is drawn side by side."""
 
     async def story() -> None:
-        bench = Bench(dataclasses.replace(FACTS, images_at_once=8, images_ahead=8))
+        bench = Bench(dataclasses.replace(MODEL_INFO, images_at_once=8, images_ahead=8))
         await bench.ready()
         await bench.say(Capacity(2))
         for prompt in "abcdefgh":
@@ -192,7 +192,7 @@ def test_a_cancelled_one_leaves_the_others_alone() -> None:
         bench = Bench()
         await bench.ready()
         tickets = [bench.post(prompt) for prompt in "abcde"]
-        bench.engine.cancel(tickets[1])
+        bench.dispatcher.cancel(tickets[1])
         assert bench.cancels == [bench.number("b")]
         assert code(tickets[1]) == "REQUEST_CANCELLED"
         assert bench.orders == ["a", "b", "c", "d"]
@@ -214,7 +214,7 @@ def test_a_cancelled_first_in_line_makes_way() -> None:
         bench.post("a")
         large = bench.post("b", 4)
         bench.post("c")
-        bench.engine.cancel(large)
+        bench.dispatcher.cancel(large)
         assert bench.orders == ["a", "c"]
 
     run(story())
@@ -298,7 +298,7 @@ def test_the_bound_counts_those_who_wait() -> None:
         with pytest.raises(Refusal) as refused:
             bench.post("g")
         assert refused.value.code == "BUSY"
-        assert bench.engine.busy
+        assert bench.dispatcher.busy
         nobody_waits = Bench(waiting_requests={"max": 0})
         await nobody_waits.ready()
         for prompt in "abcd":
@@ -333,10 +333,10 @@ def test_the_end_of_the_server_is_told_to_all() -> None:
         bench = Bench()
         await bench.ready()
         tickets = [bench.post(prompt) for prompt in "abcdef"]
-        bench.engine.close()
+        bench.dispatcher.close()
         assert {code(ticket) for ticket in tickets} == {"SHUTTING_DOWN"}
         assert bench.child.killed
-        assert not bench.engine.busy
+        assert not bench.dispatcher.busy
 
     run(story())
 
@@ -386,7 +386,7 @@ def test_the_encoding_of_many_ends_in_many_answers() -> None:
     """Sixteen that come back at once are all answered."""
 
     async def story() -> None:
-        bench = Bench(dataclasses.replace(FACTS, images_at_once=16))
+        bench = Bench(dataclasses.replace(MODEL_INFO, images_at_once=16))
         await bench.ready()
         prompts = "abcdefghijklmnop"
         tickets = [bench.post(prompt) for prompt in prompts]

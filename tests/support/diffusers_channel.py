@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import torch
 
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.continuous_batching import Room, buckets_up_to
 from inference_server.engines.diffusers.encode import Preparer
@@ -26,7 +27,6 @@ from inference_server.messages import (
     Drawn,
     FromEngine,
     GenerationParams,
-    Load,
     ModelInfo,
     RawImage,
     Step,
@@ -200,8 +200,9 @@ def loaded(kind: str, precision: str = "fp32") -> LoadedPipeline:
 @functools.cache
 def _loaded(kind: str, precision: str) -> LoadedPipeline:
     torch.set_num_threads(1)  # such small tensors are not worth a second thread
-    order = Load("diffusers", str(tiny_pipelines.folder(kind)), None, precision, device="cpu")
-    return load(order, lambda stage: None)
+    folder = str(tiny_pipelines.folder(kind))
+    config = EngineConfig(engine="diffusers", model_id=folder, model_precision=precision, device="cpu")
+    return load(config, lambda stage: None)
 
 
 @functools.cache

@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from inference_server.answer import result_json
-from inference_server.dispatcher import Dispatcher, DispatcherSettings
+from inference_server.config import InferenceConfig
+from inference_server.dispatcher import Dispatcher
 from inference_server.engine_child import EngineChild
 from inference_server.limits import LimitsOverride
 from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelInfo, RawImage, Ready, ToEngine
@@ -14,7 +14,7 @@ from inference_server.metrics import Metrics
 from inference_server.supervisor import Phase
 from inference_server.tickets import Ticket
 from inference_server.wire import read_request
-from tests.support.scripted_engine import FACTS
+from tests.support.scripted_engine import MODEL_INFO
 
 
 class MovedClockLoop(asyncio.SelectorEventLoop):
@@ -50,14 +50,14 @@ class StandInChild(EngineChild):
 class Bench:
     """An engine that is ready, and its stand-in process: the newest of `children`."""
 
-    def __init__(self, facts: ModelInfo = FACTS, **override: Any) -> None:
+    def __init__(self, model_info: ModelInfo = MODEL_INFO, **override: Any) -> None:
         self.children: list[StandInChild] = []
         self.start_error: Exception | None = None  # instead of the next processes
-        self.facts, self.metrics = facts, Metrics()
+        self.model_info, self.metrics = model_info, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
-        settings = DispatcherSettings("a-model", limits, lenient=False, idle_engine_s=100)
-        self.engine = Dispatcher(settings, self._new_child, result_json, self.metrics)
-        self.engine.start(self._new_child())
+        config = InferenceConfig(model_id="a-model", limits=limits, idle_engine_s=100)
+        self.dispatcher = Dispatcher(config, self._new_child, self.metrics)
+        self.dispatcher.start(self._new_child())
 
     def _new_child(self) -> StandInChild:
         if self.start_error is not None:
@@ -71,7 +71,7 @@ class Bench:
 
     def phase(self) -> Phase:
         """What the engine process is at."""
-        return self.engine.phase
+        return self.dispatcher.phase
 
     async def say(self, *messages: FromEngine) -> None:
         """The process says this, and the engine has heard it."""
@@ -80,7 +80,7 @@ class Bench:
         await settle()
 
     async def ready(self) -> None:
-        await self.say(Ready(self.facts))
+        await self.say(Ready(self.model_info))
 
     async def die(self) -> None:
         self.child.die("it was ended by SIGKILL")
@@ -95,7 +95,7 @@ class Bench:
 
     def post(self, prompt: str, images: int = 1, **call: Any) -> Ticket:
         inputs = {"prompt": prompt, "num_images_per_prompt": images}
-        return self.engine.submit(read_request(json.dumps({"modelInputs": inputs, "callInputs": call}).encode()))
+        return self.dispatcher.submit(read_request(json.dumps({"modelInputs": inputs, "callInputs": call}).encode()))
 
     @property
     def orders(self) -> list[str]:

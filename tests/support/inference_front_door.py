@@ -16,9 +16,9 @@ from inference_server.config import from_command_line
 from inference_server.engine_child import EngineChild
 from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, RawImage, Ready, Step, ToEngine
 from tests.support.inference_process import DEADLINE_S
-from tests.support.scripted_engine import FACTS
+from tests.support.scripted_engine import MODEL_INFO
 
-MODEL = dataclasses.replace(FACTS, max_side_px=256)  # in multiples of 64
+MODEL = dataclasses.replace(MODEL_INFO, max_side_px=256)  # in multiples of 64
 
 
 class ReadyChild(EngineChild):
@@ -93,8 +93,8 @@ def serve(folder: Path, keys: dict[str, Any], visit: Callable[[FrontDoor], None]
     """
     path = folder / "endpoint.json"
     path.write_text(json.dumps(keys))
-    config = from_command_line(["--port", "0", "--config", str(path)], {})
-    bound, child = server.bind(config.host, config.port), ReadyChild()
+    told = from_command_line(["--port", "0", "--config", str(path)])
+    bound, child = server.bind(told.host, told.port), ReadyChild()
     bound.listen()  # who asks before the server is up waits
     door = FrontDoor(f"http://127.0.0.1:{bound.getsockname()[1]}", bearer, child)
 
@@ -108,5 +108,5 @@ def serve(folder: Path, keys: dict[str, Any], visit: Callable[[FrontDoor], None]
 
     with ThreadPoolExecutor(1) as pool:
         visited = pool.submit(visit_and_leave)
-        server.run(config, bound, ReadyChild, child)
+        server.run(told.config, bound, ReadyChild, child)
         visited.result()

@@ -6,12 +6,13 @@
 import time
 from collections.abc import Callable
 
-from inference_server import engine_process, engines
+from inference_server import engine_process
+from inference_server.engine_config import ENGINES, EngineConfig
 from inference_server.engines import ModelLoadError, WorkChannel
-from inference_server.messages import BatchStats, Cancelled, Draw, Drawn, Load, ModelInfo, RawImage, Step
+from inference_server.messages import BatchStats, Cancelled, Draw, Drawn, ModelInfo, RawImage, Step
 
 STEP_S = 0.01
-FACTS = ModelInfo(
+MODEL_INFO = ModelInfo(
     name="a-model",
     pipeline="StableDiffusionPipeline",
     width_px=64,
@@ -35,13 +36,13 @@ class BusyError(ModelLoadError):
 class ScriptedEngine:
     """Draws up to 4 at once, a step of each in turn. `model_id` "busy" and "broken" cannot be loaded."""
 
-    def __init__(self, order: Load, report: Callable[[str], None]) -> None:
+    def __init__(self, config: EngineConfig, report: Callable[[str], None]) -> None:
         report("loading the model")
-        if order.model_id == "busy":
+        if config.model_id == "busy":
             raise BusyError("1 GiB is free")
-        if order.model_id == "broken":
+        if config.model_id == "broken":
             raise OSError("no such file: unet")
-        self.facts = FACTS
+        self.model_info = MODEL_INFO
 
     def warm_up(self) -> None:
         """Nothing is cold here."""
@@ -74,5 +75,5 @@ class ScriptedEngine:
 
 
 if __name__ == "__main__":
-    engines.ENGINES["scripted"] = "scripted_engine:ScriptedEngine"
+    ENGINES["scripted"] = "scripted_engine:ScriptedEngine"
     engine_process.main()

@@ -8,8 +8,8 @@ stderr says why.
 import os
 import sys
 
-from inference_server.engine_errors import short_reason
 from inference_server.engine_process import die_with
+from inference_server.engines import short_reason
 
 NICENESS = 10  # the engine process goes first
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_server.engine_child import PACKAGE_PARENT
-from inference_server.engine_errors import short_reason
+from inference_server.engines import short_reason
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package

@@ -5,7 +5,7 @@ import traceback
 
 import torch
 
-from inference_server.engine_errors import short_reason
+from inference_server.engines import short_reason
 
 # After one of these every later call fails too (an illegal address, a device that fell off the bus).
 _STICKY = (

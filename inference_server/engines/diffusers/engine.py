@@ -12,6 +12,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import loading, model_info, noise
 from inference_server.engines.diffusers.continuous_batching import BUCKETS, Room, buckets_up_to
@@ -23,7 +24,7 @@ from inference_server.engines.diffusers.runner import make_runner
 from inference_server.engines.diffusers.shared_steps import SharedSteps
 from inference_server.engines.diffusers.streams import settle
 from inference_server.engines.diffusers.warm_up import WarmUpChannel, small_drawing
-from inference_server.messages import Load, ModelInfo
+from inference_server.messages import ModelInfo
 
 # How long a thread that prepares or finishes may keep Python to itself while the step loop wants it: the loop lets go
 # at each of a step's thousand calls, and at the usual 5 ms a newcomer would hold up everybody's steps.
@@ -41,17 +42,19 @@ class Drawer(Protocol):
 class DiffusersEngine:
     """A pipeline of diffusers' in memory."""
 
-    def __init__(self, order: Load, report: Callable[[str], None]) -> None:
+    def __init__(self, order: EngineConfig, report: Callable[[str], None]) -> None:
         """Raises: ModelLoadError, GpuBusyError."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         loaded = loading.load(order, report)
         shares = shares_steps(loaded.pipeline)
-        self.facts = model_info.of_pipeline(loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
+        self.model_info = model_info.of_pipeline(
+            loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE)
+        )
         if shares and loaded.device.type == "cuda":
             noise.do_not_wait()
         self._device, self._weights_bytes = loaded.device, loaded.weights_bytes
         with self._others_may_be_to_blame():
-            self._drawer = _sharing(loaded, order, self.facts) if shares else _calling(loaded, self.facts)
+            self._drawer = _sharing(loaded, order, self.model_info) if shares else _calling(loaded, self.model_info)
             settle(loaded.device)
 
     def warm_up(self) -> None:
@@ -59,7 +62,7 @@ class DiffusersEngine:
 
         Raises: ModelLoadError, GpuBusyError, or what the device raises.
         """
-        channel = WarmUpChannel(small_drawing(self.facts))
+        channel = WarmUpChannel(small_drawing(self.model_info))
         with self._others_may_be_to_blame():
             self._drawer.work(channel)
             channel.check()
@@ -79,7 +82,7 @@ def shares_steps(pipeline: Any) -> bool:
     return config.encoder_hid_dim_type is None and config.addition_embed_type in (None, "text_time")
 
 
-def _sharing(loaded: LoadedPipeline, order: Load, facts: ModelInfo) -> Drawer:
+def _sharing(loaded: LoadedPipeline, order: EngineConfig, facts: ModelInfo) -> Drawer:
     preparer = Preparer(loaded.pipeline, loaded.device)
     sizes = preparer.input_sizes(small_drawing(facts))
     runner = make_runner(loaded.pipeline.unet, sizes, order, facts)

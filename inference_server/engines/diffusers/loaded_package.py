@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from inference_server.engine_errors import short_reason
+from inference_server.engines import short_reason
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.networks import Network

@@ -12,12 +12,11 @@ import diffusers
 import torch
 import transformers
 
-from inference_server.engine_errors import short_reason
-from inference_server.engines import ModelLoadError, model_folder
+from inference_server.engine_config import EngineConfig
+from inference_server.engines import ModelLoadError, model_folder, short_reason
 from inference_server.engines.diffusers import weights
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame, require_free
 from inference_server.engines.model_folder import FoundModel
-from inference_server.messages import Load
 
 DTYPES = {
     **dict.fromkeys(("fp16", "float16", "half"), torch.float16),
@@ -38,7 +37,7 @@ class LoadedPipeline:
     weights_bytes: int  # what the weights take of the device's memory
 
 
-def load(order: Load, report: Callable[[str], None]) -> LoadedPipeline:
+def load(order: EngineConfig, report: Callable[[str], None]) -> LoadedPipeline:
     """Raises: ModelLoadError, GpuBusyError."""
     device = choose_device(order.device)
     dtype = choose_dtype(order.model_precision, device)
@@ -111,7 +110,7 @@ def _be_silent() -> None:
         logging.disable_progress_bar()
 
 
-def _from_hub(order: Load, dtype: torch.dtype) -> Path:
+def _from_hub(order: EngineConfig, dtype: torch.dtype) -> Path:
     """The folder with the files that this pipeline needs, and no others: half as large where fp16 is wanted and had."""
     download = partial(diffusers.DiffusionPipeline.download, str(order.model_id), revision=order.model_revision or None)
     if dtype == torch.float16:

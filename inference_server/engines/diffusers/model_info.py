@@ -21,7 +21,7 @@ FEW_STEPS = 10  # a model that wants fewer was distilled
 def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
     """Sizes up to twice the trained one; beyond that pictures repeat themselves, and memory goes with the square."""
     pipeline = loaded.pipeline
-    facts = model_folder.read_facts(
+    facts = model_folder.read_model_info(
         loaded.found,
         lambda config: schedulers.offered(pipeline.scheduler),
         max_side_px=lambda side_px: max(SMALLEST_MAX_SIDE_PX, side_px, min(LARGEST_MAX_SIDE_PX, 2 * side_px)),

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference_server.engine_errors import short_reason
-from inference_server.engines import WorkChannel
+from inference_server.engines import WorkChannel, short_reason
 from inference_server.engines.diffusers import cuda_errors, schedulers
 from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.streams import Pace, give_memory_back

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from inference_server.engine_config import EngineConfig
 from inference_server.engines.diffusers.compiling import CompilePlan, CompilingThread
 from inference_server.engines.diffusers.graphs import CudaRecorder, Graphs
 from inference_server.engines.diffusers.networks import Networks, Size
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes, UNetInputs, UNetRunner
-from inference_server.messages import Load, ModelInfo
+from inference_server.messages import ModelInfo
 
 
 class SwitchingUNet:
@@ -34,7 +35,7 @@ class SwitchingUNet:
             self._graphs.forget(shape)
 
 
-def make_runner(unet: Any, sizes: InputSizes, order: Load, facts: ModelInfo) -> UNetRunner:
+def make_runner(unet: Any, sizes: InputSizes, order: EngineConfig, facts: ModelInfo) -> UNetRunner:
     """On the CPU the UNet as it is, unless sizes to compile were named (see `compiling` on what that costs there)."""
     cuda = sizes.device.type == "cuda"
     chosen = sizes_to_compile(order, facts)
@@ -45,7 +46,7 @@ def make_runner(unet: Any, sizes: InputSizes, order: Load, facts: ModelInfo) -> 
     return SwitchingUNet(unet, sizes, plan, Graphs(CudaRecorder(sizes.device)) if cuda else None)
 
 
-def sizes_to_compile(order: Load, facts: ModelInfo) -> tuple[Size, ...]:
+def sizes_to_compile(order: EngineConfig, facts: ModelInfo) -> tuple[Size, ...]:
     """Those that were named; by default a GPU's compiles the model's own."""
     if order.compile_sizes is not None:
         return order.compile_sizes

@@ -15,7 +15,7 @@ from typing import Any
 import diffusers
 import torch
 
-from inference_server.engine_errors import short_reason
+from inference_server.engines import short_reason
 
 log = logging.getLogger(__name__)
 

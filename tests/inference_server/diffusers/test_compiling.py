@@ -17,6 +17,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
+from inference_server.engine_config import EngineConfig
 from inference_server.engines.diffusers import runner
 from inference_server.engines.diffusers.compile_child import NICENESS
 from inference_server.engines.diffusers.compiling import (
@@ -36,7 +37,7 @@ from inference_server.engines.diffusers.package_cache import MAX_TRIALS, Package
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes
 from inference_server.engines.diffusers.unet_compiler import export
 from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, order_for
-from inference_server.messages import Load, ModelInfo
+from inference_server.messages import ModelInfo
 from tests.support import process_tree, tiny_pipelines
 from tests.support.diffusers_channel import ScriptedChannel, difference, order
 from tests.support.inference_process import is_alive, wait_until
@@ -72,10 +73,17 @@ class Serving:
 
     def __init__(self, model: Path, cache: Path) -> None:
         self.log, self.meanwhile = io.StringIO(), []
-        load = Load("diffusers", str(model), None, "fp32", "cpu", compile_cache=str(cache), compile_sizes=(SIZE,))
+        config = EngineConfig(
+            engine="diffusers",
+            model_id=str(model),
+            model_precision="fp32",
+            device="cpu",
+            compile_cache=str(cache),
+            compile_sizes=(SIZE,),
+        )
         torch.set_num_threads(1)
         with contextlib.redirect_stdout(self.log):
-            engine = DiffusersEngine(load, lambda stage: None)
+            engine = DiffusersEngine(config, lambda stage: None)
             engine.warm_up()
             deadline_s = time.monotonic() + DEADLINE_S
             while SWITCHED not in self.log.getvalue():
@@ -382,15 +390,15 @@ def facts(gpu: bool) -> ModelInfo:
 
 def test_a_gpu_compiles_the_models_own_size_and_a_cpu_nothing() -> None:
     """Unless sizes are named, which then are the only ones; `none` compiles nothing."""
-    unsaid = Load("diffusers", "m", None, None)
+    unsaid = EngineConfig()
     assert runner.sizes_to_compile(unsaid, facts(gpu=True)) == ((512, 768),)
     assert runner.sizes_to_compile(unsaid, facts(gpu=False)) == ()
-    named = Load("diffusers", "m", None, None, compile_sizes=(SIZE,))
+    named = EngineConfig(compile_sizes=(SIZE,))
     assert runner.sizes_to_compile(named, facts(gpu=False)) == (SIZE,)
-    assert runner.sizes_to_compile(Load("diffusers", "m", None, None, compile_sizes=()), facts(gpu=True)) == ()
+    assert runner.sizes_to_compile(EngineConfig(compile_sizes=()), facts(gpu=True)) == ()
 
 
 def test_a_cpu_with_nothing_to_compile_calls_the_unet_as_it_is() -> None:
     """No thread and no cache folder come into being."""
-    made = runner.make_runner(small_unet(), small_sizes(), Load("diffusers", "m", None, None), facts(gpu=False))
+    made = runner.make_runner(small_unet(), small_sizes(), EngineConfig(), facts(gpu=False))
     assert isinstance(made, EagerUNet)

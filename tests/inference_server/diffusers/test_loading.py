@@ -8,10 +8,10 @@ import diffusers
 import pytest
 import torch
 
+from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError
 from inference_server.engines.diffusers import loading, weights
 from inference_server.engines.diffusers.engine import DiffusersEngine, shares_steps
-from inference_server.messages import Load
 from tests.support import tiny_pipelines
 from tests.support.diffusers_channel import loaded, model_facts
 
@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 
 
 def _load(model_id: str | None, **options: str) -> DiffusersEngine:
-    values = {"model_revision": None, "model_precision": None, "device": "cpu"} | options
-    return DiffusersEngine(Load("diffusers", model_id, **values), lambda stage: None)  # type: ignore[arg-type]
+    values = {"engine": "diffusers", "model_id": model_id, "device": "cpu"} | options
+    return DiffusersEngine(EngineConfig.model_validate(values), lambda stage: None)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_the_half_precision_variant_is_taken_where_it_is_wanted_or_all_there_is(
     pipeline = loaded("sd").pipeline
     pipeline.save_pretrained(tmp_path, variant="fp16")
     assert weights.variant(tmp_path, torch.float32) == "fp16"
-    assert _load(str(tmp_path)).facts.pipeline == "StableDiffusionPipeline"
+    assert _load(str(tmp_path)).model_info.pipeline == "StableDiffusionPipeline"
     pipeline.save_pretrained(tmp_path)
     assert weights.variant(tmp_path, torch.float32) is None
     assert weights.variant(tmp_path, torch.float16) == "fp16"
@@ -125,7 +125,7 @@ def test_a_model_of_the_hub_comes_in_half_precision_where_there_is_one(
 
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", download)
     engine = _load("owner/name", model_revision="v2", model_precision="fp16")
-    assert engine.facts.name == "owner/name"
+    assert engine.model_info.name == "owner/name"
     assert fetched == asked
 
 
@@ -158,7 +158,7 @@ def test_facts_say_what_can_be_drawn() -> None:
 def test_a_file_of_defaults_has_the_last_word(copy: Path) -> None:
     """`defaults.json` beside the index, as with the other engine."""
     (copy / "defaults.json").write_text(json.dumps({"num_inference_steps": 7, "max_side_px": 256}))
-    facts = _load(str(copy)).facts
+    facts = _load(str(copy)).model_info
     assert (facts.num_inference_steps, facts.max_side_px) == (7, 256)
 
 
@@ -182,14 +182,15 @@ def test_the_engine_is_ready_once_it_has_drawn() -> None:
     for kind, at_once in (("sd_mild", 16), ("sd3", 4)):
         engine = _load(str(tiny_pipelines.folder(kind)))
         engine.warm_up()
-        assert engine.facts.images_at_once == at_once
+        assert engine.model_info.images_at_once == at_once
 
 
 @pytest.mark.parametrize(("max_batch", "at_once", "ahead"), [(1, 1, 0), (2, 2, 2)])
 def test_the_maintainers_bound_holds_for_what_is_drawn_side_by_side(max_batch: int, at_once: int, ahead: int) -> None:
     """`max_batch` bounds what the engine says of itself, and with it what it is given ahead of time."""
-    load = Load("diffusers", str(tiny_pipelines.folder("sd")), None, None, "cpu", max_batch=max_batch)
-    facts = DiffusersEngine(load, lambda stage: None).facts
+    folder = str(tiny_pipelines.folder("sd"))
+    config = EngineConfig(engine="diffusers", model_id=folder, device="cpu", max_batch=max_batch)
+    facts = DiffusersEngine(config, lambda stage: None).model_info
     assert (facts.images_at_once, facts.images_ahead) == (at_once, ahead)
 
 
