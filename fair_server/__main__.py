@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from fair_server.accounts import hash_line, not_utf_8
+from fair_server.authentication import DEFAULT_TTL_S, hash_line, not_utf_8
 from fair_server.errors import ConfigError
 from fair_server.server import Options, serve
-from fair_server.tokens import DEFAULT_TTL_S
 
 
 def main() -> None:

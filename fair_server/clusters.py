@@ -1,4 +1,4 @@
-"""Clusters: names under which an account gathers nodes. `default` is always there and has every node."""
+"""Clusters: groups of nodes that accounts make. `default` is always there and has every node."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,7 @@
-"""What runs programs: the interface between the API and the processes (or, one day, Docker Swarm) behind it."""
+"""The protocol of an executor, which runs programs on nodes: as processes (`process_executor.py`), or another way.
+
+A new one is a module beside that, with a class like `Executor`. `server.py` makes the one that `--executor` names.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

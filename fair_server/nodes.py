@@ -1,4 +1,4 @@
-"""The nodes of this server: read from a TOML file, checked, and found by name or id."""
+"""The nodes of this server: their TOML file, and a node by its name or id."""
 
 import ipaddress
 import re
@@ -9,12 +9,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fair_server.errors import ApiError, ConfigError
-from fair_server.wire import first_fault
+from fair_server.wire import Name, first_fault
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"  # a name is a segment of an address
 PORT_PLACEHOLDER = re.compile(r"\{port:([^}]*)\}")
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Node(BaseModel):

@@ -1,7 +1,7 @@
-"""Runs programs as processes of this machine: each in a session and a private folder of its own.
+"""The executor that runs programs as processes of this machine, each in a session and a private folder of its own.
 
-No shell or wrapper stands between the server and a program. What a container would give, this gives as far as a
-process can: published ports (by `{port:N}` or a relay), copied files, streamed output, exit codes.
+No shell or wrapper stands between the server and a program. A process gets what a container would give it, as far as
+possible: published ports (by `{port:N}` or a relay), copied files, streamed output, an exit code.
 """
 
 import asyncio
@@ -10,22 +10,25 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from fair_server.buckets import Bucket
-from fair_server.environment import program_environment
 from fair_server.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotStart
 from fair_server.executor import ProgramSpec
 from fair_server.nodes import PORT_PLACEHOLDER, Node
-from fair_server.ports import ALL_ADDRESSES, LOOPBACK, Ports, check_free
-from fair_server.process import RunningProcess, StandardStreams
-from fair_server.reaper import FOLDER_VARIABLE, Reaper
-from fair_server.relay import Relay
+from fair_server.process_reaper import FOLDER_VARIABLE, Reaper
+from fair_server.published_ports import ALL_ADDRESSES, LOOPBACK, HostPorts, Relay, check_free
+from fair_server.running_process import RunningProcess, StandardStreams
+
+# A variable is withheld if one of the words of its name (between underscores) is of these, or its name starts so.
+_SECRET_WORDS = {"SECRET", "SECRETS", "PASSWORD", "PASSWD", "PASS", "PASSPHRASE", "TOKEN", "TOKENS", "CREDENTIAL"}
+_SECRET_WORDS |= {"CREDENTIALS", "KEY", "KEYS", "APIKEY", "AUTH", "COOKIE"}
+_SECRET_PREFIXES = ("FAIRCOMPUTE_",)
 
 
 class ProcessExecutor:
-    """The executor of `--executor process`. `runtime` is taken on any node: a process sees the machine's own GPUs."""
+    """See `Executor`. It accepts `runtime: nvidia` on any node: a process sees the machine's own GPUs."""
 
     name = "process"
 
@@ -36,13 +39,13 @@ class ProcessExecutor:
         """
         self._folder = folder / "programs"
         self._folder.mkdir(mode=0o700)
-        self._ports = Ports()
+        self._ports = HostPorts()
         self._reaper = Reaper(folder)
         self._environment = program_environment(os.environ, Path.cwd(), pass_on)
-        self._before_exec = die_with_parent()
+        self._before_exec = _die_with_parent()
 
     def is_ready(self, node: Node) -> bool:
-        """Says yes: every node is this machine."""
+        """Returns True: every node is this machine."""
         return True
 
     async def start(self, spec: ProgramSpec, bucket: Bucket) -> RunningProcess:
@@ -168,11 +171,31 @@ def _copy_files(spec: ProgramSpec, folder: Path) -> dict[str, str]:
     return places
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """Returns what a child does before it becomes the program: it asks Linux to be killed when the server ends.
+def program_environment(own: Mapping[str, str], start_folder: Path, pass_on: Collection[str] = ()) -> dict[str, str]:
+    """Returns the variables for a program, of which `own` are the server's; those of `pass_on` it gets in any case.
 
-    The request is tied to the thread that starts the child, which must live as long as the server: its main thread.
-    Other systems have no such request; there the reaper alone cleans up.
+    Everything that is not named like a secret passes: programs of this machine need PATH, HOME, LANG, settings of their
+    libraries and more that no list could foresee. Secrets for a program come by file.
+    A program runs in another folder than the server. So that `python -m MODULE` finds there what it finds where the
+    server was started, that folder and the relative ones of PYTHONPATH become absolute entries of PYTHONPATH.
+    """
+    environment = {name: value for name, value in own.items() if name in pass_on or not _is_secret(name)}
+    entries = [entry for entry in own.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    found = [str(start_folder / entry) for entry in entries]
+    environment["PYTHONPATH"] = os.pathsep.join([*found, str(start_folder)])
+    return environment
+
+
+def _is_secret(name: str) -> bool:
+    upper = name.upper()
+    return upper.startswith(_SECRET_PREFIXES) or not _SECRET_WORDS.isdisjoint(upper.split("_"))
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Returns what a child calls before it becomes the program: it asks Linux to kill it when the server ends.
+
+    The request is tied to the thread that starts the child. That must be the main thread, which lives as long as the
+    server. Other systems have no such request; there the reaper alone cleans up.
     """
     if sys.platform != "linux":
         return None

@@ -1,4 +1,4 @@
-"""Starts the parts, serves the API until told to end, and leaves nothing behind: no process, no file."""
+"""The server as a whole: starts its parts, serves the API, and ends without leaving a process or a file."""
 
 import asyncio
 import contextlib
@@ -15,17 +15,14 @@ from types import FrameType
 
 import uvicorn
 
-from fair_server.accounts import Accounts, load_accounts
-from fair_server.api import create_app
+from fair_server.authentication import Accounts, Tokens, load_accounts
 from fair_server.buckets import Buckets
-from fair_server.clusters import Clusters
-from fair_server.connections import DeadlineProtocol
 from fair_server.errors import ConfigError
-from fair_server.fair import Fair
 from fair_server.nodes import Node, load_nodes
 from fair_server.process_executor import ProcessExecutor
-from fair_server.programs import Programs
-from fair_server.tokens import Tokens
+from fair_server.program_runner import ProgramRunner
+from fair_server.request_limits import DeadlineProtocol
+from fair_server.routes import create_app
 
 _TIDY_EVERY_S = 60.0
 _KEEP_ALIVE_S = 75.0  # clients keep a connection for longer than uvicorn's 5 s
@@ -47,11 +44,11 @@ class Options:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but all programs end before it waits for its last answers: some of those stream their output."""
+    """uvicorn that ends all programs before it waits for its last answers, since some of those stream their output."""
 
-    def __init__(self, config: uvicorn.Config, fair: Fair, ready_line: str) -> None:
+    def __init__(self, config: uvicorn.Config, runner: ProgramRunner, ready_line: str) -> None:
         super().__init__(config)
-        self._programs = fair.programs
+        self._runner = runner
         self._ready_line = ready_line
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -59,7 +56,7 @@ class _Server(uvicorn.Server):
         print(self._ready_line, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._programs.close()
+        await self._runner.close()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -90,9 +87,9 @@ async def _serve(
 ) -> None:
     executor = ProcessExecutor(folder, options.pass_on)
     buckets = Buckets(folder / "buckets")
-    fair = Fair(nodes, accounts, Tokens(options.token_ttl_s), Clusters(nodes), buckets, Programs(executor, buckets))
+    runner = ProgramRunner(executor, buckets)
     config = uvicorn.Config(
-        create_app(fair),
+        create_app(nodes, accounts, Tokens(options.token_ttl_s), buckets, runner),
         http=DeadlineProtocol,
         log_config=None,
         access_log=False,
@@ -105,15 +102,16 @@ async def _serve(
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     count = f"{len(nodes)} node" + ("" if len(nodes) == 1 else "s")
-    server = _Server(config, fair, f"Fair server ready on http://{address}:{port} ({count}, {executor.name} executor)")
+    ready_line = f"Fair server ready on http://{address}:{port} ({count}, {executor.name} executor)"
+    server = _Server(config, runner, ready_line)
     if options.until_stdin_closes:
         _watch_stdin(server)
-    tidying = asyncio.create_task(_tidy(fair.programs))
+    tidying = asyncio.create_task(_tidy(runner))
     try:
         await server.serve(sockets=[listener])
     finally:
         tidying.cancel()
-        await fair.programs.close()
+        await runner.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -131,7 +129,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _watch_stdin(server: uvicorn.Server) -> None:
-    """Ends the server when stdin does, as whoever held it is gone. Stdin may be of any kind, hence a thread."""
+    """Ends the server when stdin ends: the process that held it is gone. Stdin may be of any kind, hence a thread."""
 
     def watch() -> None:
         with contextlib.suppress(OSError):
@@ -142,7 +140,7 @@ def _watch_stdin(server: uvicorn.Server) -> None:
     threading.Thread(target=watch, name="stdin", daemon=True).start()
 
 
-async def _tidy(programs: Programs) -> None:
+async def _tidy(runner: ProgramRunner) -> None:
     while True:
         await asyncio.sleep(_TIDY_EVERY_S)
-        programs.forget_old()
+        runner.forget_old()

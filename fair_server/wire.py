@@ -1,4 +1,4 @@
-"""What travels over HTTP: the models of requests and of answers.
+"""The JSON that travels over HTTP: models of requests and of answers.
 
 Unknown keys of a request are ignored, as a newer client may send more; a wrong value is refused by its field's name.
 
@@ -17,7 +17,7 @@ OWN_BUCKET = 2**64 - 1  # in CopyInto: the bucket of the program itself
 def first_fault(exc: ValidationError) -> str:
     """Returns one sentence that names the first wrong field, without its value, which may be a secret.
 
-    How many there are is not told: one mistake can be several faults, of a key and of the table that holds it.
+    It does not say how many there are: one mistake can be several faults, of a key and of the table that holds it.
     """
     faults = exc.errors(include_url=False, include_input=False, include_context=False)
     where = ".".join(str(part) for part in faults[0]["loc"])
@@ -43,11 +43,12 @@ def _in_tcp_case(protocol: object) -> object:
 
 
 Argument = Annotated[str, Field(max_length=128 * 1024), AfterValidator(_no_nul)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]  # it is a segment of an address
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Request(BaseModel):
-    """A request's part. A key whose value is null is as absent: clients in typed languages send all keys."""
+class RequestPart(BaseModel):
+    """A part of a request. A key with the value null counts as absent: clients in typed languages send all keys."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,31 +58,31 @@ class Request(BaseModel):
         return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
-class Login(Request):
+class Login(RequestPart):
     email: Annotated[str, Field(min_length=1, max_length=320)]
     password: Annotated[str, Field(min_length=1, max_length=1024, repr=False)]
 
 
-class HostPort(Request):
+class HostPort(RequestPart):
     port: Port
 
 
-class ContainerPort(Request):
+class ContainerPort(RequestPart):
     port: Port
     protocol: Annotated[Literal["Tcp"], BeforeValidator(_in_tcp_case)] = "Tcp"
 
 
-class HostConfig(Request):
+class HostConfig(RequestPart):
     network_mode: Literal["bridge", "host"] = "bridge"
 
 
-class Labels(Request):
+class Labels(RequestPart):
     role: Annotated[str, Field(max_length=256)] | None = None
     deployment: Annotated[str, Field(max_length=256)] | None = None
     fingerprint: Annotated[str, Field(max_length=256)] | None = None
 
 
-class ContainerDesc(Request):
+class ContainerDesc(RequestPart):
     image: Annotated[str, Field(min_length=1, max_length=512)]
     runtime: Literal["docker", "nvidia"] = "docker"
     ports: Annotated[tuple[tuple[HostPort, ContainerPort], ...], Field(max_length=64)] = ()
@@ -90,12 +91,12 @@ class ContainerDesc(Request):
     labels: Labels = Labels()
 
 
-class Create(Request):
+class Create(RequestPart):
     type: Literal["Create"]
     container_desc: ContainerDesc
 
 
-class CopyInto(Request):
+class CopyInto(RequestPart):
     type: Literal["CopyInto"]
     container_id: Literal["$0"] = "$0"
     bucket_id: Annotated[int, Field(ge=0)] = OWN_BUCKET
@@ -103,12 +104,12 @@ class CopyInto(Request):
     local_path: Annotated[str, Field(max_length=1024), AfterValidator(_stays_below)]
 
 
-class Start(Request):
+class Start(RequestPart):
     type: Literal["Start"]
     container_id: Literal["$0"] = "$0"
 
 
-class Wait(Request):
+class Wait(RequestPart):
     type: Literal["Wait"]
     container_id: Literal["$0"] = "$0"
 
@@ -116,7 +117,7 @@ class Wait(Request):
 Command = Annotated[Create | CopyInto | Start | Wait, Field(discriminator="type")]
 
 
-class ProgramRequest(Request):
+class ProgramRequest(RequestPart):
     """Commands in the one order that the clients send: Create, CopyInto for every file, Start, and maybe Wait."""
 
     commands: Annotated[tuple[Command, ...], Field(max_length=256)]
@@ -147,39 +148,37 @@ class ProgramRequest(Request):
 
     @property
     def waits(self) -> bool:
-        """Whether the program is over when its container has ended, and not already when that has started."""
+        """Whether the program completes when its container has ended, not as soon as that has started."""
         return isinstance(self.commands[-1], Wait)
 
 
-class NewCluster(Request):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+class NewCluster(RequestPart):
+    name: Name
     public: bool = False
 
 
-class ClusterName(Request):
+class OldName(RequestPart):
+    """The cluster, or the node of a cluster, that is to be removed."""
+
     name: str
 
 
-class NewClusterNode(Request):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
+class NewClusterNode(RequestPart):
+    name: Name
     node_id: str
 
 
-class ClusterNodeName(Request):
-    name: str
-
-
-class Row(BaseModel):
-    """An answer's part."""
+class AnswerPart(BaseModel):
+    """A part of an answer."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class Token(Row):
+class Token(AnswerPart):
     token: Annotated[str, Field(repr=False)]
 
 
-class NodeRow(Row):
+class NodeRow(AnswerPart):
     name: str
     id: str
     node_id: str  # the same as `id`: the older client's name for it
@@ -188,20 +187,20 @@ class NodeRow(Row):
     status: Literal["ready", "unreachable"]
 
 
-class NodeRows(Row):
+class NodeRows(AnswerPart):
     nodes: list[NodeRow]
 
 
-class ClusterRow(Row):
+class ClusterRow(AnswerPart):
     name: str
     public: bool
 
 
-class ClusterRows(Row):
+class ClusterRows(AnswerPart):
     clusters: list[ClusterRow]
 
 
-class ProgramIds(Row):
+class ProgramIds(AnswerPart):
     program_id: int
     bucket_id: int
 
@@ -215,7 +214,7 @@ class ProgramStatus(StrEnum):
     COMPLETED = "Completed"
 
 
-class ProgramInfo(Row):
+class ProgramInfo(AnswerPart):
     status: ProgramStatus
 
 
@@ -226,7 +225,7 @@ class ContainerStatus(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-class ContainerRow(Row):
+class ContainerRow(AnswerPart):
     """Times are UTC, RFC 3339, None until then."""
 
     id: str
@@ -240,20 +239,20 @@ class ContainerRow(Row):
     exit_code: int | None
 
 
-class ContainerRows(Row):
+class ContainerRows(AnswerPart):
     containers: list[ContainerRow]
 
 
-class Outcome(Row):
+class Outcome(AnswerPart):
     """What one command gave: a container's id, an exit code, or nothing."""
 
     container_id: str | None = None
     exit_code: int | None = None
 
 
-class CommandResult(Row):
+class CommandResult(AnswerPart):
     Ok: Outcome
 
 
-class ProgramResult(Row):
+class ProgramResult(AnswerPart):
     result: list[CommandResult]

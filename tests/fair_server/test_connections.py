@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from fair_server.connections import DeadlineProtocol
+from fair_server.request_limits import DeadlineProtocol
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 DEADLINE_S = 10_000.0  # of the test's own clock

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fair_server.accounts import Accounts
+from fair_server.authentication import Accounts, Tokens
 from fair_server.buckets import STDERR, Bucket, Buckets
-from fair_server.environment import program_environment
 from fair_server.errors import ApiError
 from fair_server.executor import ProgramSpec
 from fair_server.nodes import Node
-from fair_server.programs import KEPT, Programs
-from fair_server.tokens import Tokens
+from fair_server.process_executor import program_environment
+from fair_server.program_runner import KEPT, ProgramRunner
 from fair_server.wire import ContainerStatus, ProgramRequest, ProgramStatus
 
 NODE = Node(name="gpu", images={"image": ("image",)})
@@ -62,16 +61,16 @@ def test_kept_48_hours(tmp_path: Path) -> None:
     async def scenario() -> None:
         nonlocal now
         buckets = Buckets(tmp_path / "buckets")
-        programs = Programs(FakeExecutor(), buckets, clock=lambda: now)
-        program = programs.create("one", NODE, "gpu", request())
+        runner = ProgramRunner(FakeExecutor(), buckets, clock=lambda: now)
+        program = runner.create("one", NODE, "gpu", request())
         await program.ended.wait()
         now += KEPT - timedelta(seconds=1)
-        programs.forget_old()
-        assert programs.get(program.id, "one") is program
+        runner.forget_old()
+        assert runner.get(program.id, "one") is program
         assert buckets.get(program.bucket.id, "one") is program.bucket
         now += timedelta(seconds=1)
-        programs.forget_old()
-        for look in (programs.get, buckets.get):
+        runner.forget_old()
+        for look in (runner.get, buckets.get):
             with pytest.raises(ApiError, match="There is no such"):
                 look(program.id, "one")
         assert list((tmp_path / "buckets").iterdir()) == []
@@ -83,8 +82,8 @@ def test_missing_file(tmp_path: Path) -> None:
     """A file that never comes fails the program after a while, and the line says which."""
 
     async def scenario() -> None:
-        programs = Programs(FakeExecutor(), Buckets(tmp_path / "buckets"), upload_wait_s=0.05)
-        program = programs.create("one", NODE, "gpu", request("/app/here", "/app/missing"))
+        runner = ProgramRunner(FakeExecutor(), Buckets(tmp_path / "buckets"), upload_wait_s=0.05)
+        program = runner.create("one", NODE, "gpu", request("/app/here", "/app/missing"))
         program.bucket.declare_end("/app/here")
         await asyncio.wait_for(program.ended.wait(), 60)
         assert program.exit_code == 125
@@ -97,19 +96,19 @@ def test_files_of_another_bucket(tmp_path: Path) -> None:
     """A program can copy from another program's bucket of its account, as long as that one has not ended."""
 
     async def scenario() -> None:
-        programs = Programs(FakeExecutor(), Buckets(tmp_path / "buckets"))
-        first = programs.create("one", NODE, "gpu", request("/app/never"))
+        runner = ProgramRunner(FakeExecutor(), Buckets(tmp_path / "buckets"))
+        first = runner.create("one", NODE, "gpu", request("/app/never"))
         copy = {"type": "CopyInto", "remote_key": "/app/a", "local_path": "/b", "bucket_id": first.bucket.id}
         create = {"type": "Create", "container_desc": {"image": "image"}}
         second = ProgramRequest.model_validate({"commands": [create, copy, {"type": "Start"}, {"type": "Wait"}]})
         with pytest.raises(ApiError, match="no such bucket"):
-            programs.create("two", NODE, "gpu", second)
-        copying = programs.create("one", NODE, "gpu", second)
+            runner.create("two", NODE, "gpu", second)
+        copying = runner.create("one", NODE, "gpu", second)
         first.bucket.declare_end("/app/a")
         await asyncio.wait_for(copying.ended.wait(), 60)
         assert copying.exit_code == 0
-        await asyncio.wait_for(programs.stop(first), 60)
-        late = programs.create("one", NODE, "gpu", second)
+        await asyncio.wait_for(runner.stop(first), 60)
+        late = runner.create("one", NODE, "gpu", second)
         await asyncio.wait_for(late.ended.wait(), 60)
         assert "its program has ended" in late.bucket.existing_file(STDERR).path.read_text()
 
@@ -122,10 +121,10 @@ def test_node_that_is_off(tmp_path: Path) -> None:
     async def scenario() -> None:
         executor = FakeExecutor()
         executor.ready = False
-        programs = Programs(executor, Buckets(tmp_path / "buckets"), node_wait_s=0.05)
-        program = programs.create("one", NODE, "gpu", request())
-        assert program.status(programs.is_ready(NODE)) is ProgramStatus.NOT_RESPONDING
-        assert program.row(programs.is_ready(NODE)).status is ContainerStatus.UNREACHABLE
+        runner = ProgramRunner(executor, Buckets(tmp_path / "buckets"), node_wait_s=0.05)
+        program = runner.create("one", NODE, "gpu", request())
+        assert program.status(runner.is_ready(NODE)) is ProgramStatus.NOT_RESPONDING
+        assert program.row(runner.is_ready(NODE)).status is ContainerStatus.UNREACHABLE
         await asyncio.wait_for(program.ended.wait(), 60)
         assert program.exit_code == 125
         assert "node gpu to be ready" in program.bucket.existing_file(STDERR).path.read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fair_server.accounts import hash_line, load_accounts
+from fair_server.authentication import hash_line, load_accounts
 from fair_server.errors import ConfigError
 from fair_server.nodes import load_nodes
 from tests.support.fair_servers import ACCOUNT, DEADLINE_S, EMAIL, PASSWORD, SERVER, start_server

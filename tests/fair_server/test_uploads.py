@@ -9,8 +9,8 @@ import pytest
 from fair_server.buckets import STDERR, Bucket, Buckets
 from fair_server.executor import ProgramSpec
 from fair_server.nodes import Node
-from fair_server.program import Program
-from fair_server.programs import UPLOAD_WAIT_S, Programs
+from fair_server.program_runner import UPLOAD_WAIT_S, ProgramRunner
+from fair_server.program_state import Program
 from fair_server.wire import ProgramRequest
 
 NODE = Node(name="gpu", images={"image": ("image",)})
@@ -65,7 +65,7 @@ def program_with(folder: Path, *keys: str) -> Program:
     create = {"type": "Create", "container_desc": {"image": "image"}}
     commands = [create, *copies, {"type": "Start"}, {"type": "Wait"}]
     request = ProgramRequest.model_validate({"commands": commands})
-    return Programs(Executor(), Buckets(folder / "buckets")).create("one", NODE, "gpu", request)
+    return ProgramRunner(Executor(), Buckets(folder / "buckets")).create("one", NODE, "gpu", request)
 
 
 @pytest.mark.parametrize("half", [False, True])

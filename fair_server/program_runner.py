@@ -1,4 +1,4 @@
-"""All programs: their commands carried out one after the other, their end, and what is kept of them after it."""
+"""The runner of all programs: it waits for their files, has an executor run them, ends them, and forgets them later."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from fair_server.buckets import STDERR, Bucket, BucketFile, Buckets
 from fair_server.errors import EXIT_NOT_STARTED, ApiError, CannotStart
 from fair_server.executor import CopiedFile, Executor, ProgramSpec, PublishedPort
 from fair_server.nodes import Node
-from fair_server.program import Program
+from fair_server.program_state import Program
 from fair_server.wire import OWN_BUCKET, CopyInto, ProgramRequest
 
 KEPT = timedelta(hours=48)
@@ -27,7 +27,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Programs:
+class ProgramRunner:
     """The programs of one run of the server. Each is seen by the account that made it and no other."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A process beside the server that cleans up when the server is killed: it outlives it by a moment, no more.
+"""The reaper: a process beside the server that ends all programs and removes their files if the server is killed.
 
 Linux ends the direct children of a killed server (PR_SET_PDEATHSIG), but not their children. So this one holds the
 read end of a pipe on which the server names its process groups; when the pipe ends, whatever ended the server, it

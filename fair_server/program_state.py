@@ -1,4 +1,4 @@
-"""One program: what was asked for, how far it is, and what it tells about itself."""
+"""The state of one program: the request for it, how far it is, and what the API tells about it."""
 
 import asyncio
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A program that runs as a process: its standard streams, its end, and the end of all that it started."""
+"""A process that the process executor has started: its standard streams, its end, the end of all that it started."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fair_server.buckets import STDERR, STDIN, STDOUT, Bucket
-from fair_server.reaper import kill_strays
+from fair_server.process_reaper import kill_strays
 
 KILL_S = 5.0  # how long a killed process may take to be gone
 _DRAIN_S = 2.0  # how long output may still come after the end, from a process that hid from us
@@ -25,7 +25,7 @@ class Pipe:
 
 
 class StandardStreams:
-    """Three pipes of our own making.
+    """Three pipes that asyncio did not make.
 
     With asyncio's own pipes, `Process.wait()` of Python 3.11 returns only when they are closed, and a process that
     the program left behind can hold them open for ever.
