@@ -89,7 +89,7 @@ class EndpointClient:
         """
         body = json.dumps(write_request(request, request_id)).encode()
         if cancelled():
-            raise JobCancelledError("The drawing was cancelled.")
+            raise JobCancelledError()
         try:
             return self._infer_once(body, request, request_id, tell, cancelled)
         except EndpointUnreachableError as error:
@@ -97,7 +97,7 @@ class EndpointClient:
         # Not within the handler: what goes wrong from here on would pass for a consequence of the first loss.
         if cancelled():
             self.cancel(request_id)  # the way there may be broken while the server draws on
-            raise JobCancelledError("The drawing was cancelled.")
+            raise JobCancelledError()
         log.warning("connection lost, trying once more on a fresh one: %s", lost.came_back)
         self._transport.renew()
         if lost.how in ("silent", "unheard"):
@@ -132,7 +132,7 @@ class EndpointClient:
         def go_on() -> None:
             if cancelled():
                 self.cancel(request_id)
-                raise JobCancelledError("The drawing was cancelled.")
+                raise JobCancelledError()
             if time.monotonic() > deadline:
                 self.cancel(request_id)
                 raise DrawingError(f"The picture was not done after {self._drawing_s:g} s.", code="TOO_SLOW")

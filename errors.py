@@ -58,6 +58,9 @@ class GpuBusyError(SpaceError):
 class JobCancelledError(SpaceError):
     """The drawing was cancelled."""
 
+    def __init__(self, message: str = "The drawing was cancelled.") -> None:
+        super().__init__(message)
+
 
 class JobTimeoutError(SpaceError):
     """`result(timeout_s)` gave up waiting; the job itself goes on."""

@@ -5,6 +5,7 @@ server, `/app/config.toml` for rathole. A container carries its role, deployment
 restarted Space knows its own again.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -186,17 +187,8 @@ def _refuse_foreign(service: Service, rows: Sequence[Container]) -> None:
 
 
 def _labelled(role: Role, node: Node, deployment: str, spec: ContainerSpec) -> Service:
-    parts = [
-        role,
-        node.id,
-        spec.image,
-        list(spec.command),
-        dict(spec.files),
-        list(spec.ports),
-        spec.runtime,
-        spec.network,
-    ]
-    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    parts = json.dumps([role, node.id, dataclasses.asdict(spec)], sort_keys=True)
+    fingerprint = hashlib.sha256(parts.encode()).hexdigest()[:16]
     labels = {"role": str(role), "deployment": deployment, "fingerprint": fingerprint}
     return Service(role, node.name, node.id, replace(spec, labels=labels), fingerprint, node.away)
 

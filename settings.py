@@ -6,7 +6,7 @@ README.md has names, meanings and defaults. Secrets are `SecretStr`: they appear
 
 import os
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -33,22 +33,18 @@ Seconds = Annotated[float, Field(ge=0, le=7 * 24 * 3600, allow_inf_nan=False)]
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # looking at it checks it
+    except ValueError:
+        raise ValueError("must be a URL such as https://host:8080, with a port from 1 to 65535") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL such as https://host:port")
     if parts.username or parts.password:
         raise ValueError("must hold no user name or password")
     if not has_sound_parts(parts.hostname):
         raise ValueError(_SOUND_PARTS)
-    _check_port(parts)
     return value.rstrip("/")
-
-
-def _check_port(parts: SplitResult) -> None:
-    try:
-        parts.port  # noqa: B018  # looking at it checks it
-    except ValueError:
-        raise ValueError("must have a number from 1 to 65535 for its port") from None
 
 
 def _host(value: str) -> str:
@@ -136,12 +132,12 @@ class Settings(InferenceConfig, BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _blank_counts_as_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """White space around a value is nobody's intention; `env_ignore_empty` knows only what is empty at once."""
-        plain = {
+        """Drops the white space around a value, but for a password's, and each value that is nothing else."""
+        kept = {name: value for name, value in values.items() if not isinstance(value, str) or value.strip()}
+        return {
             name: value.strip() if isinstance(value, str) and "password" not in name.lower() else value
-            for name, value in values.items()
+            for name, value in kept.items()
         }
-        return {name: value for name, value in plain.items() if not isinstance(value, str) or value.strip()}
 
     @classmethod
     def load(cls, **values: Any) -> Self:

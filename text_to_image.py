@@ -71,7 +71,7 @@ class TextToImage:
 def _end_if_cancelled(job: Job) -> None:
     """Raises: JobCancelledError."""
     if job.cancel_requested.is_set():
-        raise JobCancelledError("The drawing was cancelled.")
+        raise JobCancelledError()
 
 
 def default_service() -> TextToImage:

@@ -1,6 +1,7 @@
 """A chain's services as programs on Fair: launched side by side, watched, and ended."""
 
 import logging
+import math
 import re
 import time
 from collections import Counter
@@ -8,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from backends.start import Start
+from backends.start import FaultWindow, Start
 from errors import FairError, PortTakenError, StartError
 from fair_api.client import DeadlineFairClient
 from fair_api.models import Container, Program, ProgramEnd
@@ -77,20 +78,16 @@ class FairDeployment:
         """
         if not roles:
             return
-        words = sorted({role.words for role in roles}, reverse=True)
-        self._start.tell("Starting " + " and ".join(words))
+        self._start.tell("Starting " + " and ".join(sorted({role.words for role in roles}, reverse=True)))
         log.info("starting %s", ", ".join(roles))
         with ThreadPoolExecutor(len(roles)) as pool:
-            launches = {role: pool.submit(self._launch, role, listed) for role in roles}
-        for role, launch in launches.items():
-            if not launch.exception() and (program := launch.result()):
-                self._programs[role] = program
-        for launch in launches.values():
+            launches = [pool.submit(self._launch, role, listed) for role in roles]
+        for launch in launches:
             launch.result()  # raises what it has raised
         self._start.end_silence()
 
-    def _launch(self, role: Role, listed: bool) -> Program | None:
-        """The accepted program; None if Fair has stumbled over it and its list will tell what came of it."""
+    def _launch(self, role: Role, listed: bool) -> None:
+        """Launches one and waits until its node has it. A launch that Fair stumbles over is left to its list."""
         service = self.services[role]
         spec = service.spec if listed else replace(service.spec, labels={})
         try:
@@ -101,37 +98,27 @@ class FairDeployment:
             if not known_later or self._stumbles[role] > _STUMBLES_AT_MOST:
                 raise
             log.warning("looking whether %s runs although its start failed: %s", role, error)
-            return None
+            return
         self._launched[service.fingerprint] = program  # now: where its node does not accept it yet, it waits there
         self._wait_until_accepted(program)
-        return program
+        self._programs[role] = program
 
     def _wait_until_accepted(self, program: Program) -> None:
         """Returns once the program's node has it. Raises: FairError after `schedule_s`, if Fair says that it waits."""
         timeout_s = max(0.0, min(self._start.timing.schedule_s, self._start.left_s))
-        deadline = time.monotonic() + timeout_s
-        while True:
-            status, fault = "", None
-            try:
-                status = self._fair.status(program)
-            except FairError as error:
-                if not error.may_pass:
-                    raise
-                fault = error
-            if fault is None and status not in ("Queued", "NotResponding"):
-                return
+        deadline, faults = time.monotonic() + timeout_s, FaultWindow(math.inf)
+        while (status := faults.ask(lambda: self._fair.status(program))) in (None, "Queued", "NotResponding"):
             if time.monotonic() > deadline:
-                break
+                if faults.last:
+                    return  # nobody can say: the endpoint will tell
+                raise FairError(
+                    f"Node {program.node}",
+                    tried="start a container on it",
+                    came_back=f"after {timeout_s:g} s its program is still {status}",
+                    next_step="Check that the machine is on, and that its Fair agent is connected.",
+                    lasting=True,
+                )
             time.sleep(_POLL_S)
-        if fault is None:
-            raise FairError(
-                f"Node {program.node}",
-                tried="start a container on it",
-                came_back=f"after {timeout_s:g} s its program is still {status}",
-                next_step="Check that the machine is on, and that its Fair agent is connected.",
-                lasting=True,
-            )
-        log.warning("waiting on, although Fair cannot say whether node %s has the program: %s", program.node, fault)
 
     def ended(self) -> dict[Role, ProgramEnd]:
         """How those ended that this start has launched and that run no more."""

@@ -122,14 +122,12 @@ class FairChain(EndpointBackend):
             runs="the inference server and the tunnel run" if self._tunnel else "the inference server runs",
             address="TUNNEL_ADDRESS" if self._chain.tunnel_address else told_by_fair,
         )
-        silence_s = self._timing.silence_s
-        if self._chain.tls == "none":
-            url = f"http://{host_port(address, port)}"
-            return EndpointClient(url, silence_s=silence_s, patience_s=self._timing.timeout_s, advice=advice)
+        pinned = self._chain.tls == "pinned"
         return EndpointClient(
-            f"https://{host_port(address, port)}",
-            bearer=self._credentials.bearer,
-            certificate_sha256=self._credentials.certificate_sha256,
-            silence_s=silence_s,
+            f"{'https' if pinned else 'http'}://{host_port(address, port)}",
+            bearer=self._credentials.bearer if pinned else None,
+            certificate_sha256=self._credentials.certificate_sha256 if pinned else None,
+            silence_s=self._timing.silence_s,
+            patience_s=self._timing.timeout_s,
             advice=advice,
         )

@@ -62,7 +62,7 @@ class SingleFlight:
             flight = self._flight
             if flight is None:
                 if cancelled():
-                    raise JobCancelledError("The drawing was cancelled.")
+                    raise JobCancelledError()
                 flight = self._take_off()
         deadline = time.monotonic() + flight.pause_s + timeout_s + self._overrun_s
         told = ""
@@ -75,7 +75,7 @@ class SingleFlight:
                 tell(Waking(stage))
                 told = stage
             if cancelled():
-                raise JobCancelledError("The drawing was cancelled.")
+                raise JobCancelledError()
             if done:
                 break
             if time.monotonic() > deadline:

@@ -18,27 +18,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Timing:
-    """The waits of a start, in seconds.
+    """The waits of a start, in seconds."""
 
-    `timeout_s`: the whole start; `silence_s`: all runs but nothing answers, so something is frozen; `fetching_s`: the
-    same where Fair cannot list containers and a node may still fetch an image; `client_after_s`: without a list, how
-    long the public port stays closed before the tunnel client is started; `schedule_s`: how long a node may take to
-    accept a program; `stop_s`: how long a container may take to end; `probe_s`: one healthcheck; `poll_s`: between two
-    of them; `look_s`: between two looks at the containers; `name_s`: how long the endpoint's host name may be unknown;
-    `fair_s`: how long Fair may fail to answer.
-    """
-
-    timeout_s: float = 300.0
-    silence_s: float = 10.0
-    fetching_s: float = 120.0
-    client_after_s: float = 4.0
-    schedule_s: float = 30.0
-    stop_s: float = 30.0
-    probe_s: float = 3.0
-    poll_s: float = 0.05
-    look_s: float = 0.5
-    name_s: float = 5.0
-    fair_s: float = 30.0
+    timeout_s: float = 300.0  # the whole start
+    silence_s: float = 10.0  # all runs but nothing answers: something is frozen
+    fetching_s: float = 120.0  # the same where Fair cannot list containers: a node may still fetch an image
+    client_after_s: float = 4.0  # there, the tunnel client is started when the public port stays closed for so long
+    schedule_s: float = 30.0  # until a node has accepted a program
+    stop_s: float = 30.0  # until a container has ended
+    probe_s: float = 3.0  # one healthcheck
+    poll_s: float = 0.05  # between two of them
+    look_s: float = 0.5  # between two looks at what runs
+    name_s: float = 5.0  # the endpoint's host name may be unknown
+    fair_s: float = 30.0  # Fair may fail to answer
 
 
 class Stopwatch:

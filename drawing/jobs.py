@@ -115,7 +115,7 @@ class Job:
             last = self._events[-1]
         if isinstance(last, Picture):
             return last.drawing
-        raise last.error if isinstance(last, Failed) else JobCancelledError("The drawing was cancelled.")
+        raise last.error if isinstance(last, Failed) else JobCancelledError()
 
     async def follow(self, after: int = 0) -> AsyncIterator[Event]:
         """Every event from number `after` (0: the first) to the last one, as they come. Holds no thread."""

@@ -1,4 +1,4 @@
-"""How the endpoint's client talks: one pinned, kept-alive session, bounded reading, every trouble a typed error.
+"""Sends requests to one inference endpoint: a kept-alive, pinned session, bounded reading, typed errors.
 
 Over https the server's certificate is pinned by its SHA-256; nothing else is trusted, no certificate authority and no
 environment (a `REQUESTS_CA_BUNDLE` would switch the pin off).
@@ -19,8 +19,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
-from endpoint.transport_errors import Advice, TransportErrors
-from endpoint.wire_format import read_error
+from endpoint.transport_errors import Advice, TransportErrors, read_error
 from errors import BusyError, EndpointAnswerError, EndpointUnreachableError, SpaceError
 from network.http_errors import HTTP_FAULTS
 

@@ -1,10 +1,23 @@
-"""The typed errors of one endpoint: each says what was tried, what came back, and what to check."""
+"""What an inference endpoint says or does instead of drawing, as typed errors: each says what to check."""
 
 import time
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
-from errors import EndpointAnswerError, EndpointUnreachableError, EndpointUntrustedError, Silence
+from errors import (
+    BusyError,
+    DrawingError,
+    EndpointAnswerError,
+    EndpointUnreachableError,
+    EndpointUntrustedError,
+    GpuBusyError,
+    InvalidRequestError,
+    JobCancelledError,
+    Silence,
+    SpaceError,
+    StartError,
+)
 from network.http_errors import explain
 
 
@@ -17,6 +30,7 @@ class Advice:
 
 
 FIXED_ENDPOINT = Advice()
+_CALLERS_FAULT = ("INVALID_INPUTS", "INVALID_SCHEDULER", "NO_SUCH_PIPELINE", "MODEL_MISMATCH", "NO_MODEL_ID")
 
 
 class TransportErrors:
@@ -61,3 +75,43 @@ class TransportErrors:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             next_step = f"Check {self._advice.address}, and open TCP port {port} in that machine's firewall."
         return EndpointUnreachableError(self.link, how=how, tried=tried, came_back=came_back, next_step=next_step)
+
+
+def read_error(
+    link: str, error: Any, *, tried: str = "draw", status: int = 200, retry_after_s: float = 5.0
+) -> SpaceError:
+    """The typed error for a `$error` object and the HTTP status that came with it, when we `tried` something."""
+    code, message = "", ""
+    if isinstance(error, dict):
+        code, message = str(error.get("code") or "")[:60], str(error.get("message") or "")[:600]
+    if status == 401:
+        return EndpointUntrustedError(
+            link,
+            tried=tried,
+            came_back=f"it does not accept our bearer ({status} {message})",
+            next_step="Its ENDPOINT_SECRET is another one: start it with the one set here.",
+        )
+    if code == "BUSY" or status == 429:
+        return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s)
+    if code == "GPU_BUSY":
+        return GpuBusyError()
+    if code == "REQUEST_CANCELLED":
+        return JobCancelledError()
+    if code == "SHUTTING_DOWN":  # idle, or told to: start it again
+        return EndpointUnreachableError(
+            link,
+            how="closed",
+            tried=tried,
+            came_back="the inference server is shutting down",
+            next_step="The next prompt starts it again.",
+        )
+    if code == "MODEL_NOT_LOADED":
+        return StartError(
+            "Inference server", tried=tried, came_back=message, next_step="Check MODEL_ID and its log; then try again."
+        )
+    if code in _CALLERS_FAULT or status in (400, 413, 422):
+        return InvalidRequestError(message or f"The inference server refused the request ({code or status}).")
+    return DrawingError(
+        f"The inference server could not draw this: {message or 'it gave no reason'} ({code or status}).",
+        code=code or "APP_INFERENCE_ERROR",
+    )

@@ -17,24 +17,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drawing.events import Queued, Step, Waking
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Receipt
+from endpoint.transport_errors import read_error
 from errors import (
-    BusyError,
     DrawingError,
     EndpointAnswerError,
-    EndpointUnreachableError,
-    EndpointUntrustedError,
-    GpuBusyError,
-    InvalidRequestError,
-    JobCancelledError,
-    SpaceError,
-    StartError,
 )
 
 PIXELS_MAX = 4096 * 4096
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 _WORDS_MAX = 200
 _MS_MAX = 7 * 24 * 3600 * 1000.0
-_CALLERS_FAULT = ("INVALID_INPUTS", "INVALID_SCHEDULER", "NO_SUCH_PIPELINE", "MODEL_MISMATCH", "NO_MODEL_ID")
 
 
 class Health(BaseModel):
@@ -154,46 +146,6 @@ def read_result(link: str, answer: dict[str, Any]) -> GeneratedImage:
         image_format=image_format,
         seed=_seed(meta),
         receipt=_receipt(meta, answer.get("$timings")),
-    )
-
-
-def read_error(
-    link: str, error: Any, *, tried: str = "draw", status: int = 200, retry_after_s: float = 5.0
-) -> SpaceError:
-    """The typed error for a `$error` object and the HTTP status that came with it, when we `tried` something."""
-    code, message = "", ""
-    if isinstance(error, dict):
-        code, message = str(error.get("code") or "")[:60], str(error.get("message") or "")[:600]
-    if status == 401:
-        return EndpointUntrustedError(
-            link,
-            tried=tried,
-            came_back=f"it does not accept our bearer ({status} {message})",
-            next_step="Its ENDPOINT_SECRET is another one: start it with the one set here.",
-        )
-    if code == "BUSY" or status == 429:
-        return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s)
-    if code == "GPU_BUSY":
-        return GpuBusyError()
-    if code == "REQUEST_CANCELLED":
-        return JobCancelledError("The drawing was cancelled.")
-    if code == "SHUTTING_DOWN":  # idle, or told to: start it again
-        return EndpointUnreachableError(
-            link,
-            how="closed",
-            tried=tried,
-            came_back="the inference server is shutting down",
-            next_step="The next prompt starts it again.",
-        )
-    if code == "MODEL_NOT_LOADED":
-        return StartError(
-            "Inference server", tried=tried, came_back=message, next_step="Check MODEL_ID and its log; then try again."
-        )
-    if code in _CALLERS_FAULT or status in (400, 413, 422):
-        return InvalidRequestError(message or f"The inference server refused the request ({code or status}).")
-    return DrawingError(
-        f"The inference server could not draw this: {message or 'it gave no reason'} ({code or status}).",
-        code=code or "APP_INFERENCE_ERROR",
     )
 
 

@@ -24,9 +24,7 @@ def is_host(text: str) -> bool:
 
 
 def has_sound_parts(host: str) -> bool:
-    """Whether 1 to 63 characters stand between the dots of `host`, one of which may end it. Longer or empty parts are
-    none of a name's, and urllib3 refuses them as soon as it is to connect there.
-    """
+    """Whether 1 to 63 characters stand between the dots of `host`, one of which may end it: no name has others."""
     return all(1 <= len(part) <= 63 for part in host.removesuffix(".").split("."))
 
 

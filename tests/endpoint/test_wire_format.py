@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from drawing.events import Queued, Step, Waking
 from drawing.models import GenerationRequest, Limits
 from endpoint import wire_format
+from endpoint.transport_errors import read_error
 from errors import (
     BusyError,
     DrawingError,
@@ -251,7 +252,7 @@ def test_odd_events(odd: Any) -> None:
 )
 def test_errors(code: str, status: int, kind: type[SpaceError]) -> None:
     """Each code and status becomes the error that its caller can do something about, `$error` in HTTP 200 included."""
-    error = wire_format.read_error(LINK, {"code": code, "message": "because"}, status=status)
+    error = read_error(LINK, {"code": code, "message": "because"}, status=status)
     assert type(error) is kind
     if isinstance(error, BusyError):
         assert str(error).startswith("Busy: ")
