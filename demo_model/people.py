@@ -29,7 +29,7 @@ PERSONS = _with_plurals(
     """
 )
 # Known parts of a body: in the artwork's own colours too.
-BODY_PARTS = _with_plurals(
+_BODY_PARTS = _with_plurals(
     """
     waving hand, hand, raised hand, open hand, ok hand, victory hand, fist, raised fist, clapping hands,
     heart hands, handshake, shaking hands, folded hands, praying hands, strong arm, muscle, flexed biceps, arm,
@@ -37,14 +37,18 @@ BODY_PARTS = _with_plurals(
     peace sign, crossed fingers
     """
 )
+# Known faces of something that is no person.
+_OTHER_FACES = _with_plurals(
+    "cat, kitten, dog, puppy, tiger, monkey, horse, cow, pig, mouse, rabbit, bunny, frog, dragon, alien, robot, devil"
+)
 # Persons whom the model does not know.
 _UNKNOWN_PERSONS = _with_plurals(
     """
     person, human, human being, folk, gentleman, lad, lass, teen, teenager, toddler, infant, adult, elder, citizen,
     brother, sister, uncle, aunt, cousin, wife, husband, boyfriend, girlfriend, friend, neighbour, neighbor, boss,
     teacher, student, pupil, doctor, nurse, lawyer, judge, banker, worker, farmer, soldier, president, politician,
-    minister, chancellor, senator, he, she, they, you, him, them, someone, somebody,
-    everyone, celebrity, singer, actor, actress, slave, guys, dude, bloke, chap, ladies, women, men
+    minister, chancellor, senator, he, she, they, you, him, them, someone, somebody, everyone, celebrity,
+    singer, actor, actress, slave, guys, dude, bloke, chap, ladies, women, men
     """
 )
 # Peoples, religions and others who are insulted as a group; a people's name in -ian or -ese is told by its ending.
@@ -53,8 +57,8 @@ _GROUPS = _with_plurals(
     jew, zionist, muslim, moslem, islamist, christian, catholic, protestant, mormon, hindu, sikh, buddhist, atheist,
     rabbi, imam, priest, pope, nun, monk, allah, god, jesus, christ, muhammad, mohammed, mohammad, buddha, quran,
     koran, arab, turk, kurd, greek, german, pole, czech, slovak, thai, swede, dane, finn, scot, briton, serb, croat,
-    uzbek, roma, gypsy, sinti, traveller, african, american, mexican, rican, cuban, afghan, pakistani,
-    bangladeshi, iraqi, israeli, saudi, yemeni, somali, aboriginal, aborigine, maori, eskimo, inuit, native, negro,
+    uzbek, roma, gypsy, sinti, traveller, african, american, mexican, rican, cuban, afghan, pakistani, bangladeshi,
+    iraqi, israeli, saudi, yemeni, somali, aboriginal, aborigine, maori, eskimo, inuit, native, negro,
     latino, latina, hispanic, filipino, zulu, tutsi, hutu, yazidi, tatar, immigrant, migrant, refugee, foreigner,
     gay, lesbian, queer, homosexual, transgender, bisexual, disabled, handicapped, blonde, jewish, islamic, polish,
     irish, welsh, english, british, french, dutch, spanish, swedish, danish, finnish, turkish, kurdish, scottish,
@@ -74,12 +78,12 @@ _INSULTING = _with_plurals(
     """
     monkey, ape, chimp, chimpanzee, gorilla, orangutan, pig, piglet, rat, mouse, little mouse, dog, doggy, hound,
     hound dog, puppy, bat, flying bat, bug, caterpillar, ant, beetle, cricket, grasshopper, spider, tarantula,
-    scorpion, mosquito, fly insect, housefly, worm, earthworm, snake, lizard, gecko, reptile, frog, toad, goat, ram,
-    ox, bull, cow, dairy cow, cattle, camel, llama, sheep, ewe, lamb, skunk, wolf, octopus, kraken, squid,
-    crocodile, alligator, shark, horse, poop, poo, pile of poo, shit, toilet, toilet paper, trash can, wastebasket,
-    bin, garbage can, trash, devil, devil face, smiling devil, demon, ogre, monster, scary monster, troll, beast,
-    zombie, vampire, dracula, ghost, spooky ghost, alien, alien face, extraterrestrial, alien monster, skull,
-    skeleton head, skull and crossbones, clown, clown face, see no evil monkey, monkey covering its eyes
+    scorpion, mosquito, fly insect, housefly, worm, earthworm, snake, lizard, gecko, reptile, frog, toad, goat, ox,
+    bull, cow, dairy cow, cattle, camel, skunk, wolf, octopus, kraken, squid, poop, poo, pile of poo, shit, toilet,
+    toilet paper, trash can, wastebasket, bin, garbage can, trash, devil, devil face, smiling devil, demon, ogre,
+    monster, scary monster, troll, beast, zombie, vampire, dracula, ghost, spooky ghost, alien, alien face,
+    extraterrestrial, alien monster, skull, skeleton head, skull and crossbones, clown, clown face,
+    see no evil monkey, monkey covering its eyes
     """
 )
 # What goes with an insult of a group, and with nothing else that is said of one.
@@ -96,6 +100,12 @@ _CLICHES = _with_plurals(
 def is_person(word: str) -> bool:
     """Returns whether the word, known to the model or not, is a person or several."""
     return word in PERSONS or word in _UNKNOWN_PERSONS
+
+
+def is_body_part(name: str) -> bool:
+    """Returns whether the known name is a part of a body, or a face: "fist", "happy face", "smiley"."""
+    face = re.fullmatch(r"(?:(.+) )?(?:face|smiley|smile|grin)s?(?: (?:with|in|blowing) .+)?", name)
+    return name in _BODY_PARTS or (face is not None and face[1] not in _OTHER_FACES)
 
 
 def is_group(word: str) -> bool:

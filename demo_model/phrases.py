@@ -113,7 +113,10 @@ def _phrases(words: Sequence[Word]) -> list[Phrase]:
             if now.of("name"):
                 phrases.append(now := Phrase())
             now.unknown.append(word)
-        elif word.kind != "filler":
+        elif word.kind == "filler":
+            if not now.is_empty:
+                phrases.append(Phrase())
+        else:
             now.items.append(word)
         if word.is_possessive:
             phrases.append(Phrase())
@@ -128,9 +131,9 @@ def _fruit(phrase: Phrase) -> None:
 
 
 def _colour_in_front(phrases: list[Phrase]) -> None:
-    """Turns "a car in red" and "a car that is red" into "a red car"."""
+    """Turns "a car in red" and "a car that is red" into "a red car"; "a woman in red" wears it."""
     for thing, colour in pairwise(phrases):
-        behind = colour.links[-1:] in (["in"], ["is"], ["are"], [","])
+        behind = colour.links[-1:] in (["is"], ["are"], *([] if thing.is_person else [["in"], [","]]))
         only_colours = colour.items and not colour.unknown and all(item.kind == "colour" for item in colour.items)
         if behind and only_colours and thing.of("name") and not thing.of("colour"):
             thing.items[:0] = colour.items

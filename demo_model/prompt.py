@@ -142,7 +142,7 @@ def _is_likened(phrases: list[Phrase], number: int) -> bool:
 def _without_paint_on_people(phrase: Phrase) -> None:
     """Takes the colours from persons and parts of a body, and what stands before a person: "a pizza man"."""
     names = phrase.of("name")
-    if phrase.is_person or any(name in people.BODY_PARTS for name in names):
+    if phrase.is_person or any(people.is_body_part(name) for name in names):
         phrase.items = [item for item in phrase.items if item.kind in ("name", "size")]
     persons = [number for number, item in enumerate(phrase.items) if item.text in people.PERSONS]
     if persons:

@@ -35,7 +35,7 @@ _GRAMMAR = {
     "ground": ("background",),
     "filler": (
         "please", "draw", "make", "show", "give", "can", "want", "picture", "photo", "image", "drawing", "it", "there",
-        "what", "would", "see",
+        "what", "would", "see", "who", "which",
     ),
 }  # fmt: skip
 _KINDS = {spelling: kind for kind, spellings in _GRAMMAR.items() for spelling in spellings}
