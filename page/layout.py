@@ -35,10 +35,13 @@ def create_page(service: TextToImage) -> gr.Blocks:
                     elem_id="prompt",
                     html_attributes=gr.InputHTMLAttributes(enterkeyhint="go"),  # what a phone's Enter says
                 )
-                with gr.Row(elem_id="actions"):
-                    draw_button = gr.Button("Draw", variant="primary", elem_id="draw", scale=3, min_width=120)
-                    cancel_button = gr.Button("Cancel", visible=False, elem_id="cancel", scale=1, min_width=90)
-                status_line = gr.HTML(page_text.idle(status), elem_id="status", html_template=page_text.STATUS_TEMPLATE)
+                with gr.Column(elem_id="actions"):
+                    draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
+                    with gr.Row(elem_id="news"):
+                        status_line = gr.HTML(
+                            page_text.idle(status), elem_id="status", html_template=page_text.STATUS_TEMPLATE
+                        )
+                        cancel_button = gr.Button("Cancel", visible=False, elem_id="cancel", size="md")
             with gr.Column(elem_id="picture"):
                 result_image = gr.Image(
                     label="Your picture",

@@ -16,6 +16,16 @@
     }
   });
 
+  // A double tap is one wish: a tap on Cancel just after one on Draw, or the other way round, is none.
+  let last = { id: "", at: -Infinity };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("#draw, #cancel");
+    if (!button || event.detail === 0) return; // 0: by keyboard
+    const isHasty = button.id !== last.id && event.timeStamp - last.at < 500;
+    if (isHasty) event.stopImmediatePropagation();
+    else last = { id: button.id, at: event.timeStamp };
+  }, true);
+
   // A picture that is touched fills the screen, and gives it back when it is touched again, or with Escape.
   const isFullscreen = () => Boolean(find("#result.fullscreen"));
   const turnFullscreen = () => find("#result .icon-button-wrapper > button")?.click();

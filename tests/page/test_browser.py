@@ -216,6 +216,45 @@ def test_a_double_click_draws_once(open_page: Callable[..., Visit]) -> None:
     assert len(visit.service.started) == before + 1
 
 
+@pytest.mark.parametrize("width", [PHONE["width"], 1280])
+def test_nothing_moves_when_a_drawing_begins(open_page: Callable[..., Visit], width: int) -> None:
+    """Draw and the picture's frame keep their places, and Cancel appears where nothing else was."""
+    visit = open_page(viewport={"width": width, "height": 844})
+    visit.service.hold("drawing")
+    places = [visit.page.locator(part).bounding_box() for part in ("#draw", "#result", "#examples")]
+    visit.ask("a castle")
+    visit.says("Drawing: step 8 of 20")
+    expect(visit.page.locator("#cancel")).to_be_visible()
+    assert [visit.page.locator(part).bounding_box() for part in ("#draw", "#result", "#examples")] == places
+    cancel, draw = visit.page.locator("#cancel").bounding_box(), places[0]
+    assert cancel
+    assert draw
+    assert cancel["y"] >= draw["y"] + draw["height"]
+
+
+def test_a_double_tap_does_not_cancel(open_page: Callable[..., Visit]) -> None:
+    """A tap on Cancel within half a second of one on Draw counts for nothing; a later one cancels."""
+    visit = open_page()
+    visit.service.hold("drawing")
+    visit.ask("a castle")
+    visit.says("Drawing: step 8 of 20")
+    expect(visit.page.locator("#cancel")).to_be_visible()
+    tapped_at = visit.page.evaluate(
+        """() => {
+            for (const button of document.querySelectorAll("#draw, #cancel")) {
+                button.disabled = false;  // as it was when the first tap began
+                button.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true, detail: 1 }));
+            }
+            return performance.now();
+        }"""
+    )
+    expect(visit.page.get_by_text("One picture at a time").first).to_be_visible()  # the first one has come
+    assert not visit.service.started[-1].cancel_requested.is_set()
+    visit.page.wait_for_function("tapped_at => performance.now() > tapped_at + 500", arg=tapped_at)
+    visit.page.click("#cancel")
+    visit.says("Cancelled. Nothing was drawn.")
+
+
 def test_a_page_opened_again_finds_its_drawing(open_page: Callable[..., Visit]) -> None:
     """Closed while drawing and opened again, the page shows the running drawing; once more, the finished one."""
     first = open_page()
