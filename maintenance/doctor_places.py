@@ -1,0 +1,132 @@
+"""The doctor's look at what draws when it is no worker: a Fair and its nodes, a fixed endpoint, or this machine."""
+
+import importlib.util
+from urllib.parse import urlsplit
+
+from addresses import host_port, is_loopback
+from endpoint.credentials import Credentials
+from endpoint_client import EndpointClient
+from errors import EndpointError, EndpointUnreachableError, EndpointUntrustedError, FairError
+from fair_api.client import DeadlineFairClient
+from fair_api.models import Node
+from maintenance.console import Console
+from settings import DEFAULT_PORTS, Settings
+
+PORTS_OF_A_SPACE = (80, 443, 8080)
+_SCHEMES = {"http": 80, "https": 443}
+
+
+def look_at_fair(console: Console, settings: Settings, *, from_space: bool) -> None:
+    """Fair's port, the login, the nodes, and the endpoint if it is up. `from_space`: whether a Space uses it."""
+    console.check = "fair"
+    address = urlsplit(settings.fair_address)
+    if from_space and not _reachable_port(console, "FAIRCOMPUTE_SERVER_ADDRESS", address.port, address.scheme):
+        return
+    password = settings.faircompute_password.get_secret_value() if settings.faircompute_password else ""
+    try:
+        fair = DeadlineFairClient(settings.fair_address, settings.faircompute_email or "", password)
+        console.ok("fair", f"{settings.fair_address} takes the login")
+        console.check = "nodes"
+        names = [settings.inference_node, settings.tunnel_node if settings.tunnel == "rathole" else None]
+        nodes = [fair.node(name) for name in names if name]
+    except FairError as error:
+        console.failure(error)
+        return
+    if away := [node.name for node in nodes if node.away]:
+        told = f"Fair does not reach {', '.join(away)}"
+        console.row("failed", "nodes", told, "Is the machine on, and its Fair agent connected?")
+        return
+    console.ok("nodes", ", ".join(node.name for node in nodes) + " there")
+    _look_at_chain(console, settings, nodes[-1], from_space=from_space)
+
+
+def look_at_endpoint(console: Console, settings: Settings, *, from_space: bool) -> None:
+    """The fixed endpoint: its port, its pinned certificate, its health."""
+    url = urlsplit(settings.endpoint_url or "")
+    if from_space and not _reachable_port(console, "ENDPOINT_URL", url.port, url.scheme):
+        return
+    error = _tell_health(console, settings, settings.endpoint_url or "")
+    if error is not None:
+        console.failure(error)
+
+
+def look_at_this_machine(console: Console, settings: Settings) -> None:
+    """What it takes to draw here: the model and what runs it."""
+    from demo_model import DemoModelError, folder
+
+    engine = "diffusers" if settings.inference_engine == "diffusers" else "openvino_genai"
+    if importlib.util.find_spec(engine) is None:
+        told = f"the package {engine} is not installed"
+        console.row("failed", "engine", told, "`make run` installs it, or pip install -r requirements.txt.")
+        return
+    console.ok("engine", f"{engine} is installed")
+    if settings.model_id:
+        console.ok("model", f"{settings.model_id}, fetched when it is first needed")
+        return
+    try:
+        console.ok("model", f"the built-in one, whole, at {folder()}")
+    except DemoModelError as error:
+        console.row("failed", "model", str(error), "Check the repository's files out again.")
+
+
+def _look_at_chain(console: Console, settings: Settings, node: Node, *, from_space: bool) -> None:
+    """The way to the inference server. Nobody there is no fault: the first drawing starts what is missing."""
+    behind_tunnel = settings.tunnel == "rathole"
+    name = "tunnel_public_port" if behind_tunnel else "inference_host_port"
+    port = getattr(settings, name) or DEFAULT_PORTS[name]
+    host = settings.tunnel_address or node.host_address
+    console.check = "endpoint"
+    if host is None:
+        told = f"Fair does not tell the address of {node.name}"
+        console.row("failed", "endpoint", told, "Set TUNNEL_ADDRESS to where that machine is reached.")
+        return
+    if from_space and not is_loopback(host) and not _reachable_port(console, name.upper(), port, ""):
+        return
+    scheme = "https" if settings.endpoint_tls == "pinned" else "http"
+    error = _tell_health(console, settings, f"{scheme}://{host_port(host, port)}")
+    if isinstance(error, EndpointUnreachableError) and error.how in ("refused", "closed"):
+        told = f"nothing runs at {host_port(host, port)} now: the first drawing starts it"
+        console.ok("endpoint", told)
+    elif error is not None:
+        console.failure(error)
+
+
+def _tell_health(console: Console, settings: Settings, url: str) -> EndpointError | None:
+    """The rows of a server that answers as it should; the error of one that does not, told by nobody yet."""
+    pinned = settings.endpoint_tls == "pinned" and settings.endpoint_secret is not None
+    secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else ""
+    trusted = Credentials.from_secret(secret) if pinned else None
+    https = url.startswith("https")
+    endpoint = EndpointClient(
+        url,
+        bearer=trusted.bearer if trusted else None,
+        certificate_sha256=trusted.certificate_sha256 if trusted and https else None,
+    )
+    console.check = "endpoint"
+    try:
+        health = endpoint.health(timeout_s=10.0)
+    except EndpointError as error:
+        if isinstance(error, EndpointUntrustedError):
+            console.check = "pin"
+        return error
+    finally:
+        endpoint.close()
+    if trusted and https:
+        console.ok("pin", "the certificate is the one made from ENDPOINT_SECRET")
+    if health.broken:
+        told = f"the server is there, its model is not: {health.reason or 'no reason given'}"
+        console.row("failed", "endpoint", told, "See that server's log.")
+    else:
+        facts = [health.state, health.model, f"engine {health.engine}" if health.engine else None]
+        gpu = "with a GPU" if health.gpu else "without a GPU"
+        console.ok("endpoint", f"{url}: {', '.join(fact for fact in facts if fact)}, {gpu}")
+    return None
+
+
+def _reachable_port(console: Console, setting: str, port: int | None, scheme: str) -> bool:
+    port = port or _SCHEMES.get(scheme, 0)
+    if port in PORTS_OF_A_SPACE:
+        return True
+    told = f"{setting} means port {port}, and a Space reaches ports 80, 443 and 8080 only"
+    console.row("failed", "port", told, "Let it listen on one of these, or run the page on a machine of yours.")
+    return False

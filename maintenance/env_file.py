@@ -1,0 +1,130 @@
+"""The maintainer's `.env`: what of it a Space is told, and the ENDPOINT_SECRET that is kept in it.
+
+It lies in the current folder, where the page looks for it as well. Only settings that the page knows are read.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv import dotenv_values, set_key
+from pydantic import AliasChoices
+
+from endpoint.credentials import Credentials
+from errors import SettingsError
+from settings import Settings
+
+ENV_FILE = Path(".env")
+SECRET = "ENDPOINT_SECRET"  # noqa: S105  # its name
+
+# What a copy from a web page or a chat brings along unseen; no setting means it.
+INVISIBLE = {ord(character): None for character in "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"}
+_OF_A_SPACE_ITSELF = {"SPACE_ID", "GRADIO_SERVER_PORT"}
+_OF_THE_BOX_AT_HOME = {"MODEL_ID", "MODEL_REVISION", "MODEL_PRECISION", "INFERENCE_ENGINE"}
+_PERSONAL = {"FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_USER_EMAIL"}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A setting: the keyword by which `Settings.load` takes it, and whether it is nobody else's business."""
+
+    keyword: str
+    secret: bool
+
+
+@dataclass(frozen=True)
+class EnvFile:
+    """The settings of `.env` by environment name, checked.
+
+    `settings`: the same as the page would understand them; `repaired`: the names whose values held invisible
+    characters, which are left out here.
+    """
+
+    values: dict[str, str] = field(repr=False)
+    settings: Settings
+    repaired: tuple[str, ...] = ()
+
+    @property
+    def secret(self) -> str | None:
+        """ENDPOINT_SECRET, None where there is none."""
+        return self.values.get(SECRET)
+
+    def for_the_space(self) -> dict[str, str]:
+        """What a Space is told, by name: not what the hub sets itself, nor what is the machine's with the GPU."""
+        at_home = _OF_THE_BOX_AT_HOME if self.settings.mode == "local" else set()
+        return {name: value for name, value in self.values.items() if name not in _OF_A_SPACE_ITSELF | at_home}
+
+
+def read_env_file() -> EnvFile:
+    """Reads `.env`; ENDPOINT_SECRET may stand in the environment instead. No file is an empty one.
+
+    Raises: SettingsError.
+    """
+    try:
+        found = dotenv_values(ENV_FILE, interpolate=False) if ENV_FILE.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{ENV_FILE.resolve()} cannot be read: {error}") from None
+    known = _known()
+    found = {name.upper(): value for name, value in found.items()}
+    if not found.get(SECRET) and os.environ.get(SECRET):
+        found[SECRET] = os.environ[SECRET]
+    given = {name: value for name, value in found.items() if value and name in known}
+    values = {name: _clean(name, value) for name, value in given.items()}
+    repaired = tuple(name for name, value in values.items() if value != given[name].strip(" "))
+    values = {name: value for name, value in values.items() if value}
+    settings = Settings.load(_env_file=None, **{known[name].keyword: value for name, value in values.items()})
+    return EnvFile(values, settings, repaired)
+
+
+def is_known(name: str) -> bool:
+    """Whether this is a setting of ours."""
+    return name in _known()
+
+
+def is_secret(name: str) -> bool:
+    """Whether a Space must keep this setting from its visitors."""
+    return _known()[name].secret
+
+
+def keep_secret(secret: str) -> None:
+    """Writes ENDPOINT_SECRET into `.env`, in one step; its other lines stay, and only the owner can read it.
+
+    Raises: SettingsError.
+    """
+    try:
+        if ENV_FILE.exists():
+            ENV_FILE.chmod(0o600)
+        set_key(ENV_FILE, SECRET, secret, quote_mode="never", follow_symlinks=True)
+    except OSError as error:
+        raise SettingsError(
+            f"{ENV_FILE.resolve()} cannot be written ({error.strerror}): {SECRET} has no place."
+        ) from None
+
+
+def home_line(secret: str, space: str | None, model_id: str | None) -> str:
+    """The command that makes a machine with a GPU draw for the Space. It holds the worker's key."""
+    key = Credentials.from_secret(secret).worker_key
+    model = model_id if model_id and re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) else "OWNER/MODEL"
+    return (
+        "docker run -d --restart unless-stopped --gpus all --name draw -v draw:/data "
+        f"-e SPACE={space or 'OWNER/NAME'} -e WORKER_KEY={key} -e MODEL_ID={model} draw"
+    )
+
+
+def _known() -> dict[str, _Known]:
+    """The settings by their names in the environment."""
+    known = {}
+    for name, info in Settings.model_fields.items():
+        alias = info.validation_alias
+        keywords = {str(choice): str(choice) for choice in alias.choices} if isinstance(alias, AliasChoices) else {}
+        for environment_name, keyword in (keywords or {name.upper(): name}).items():
+            secret = "SecretStr" in repr(info.annotation) or environment_name in _PERSONAL
+            known[environment_name] = _Known(keyword, secret)
+    return known
+
+
+def _clean(name: str, text: str) -> str:
+    """A value without what was pasted along; a password may begin or end with a space."""
+    bare = text.translate(INVISIBLE).strip("\r\n")
+    return bare if "PASSWORD" in name else bare.strip()
