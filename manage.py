@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(
-        prog="manage.py", title="commands", dest="command", required=True, metavar="COMMAND   "
+        prog="manage.py", title="commands", dest="command", required=True, metavar="ONE OF THESE"
     )
 
     def add(name: str, summary: str, text: str, *, needs_space: bool = False) -> argparse.ArgumentParser:

@@ -1,0 +1,66 @@
+"""What `deploy` uploads: all that a Space runs, and nothing else."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maintenance.space_files import PATTERNS, ROOT, space_files
+from tests.support.processes import Processes
+from tests.support.space import start_space
+
+PROGRAMS = ("app.py", "fair_server/__main__.py", "inference_server/__main__.py", "inference_server/engines/openvino.py")
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The modules that a file names in its imports, wherever they stand."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files_of(module: str) -> Iterator[str]:
+    """The files of this repository that importing a module runs."""
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        place = "/".join(parts[:count])
+        yield from (name for name in (f"{place}/__init__.py", f"{place}.py") if (ROOT / name).is_file())
+
+
+def test_all_that_is_imported_is_there() -> None:
+    """Every module of ours that the page or one of its services imports is uploaded."""
+    needed, to_read = set(PROGRAMS), list(PROGRAMS)
+    while to_read:
+        for module in imported(ROOT / to_read.pop()):
+            new = set(files_of(module)) - needed
+            needed |= new
+            to_read += new
+    assert needed - set(space_files()) == set()
+
+
+def test_nothing_else_is_there() -> None:
+    """No tests, tools, benchmarks, training or maintenance, no engine that needs PyTorch, no secret."""
+    strangers = ("tests/", "tools/", "benchmarks/", "demo_model/training/", "maintenance/", "manage.py", ".")
+    unwanted = [path for path in space_files() if path.startswith(strangers) or "/diffusers/" in path]
+    assert unwanted == []
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_means_something(pattern: str) -> None:
+    """A pattern of files that are gone is taken out of the list."""
+    assert list(ROOT.glob(pattern))
+
+
+@pytest.mark.slow
+def test_the_files_alone_draw(tmp_path: Path, processes: Processes) -> None:
+    """A folder with nothing but these files serves the page and draws with the built-in model."""
+    for path, file in space_files().items():
+        place = tmp_path / "space" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    space = start_space(processes, {"TUNNEL": "none"}, folder=tmp_path / "space")
+    assert space.draw().size == (256, 256)
