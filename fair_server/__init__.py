@@ -1,4 +1,4 @@
-"""A Fair server of one's own: the HTTP API that the `faircompute` client speaks, over programs of this machine.
+"""A Fair server of your own: it speaks the HTTP API of the `faircompute` client and runs programs on this machine.
 
 `python -m fair_server --help` tells how to start one.
 """

@@ -22,7 +22,7 @@ DEFAULT_TTL_S = 12 * 3600.0
 _LOGIN_PATH = "/api/v0/auth/login"
 _TOKENS_AT_MOST = 10_000  # beyond it the oldest token stops to be valid
 
-# OWASP's smallest recommendation: about 20 ms and 19 MiB, so that fifty logins at once take a second or so.
+# OWASP's smallest recommendation: about 20 ms and 19 MiB. Fifty logins at once take about a second.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 _AT_ONCE = 2  # verifications that run side by side: each holds its memory
 _WAITING_AT_MOST = 200  # beyond it a login is refused instead of queued
@@ -55,7 +55,7 @@ class Accounts:
 
     def __init__(self, hashes: Mapping[str, str]) -> None:
         self._hashes = {email.lower(): digest for email, digest in hashes.items()}
-        self._decoy = _HASHER.hash("no account has this")  # so that an unknown email takes as long as a known one
+        self._decoy = _HASHER.hash("no account has this")  # an unknown email must take as long as a known one
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
 
@@ -134,7 +134,7 @@ def _is_email(text: str) -> bool:
 def _fault(email: str, digest: str) -> str | None:
     """Returns what is wrong with an account's line, without its hash; None where some password can be right.
 
-    It takes as long as a login: what parses is not yet what can be verified, a hash that was cut off for instance.
+    It takes as long as a login, since only verifying a password shows whether a hash is whole.
     """
     if not _is_email(email):
         return "it must be email:argon2-hash"

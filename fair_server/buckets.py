@@ -1,8 +1,8 @@
 """Buckets: named files of one program, spooled to disk, that grow until their end is declared.
 
-A bucket holds what its program gets (copied files, `#stdin`) and what it gives (`#stdout`, `#stderr`). A file can be
-read while it grows, by many and again, each reader from its first byte. All lies in a private folder (0700, files
-0600) that the server removes when it ends.
+A bucket holds a program's input (copied files, `#stdin`) and its output (`#stdout`, `#stderr`). Many can read a file
+while it grows and again later, each from its first byte. All files lie in a private folder (0700, files 0600) that the
+server removes when it ends.
 """
 
 import asyncio
@@ -132,7 +132,7 @@ class Bucket:
     async def upload(self, key: str, pieces: AsyncIterator[bytes]) -> None:
         """Appends `pieces` to the file of that key: all of them, or none if they break off.
 
-        What comes for a program that is over is read and dropped, since a client cannot know that it is.
+        If the program has ended, which a client cannot know, they are read and dropped.
 
         Raises:
             ApiError: 409 when the file was ended or is the program's own; 413 beyond the limit.
@@ -172,7 +172,7 @@ class Bucket:
     def write_output(self, key: str, data: bytes) -> None:
         """Appends what the program wrote to `#stdout` or `#stderr`, as far as there is room.
 
-        What finds none is dropped: a full disk must not stop a program that runs.
+        The rest is dropped: a full disk must not stop a running program.
         """
         file = self._files[key]
         with contextlib.suppress(OSError):

@@ -30,7 +30,7 @@ class ApiError(FairServerError):
 
 
 class CannotStart(FairServerError):
-    """A program ends before it began, with `exit_code`; `message` becomes the last line of its `#stderr`."""
+    """A program could not be started; it ends with `exit_code`, and `message` is the last line of its `#stderr`."""
 
     def __init__(self, message: str, exit_code: int = EXIT_NOT_STARTED) -> None:
         super().__init__(message)

@@ -47,15 +47,15 @@ class RunningProgram(Protocol):
     async def wait(self) -> int:
         """Returns its exit code (128 + n for signal n) when all of it has ended and its output is in the bucket.
 
-        What was kept for it on the node (files, ports) is gone then.
+        Its files and ports on the node are free by then.
         """
         ...
 
     async def stop(self, grace_s: float) -> None:
-        """Asks all of it to end, makes it end after `grace_s`, and returns when it has.
+        """Asks it and its children to end, kills them after `grace_s`, and returns when they have ended.
 
         Raises:
-            TimeoutError: it does not even end by force.
+            TimeoutError: they do not end although they were killed.
         """
         ...
 
@@ -76,10 +76,10 @@ class Executor(Protocol):
         """Starts the program; its input comes from the bucket, its output goes there.
 
         Raises:
-            CannotStart: it did not come to life; nothing of it is left on the node.
+            CannotStart: it did not start; nothing of it is left on the node.
         """
         ...
 
     async def close(self) -> None:
-        """Gives up what the executor itself holds; all programs have ended before."""
+        """Releases what the executor itself holds. All programs have ended before."""
         ...

@@ -1,11 +1,11 @@
 """The reaper: a process beside the server that ends all programs and removes their files if the server is killed.
 
-Linux ends the direct children of a killed server (PR_SET_PDEATHSIG), but not their children. So this one holds the
-read end of a pipe on which the server names its process groups; when the pipe ends, whatever ended the server, it
-kills the groups that are left, what has left its group (`kill_strays`), and removes the server's folder of copied
-secrets.
+Linux ends the direct children of a killed server (PR_SET_PDEATHSIG), but not their children. So the reaper reads a
+pipe on which the server names its process groups, a line `+GROUP` or `-GROUP` each. When the pipe ends, the server has
+ended: the reaper kills the groups that are left and the processes that have left theirs (`kill_strays`), and removes
+the server's folder of copied secrets.
 
-Run as a script, with nothing but the standard library, so that it starts in milliseconds. Lines: `+GROUP`, `-GROUP`.
+It runs as a script and imports the standard library alone, so that it starts in milliseconds.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ class Reaper:
         )
 
     def watch(self, group: int) -> None:
-        """Has the process group killed if the server ends before `forget`."""
+        """Makes the reaper kill the process group if the server ends before `forget`."""
         self._say(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        """Takes back `watch`: the group has ended, and its number may be another's soon."""
+        """Takes back `watch`: the group has ended, and Linux may soon give its number to another."""
         self._say(f"-{group}\n")
 
     def close(self) -> None:
@@ -53,17 +53,17 @@ class Reaper:
             self._process.wait(timeout=5)
 
     def _say(self, line: str) -> None:
-        # A reaper that someone killed is no reason to fail a program: PR_SET_PDEATHSIG is still there.
+        # If somebody has killed the reaper, programs run all the same: there is still PR_SET_PDEATHSIG.
         with contextlib.suppress(OSError):
             if self._process.stdin is not None:
                 os.write(self._process.stdin.fileno(), line.encode())
 
 
 def kill_strays(folder: str) -> None:
-    """Kills every process that was started with a program's folder in or below `folder`, whatever group it is in.
+    """Kills every process of the programs whose folder is `folder` or lies below it, whatever its process group is.
 
-    A process that begins a session of its own (a daemon, `setsid`) leaves the group, as it could not leave a container.
-    Its environment still tells whose it is, as long as it did not clear that. Only where /proc is: Linux.
+    A process that starts a session of its own (a daemon, `setsid`) leaves its program's group. Its environment still
+    names the program's folder, unless it has cleared it. Works where /proc is: on Linux.
     Source: man 5 proc, /proc/PID/environ
     """
     for _ in range(_SCANS_AT_MOST):  # again, as one may have started another just before it ended

@@ -14,10 +14,10 @@ from fair_server.program_state import Program
 from fair_server.wire import OWN_BUCKET, CopyInto, ProgramRequest
 
 KEPT = timedelta(hours=48)
-STOP_GRACE_S = 5.0  # from TERM to KILL when a container is deleted
-SHUTDOWN_GRACE_S = 3.0  # the same when the server ends
-UPLOAD_WAIT_S = 30.0  # how long nothing may come of the files that are to be copied: whoever puts them has gone then
-NODE_WAIT_S = 300.0  # how long it waits for its node to be ready
+_STOP_GRACE_S = 5.0  # from TERM to KILL when a container is deleted
+_SHUTDOWN_GRACE_S = 3.0  # the same when the server ends
+_UPLOAD_WAIT_S = 30.0  # without a byte of the files to be copied; whoever puts them has gone then
+_NODE_WAIT_S = 300.0  # for a program's node to be ready
 _NODE_POLL_S = 0.5
 _OPEN_AT_MOST = 500
 _LOG = logging.getLogger(__name__)
@@ -30,23 +30,14 @@ def _now() -> datetime:
 class ProgramRunner:
     """The programs of one run of the server. Each is seen by the account that made it and no other."""
 
-    def __init__(
-        self,
-        executor: Executor,
-        buckets: Buckets,
-        clock: Callable[[], datetime] = _now,
-        upload_wait_s: float = UPLOAD_WAIT_S,
-        node_wait_s: float = NODE_WAIT_S,
-    ) -> None:
+    def __init__(self, executor: Executor, buckets: Buckets, clock: Callable[[], datetime] = _now) -> None:
         self._executor = executor
         self._buckets = buckets
         self._clock = clock
-        self._upload_wait_s = upload_wait_s
-        self._node_wait_s = node_wait_s
         self._programs: dict[int, Program] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
-        # From the time, so that a number of an earlier run of the server names nothing in this one.
+        # It starts at the time, so that a number from an earlier run of the server names nothing in this one.
         self._last_id = int(time.time() * 1000)
 
     def create(self, account: str, node: Node, asked_node: str, request: ProgramRequest) -> Program:
@@ -90,11 +81,11 @@ class ProgramRunner:
         """Whether programs can be started on the node now."""
         return self._executor.is_ready(node)
 
-    async def stop(self, program: Program, grace_s: float = STOP_GRACE_S) -> None:
+    async def stop(self, program: Program, grace_s: float = _STOP_GRACE_S) -> None:
         """Ends the program, wherever it is in its life, and returns when it has ended.
 
         Raises:
-            TimeoutError: it does not even end by force.
+            TimeoutError: it does not end although it was killed.
         """
         program.stop_asked = True
         if program.waiting is not None:
@@ -116,7 +107,7 @@ class ProgramRunner:
         self._closing = True
         living = [program for program in self._programs.values() if program.ended_at is None]
         for outcome in await asyncio.gather(
-            *(self.stop(program, SHUTDOWN_GRACE_S) for program in living), return_exceptions=True
+            *(self.stop(program, _SHUTDOWN_GRACE_S) for program in living), return_exceptions=True
         ):
             if isinstance(outcome, BaseException):
                 _LOG.error("A program could not be ended: %s", outcome)
@@ -185,27 +176,27 @@ class ProgramRunner:
     async def _until_startable(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
         await self._until_uploaded(program, sources)
         try:
-            async with asyncio.timeout(self._node_wait_s):
+            async with asyncio.timeout(_NODE_WAIT_S):
                 while not self._executor.is_ready(program.node):  # noqa: ASYNC110 - a node's state is no event
                     await asyncio.sleep(_NODE_POLL_S)
         except TimeoutError as exc:
             raise CannotStart(
-                f"Waited {self._node_wait_s:.0f} s for node {program.node.name} to be ready. Look whether it is on."
+                f"Waited {_NODE_WAIT_S:.0f} s for node {program.node.name} to be ready. Look whether it is on."
             ) from exc
 
     async def _until_uploaded(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
-        """Returns when all files are whole, however long they take, as long as something comes."""
+        """Returns when all files are whole. They may take any time as long as something comes."""
         put_at = asyncio.get_running_loop().time()
         while missing := [(copy, file) for copy, file in sources if not file.ended]:
             try:
-                async with asyncio.timeout_at(put_at + self._upload_wait_s):
+                async with asyncio.timeout_at(put_at + _UPLOAD_WAIT_S):
                     await missing[0][1].until_ended()
             except TimeoutError as exc:
                 last_put_at = max(file.put_at for _, file in sources)
                 if last_put_at <= put_at:
                     keys = ", ".join(copy.remote_key for copy, _ in missing)
                     raise CannotStart(
-                        f"Waited {self._upload_wait_s:.0f} s for files to be put into bucket {program.bucket.id} and "
+                        f"Waited {_UPLOAD_WAIT_S:.0f} s for files to be put into bucket {program.bucket.id} and "
                         f"ended; missing: {keys}. Put them, and their eof, right after the program."
                     ) from exc
                 put_at = last_put_at

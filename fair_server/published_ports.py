@@ -14,13 +14,13 @@ _CONNECT_S = 10.0
 
 
 class HostPorts:
-    """The host ports of running programs. Each is held by one program from before its start until its end."""
+    """The host ports that running programs hold, each from before its program's start until its end."""
 
     def __init__(self) -> None:
         self._held: set[int] = set()
 
     def hold(self, port: int, address: str) -> None:
-        """Promises the port to the caller.
+        """Holds the port for the caller.
 
         Raises:
             CannotStart: a program holds it, or something else on this machine listens there.
@@ -34,7 +34,7 @@ class HostPorts:
         self._held.add(port)
 
     def hold_free(self, address: str) -> int:
-        """Promises a port that the system names free, and returns it."""
+        """Holds a port that the system says is free, and returns it."""
         while True:
             with socket.socket() as probe:
                 probe.bind((address, 0))
@@ -68,9 +68,9 @@ def check_free(port: int, address: str, what: str) -> None:
 
 
 class Relay:
-    """Carries connections from a host port to a port on loopback, both ways, half-closes included.
+    """Relays connections from a host port to a port on loopback, both ways, half-closes included.
 
-    Like Docker's proxy it accepts at once and closes when nobody listens behind it.
+    Like Docker's proxy it accepts at once, and closes when nobody listens on the other port.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -90,7 +90,7 @@ class Relay:
             raise CannotStart(f"Host port {port} cannot be opened on {address}: {exc.strerror}.") from exc
 
     async def close(self) -> None:
-        """Stops to listen and cuts every connection."""
+        """Stops listening and cuts every connection."""
         if self._server is not None:
             self._server.close()
         for task in self._connections:

@@ -107,7 +107,7 @@ class RunningProcess:
 
 
 async def _take_output(descriptor: int, bucket: Bucket, key: str) -> None:
-    """Carries what the program writes into the bucket, until no process holds the other end."""
+    """Copies what the program writes into the bucket, until no process holds the other end."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     transport, _ = await loop.connect_read_pipe(
@@ -121,7 +121,7 @@ async def _take_output(descriptor: int, bucket: Bucket, key: str) -> None:
 
 
 async def _feed(descriptor: int, bucket: Bucket) -> None:
-    """Carries `#stdin` from the bucket to the program, and closes it at the end of that."""
+    """Copies `#stdin` from the bucket to the program, and closes the pipe at its end."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()  # never read: a writer's protocol wants one
     transport, protocol = await loop.connect_write_pipe(
@@ -135,6 +135,6 @@ async def _feed(descriptor: int, bucket: Bucket) -> None:
         writer.close()
         await writer.wait_closed()
     except (BrokenPipeError, ConnectionResetError):
-        pass  # the program does not care for its input
+        pass  # the program does not read its input
     finally:
         transport.abort()

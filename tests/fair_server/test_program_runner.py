@@ -1,19 +1,18 @@
-"""Parts of the Fair server that are best seen alone: clocks, long waits, nodes that are not ready."""
+"""The runner of programs: what it waits for, how long, and what it keeps, told by clocks of the test's own."""
 
 import asyncio
-import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from fair_server.authentication import Accounts, Tokens
 from fair_server.buckets import STDERR, Bucket, Buckets
 from fair_server.errors import ApiError
 from fair_server.executor import ProgramSpec
 from fair_server.nodes import Node
-from fair_server.process_executor import program_environment
 from fair_server.program_runner import KEPT, ProgramRunner
+from fair_server.program_state import Program
 from fair_server.wire import ContainerStatus, ProgramRequest, ProgramStatus
 
 NODE = Node(name="gpu", images={"image": ("image",)})
@@ -54,6 +53,33 @@ def request(*keys: str) -> ProgramRequest:
     return ProgramRequest.model_validate({"commands": [create, *copies, {"type": "Start"}, {"type": "Wait"}]})
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose time stands still until it is told to go on."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def go_on(self, seconds: float) -> None:
+        """Lets time pass, and all happen that is due then."""
+        self.now += seconds
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+def program_with(folder: Path, *keys: str) -> Program:
+    """A program that waits for the files of these keys."""
+    return ProgramRunner(FakeExecutor(), Buckets(folder / "buckets")).create("one", NODE, "gpu", request(*keys))
+
+
 def test_kept_48_hours(tmp_path: Path) -> None:
     """What an ended program left is there for 48 hours, and then nothing of it is."""
     now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -74,20 +100,6 @@ def test_kept_48_hours(tmp_path: Path) -> None:
             with pytest.raises(ApiError, match="There is no such"):
                 look(program.id, "one")
         assert list((tmp_path / "buckets").iterdir()) == []
-
-    asyncio.run(scenario())
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    """A file that never comes fails the program after a while, and the line says which."""
-
-    async def scenario() -> None:
-        runner = ProgramRunner(FakeExecutor(), Buckets(tmp_path / "buckets"), upload_wait_s=0.05)
-        program = runner.create("one", NODE, "gpu", request("/app/here", "/app/missing"))
-        program.bucket.declare_end("/app/here")
-        await asyncio.wait_for(program.ended.wait(), 60)
-        assert program.exit_code == 125
-        assert "missing: /app/missing." in program.bucket.existing_file(STDERR).path.read_text()
 
     asyncio.run(scenario())
 
@@ -115,95 +127,58 @@ def test_files_of_another_bucket(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_node_that_is_off(tmp_path: Path) -> None:
-    """A program of a node that is off is NotResponding, its container unreachable, and fails after a while."""
+def test_node_that_is_off(loop: Loop, tmp_path: Path) -> None:
+    """A program of a node that is off is NotResponding, its container unreachable, and it fails after five minutes."""
 
     async def scenario() -> None:
         executor = FakeExecutor()
         executor.ready = False
-        runner = ProgramRunner(executor, Buckets(tmp_path / "buckets"), node_wait_s=0.05)
+        runner = ProgramRunner(executor, Buckets(tmp_path / "buckets"))
         program = runner.create("one", NODE, "gpu", request())
+        await loop.go_on(0)
+        await loop.go_on(299)
+        assert program.ended_at is None
         assert program.status(runner.is_ready(NODE)) is ProgramStatus.NOT_RESPONDING
         assert program.row(runner.is_ready(NODE)).status is ContainerStatus.UNREACHABLE
-        await asyncio.wait_for(program.ended.wait(), 60)
+        await loop.go_on(2)
         assert program.exit_code == 125
         assert "node gpu to be ready" in program.bucket.existing_file(STDERR).path.read_text()
 
-    asyncio.run(scenario())
+    loop.run_until_complete(scenario())
 
 
-def test_logins_are_checked_off_the_event_loop() -> None:
-    """However long passwords take to be checked, the server goes on with all else."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    class SlowAccounts(Accounts):
-        def _is_right(self, email: str, password: str) -> bool:
-            begun.set()
-            in_time = go_on.wait(60)
-            go_on.set()  # where that failed the others need not wait, too
-            return in_time
+@pytest.mark.parametrize("half", [False, True])
+def test_whoever_puts_the_files_has_gone(half: bool, loop: Loop, tmp_path: Path) -> None:
+    """A program whose files stop coming is over after half a minute: nobody is to take it for one that will run."""
 
     async def scenario() -> None:
-        accounts = SlowAccounts({})
-        logins = [asyncio.create_task(accounts.check("one", "password")) for _ in range(50)]
-        assert await asyncio.to_thread(begun.wait, 60)
-        go_on.set()
-        assert await asyncio.gather(*logins) == ["one"] * 50
+        program = program_with(tmp_path, "/app/here", "/app/half")
+        program.bucket.declare_end("/app/here")
+        if half:
+            program.bucket.file("/app/half").append_upload(b"{")
+        await loop.go_on(0)
+        await loop.go_on(29)
+        assert program.ended_at is None
+        await loop.go_on(2)
+        assert program.exit_code == 125
+        assert "missing: /app/half." in program.bucket.existing_file(STDERR).path.read_text()
 
-    asyncio.run(scenario())
-
-
-def test_tokens_expire() -> None:
-    """A token names its account until its time is over."""
-    now = 0.0
-    tokens = Tokens(ttl_s=10, clock=lambda: now)
-    token = tokens.issue("one")
-    now = 9.9
-    assert tokens.account_of(token) == "one"
-    now = 10.0
-    assert tokens.account_of(token) is None
-    assert tokens.account_of(tokens.issue("two")) == "two"
+    loop.run_until_complete(scenario())
 
 
-def test_broken_upload_leaves_nothing(tmp_path: Path) -> None:
-    """An upload that breaks off leaves the file as it was before, so that it can be sent again."""
+def test_a_slow_line(loop: Loop, tmp_path: Path) -> None:
+    """Files that keep coming are waited for however long they take, in whatever order they come."""
 
     async def scenario() -> None:
-        bucket = Buckets(tmp_path / "buckets").create(1, "one")
+        program = program_with(tmp_path, "/app/first", "/app/second")
+        for _ in range(10):
+            await loop.go_on(20)
+            program.bucket.file("/app/second").append_upload(b"more")
+        for key in ("/app/second", "/app/first"):
+            await loop.go_on(20)
+            assert program.ended_at is None
+            program.bucket.declare_end(key)
+        await loop.go_on(0)
+        assert program.exit_code == 0
 
-        async def pieces(*, broken: bool):  # type: ignore[no-untyped-def]
-            yield b"one "
-            if broken:
-                raise ConnectionResetError
-            yield b"two"
-
-        with pytest.raises(ConnectionResetError):
-            await bucket.upload("/a", pieces(broken=True))
-        await bucket.upload("/a", pieces(broken=False))
-        bucket.declare_end("/a")
-        assert [piece async for piece in bucket.file("/a").read()] == [b"one two"]
-
-    asyncio.run(scenario())
-
-
-def test_program_environment(tmp_path: Path) -> None:
-    """Secrets are withheld by their names unless asked for, the rest passes, PYTHONPATH depends on no folder."""
-    own = {
-        "PATH": "/bin",
-        "TOKENIZERS_PARALLELISM": "1",
-        "MODEL_ID": "m",
-        "PYTHONPATH": "lib:/abs",
-        "FAIRCOMPUTE_EMAIL": "e",
-        "ENDPOINT_SECRET": "s",
-        "HF_TOKEN": "t",
-        "AWS_SECRET_ACCESS_KEY": "k",
-        "db_password": "p",
-    }
-    assert program_environment(own, tmp_path) == {
-        "PATH": "/bin",
-        "TOKENIZERS_PARALLELISM": "1",
-        "MODEL_ID": "m",
-        "PYTHONPATH": f"{tmp_path}/lib:/abs:{tmp_path}",
-    }
-    passed = set(program_environment(own, tmp_path, ["HF_TOKEN", "NOT_SET"])) - set(program_environment(own, tmp_path))
-    assert passed == {"HF_TOKEN"}
+    loop.run_until_complete(scenario())
