@@ -65,7 +65,7 @@ SDXL = {
 }
 
 
-pytestmark = pytest.mark.timeout(DEADLINE_S + 60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(DEADLINE_S + 60)]
 
 
 class Serving:
@@ -167,7 +167,6 @@ def must_not_compile(order: PackageOrder, file: Path, scratch: Path) -> None:
     raise AssertionError("compiled, although the cache has it")
 
 
-@pytest.mark.slow
 def test_the_engine_draws_while_it_compiles_and_then_switches(model: Model) -> None:
     """Pictures come all the while, the same to the last bit; the compiled UNet's is at most 2/255 away."""
     assert model.first.meanwhile
@@ -176,7 +175,6 @@ def test_the_engine_draws_while_it_compiles_and_then_switches(model: Model) -> N
     assert difference(model.first.compiled, model.first.meanwhile[0]) <= 2
 
 
-@pytest.mark.slow
 def test_the_next_start_compiles_nothing(model: Model) -> None:
     """An engine that finds its package in the cache draws the very picture of the one that made it."""
     second = Serving(model.folder, model.cache)
@@ -185,7 +183,6 @@ def test_the_next_start_compiles_nothing(model: Model) -> None:
     assert difference(second.compiled, model.first.compiled) == 0
 
 
-@pytest.mark.slow
 def test_a_package_serves_every_number_of_rows(model: Model) -> None:
     """One package is good for all buckets: its answers are the UNet's own for 1 to 32 rows."""
     networks = model.start(model.cache, must_not_compile)
@@ -199,7 +196,6 @@ def test_a_package_serves_every_number_of_rows(model: Model) -> None:
         assert float((compiled - eager).abs().max()) < 1e-4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["half", "empty", "flipped", "no package", "foreign"])
 def test_a_package_that_is_not_what_it_should_be_is_made_anew(model: Model, damage: str, tmp_path: Path) -> None:
     """Half-written, damaged or another model's: it is thrown away unrun, and compiled again."""
@@ -225,7 +221,6 @@ def test_a_package_that_is_not_what_it_should_be_is_made_anew(model: Model, dama
     assert made == [model.order]
 
 
-@pytest.mark.slow
 def test_a_package_that_draws_something_else_is_refused(model: Model, tmp_path: Path) -> None:
     """Before the switch its answers are compared with the UNet's own; one that differs is thrown away."""
     cache = PackageCache(model.copied_cache(tmp_path))
@@ -234,7 +229,6 @@ def test_a_package_that_draws_something_else_is_refused(model: Model, tmp_path: 
     assert cache.find(model.order.digest) is None
 
 
-@pytest.mark.slow
 def test_a_package_that_took_a_process_down_is_not_tried_again(model: Model, tmp_path: Path) -> None:
     """What two processes began to try and never said to be good is made anew by the next."""
     folder = model.copied_cache(tmp_path)
@@ -246,13 +240,11 @@ def test_a_package_that_took_a_process_down_is_not_tried_again(model: Model, tmp
     assert is_compiled(model.start(folder, must_not_compile))
 
 
-@pytest.mark.slow
 def test_nothing_is_left_in_the_cache_but_packages(model: Model) -> None:
     """What the compiler and the loader needed meanwhile is gone."""
     assert [path.suffix for path in model.cache.iterdir()] == [".pt2"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sdxl", "lcm"])
 def test_the_other_families_inputs_are_exported_too(kind: str) -> None:
     """SDXL's sizes and pooled text, and a distilled model's guidance, are inputs of the compiled network."""
@@ -268,7 +260,6 @@ def test_the_other_families_inputs_are_exported_too(kind: str) -> None:
         assert torch.allclose(program(*tensors), network(*tensors), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_compilers_word_on_a_failure_is_told(tmp_path: Path) -> None:
     """A compiling process that fails says why, in one line."""
     wrong = small_order().model_copy(update={"weights": small_order().weights[1:]})
@@ -282,7 +273,6 @@ def compiling_process(engine_pid: int) -> int | None:
     return next((pid for pid in children if CHILD in process_tree.argv(pid)), None)
 
 
-@pytest.mark.slow
 def test_the_compiling_process_ends_with_the_engine_process(tmp_path: Path) -> None:
     """However the engine process ends, nothing of its compiling goes on: the GPU is free."""
     script = (

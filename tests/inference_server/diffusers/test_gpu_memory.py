@@ -14,8 +14,7 @@ from inference_server.engines.diffusers.gpu_memory import (
     require_free,
 )
 from inference_server.engines.diffusers.warm_up import WarmUpChannel
-from inference_server.messages import DrawFailed
-from tests.support.diffusers_channel import order
+from inference_server.messages import DrawFailed, GenerationParams
 
 GPU = torch.device("cuda", 0)
 GB = 10**9
@@ -96,7 +95,7 @@ def test_another_failure_on_a_busy_gpu_stays_what_it_is() -> None:
 
 def test_a_first_picture_that_memory_is_too_short_for_says_so() -> None:
     """The warm-up's failure has its cause with it, for the two above."""
-    channel = WarmUpChannel(order(0).drawing)
+    channel = WarmUpChannel(GenerationParams("a cat", "", 64, 64, 4, 7.5, "DDIMScheduler", (0,)))
     reason = cuda_errors.drawing_reason(torch.OutOfMemoryError("CUDA out of memory"), 64, 64)
     channel.tell(DrawFailed(0, reason))
     with pytest.raises(ModelLoadError, match="first picture failed") as caught:
