@@ -108,7 +108,11 @@ class Dispatcher:
     def _must_wait(self, request: PictureRequest) -> bool:
         if self.phase in (Phase.ASLEEP, Phase.FAILED) and not self._queue:
             return False  # whoever wakes it waits for nobody: where none may wait, it would sleep for ever
-        return self.phase is not Phase.READY or bool(self._queue) or not self._in_flight.has_place(request.num_images)
+        return (
+            self.phase is not Phase.READY
+            or bool(self._queue)
+            or not self._in_flight.has_place(request.inputs.num_images_per_prompt)
+        )
 
     def cancel(self, ticket: Ticket) -> None:
         """Ends a request: at once while it waits, at the next step while it is drawn."""

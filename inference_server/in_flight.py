@@ -53,11 +53,9 @@ class InFlightRequest:
         return Finished(
             request=ticket.request,
             resolved=self.resolved,
-            images=message.images,
-            nsfw=message.nsfw,
+            drawn=message,
             init_ms=init_s * 1000,
             queue_ms=(waited_s - init_s) * 1000,
-            inference_ms=message.inference_s * 1000,
         )
 
 

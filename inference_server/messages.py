@@ -6,23 +6,9 @@ The very first message to a new engine process is its `EngineConfig`.
 from dataclasses import dataclass
 
 from inference_server.engine_config import EngineConfig
+from inference_server.params import GenerationParams as GenerationParams  # a part of Draw
 
 MODEL_NOT_LOADED, GPU_BUSY = "MODEL_NOT_LOADED", "GPU_BUSY"  # the wire's codes for a model that is not there
-
-
-@dataclass(frozen=True)
-class GenerationParams:
-    """One request as the engine draws it: everything decided, everything within the model's limits."""
-
-    prompt: str
-    negative_prompt: str
-    width_px: int
-    height_px: int
-    num_inference_steps: int
-    guidance_scale: float
-    scheduler: str  # diffusers' class name
-    seeds: tuple[int, ...]  # one per image, each 0 to 2**32-1
-    safety_checker: bool = True  # where the model has one
 
 
 @dataclass(frozen=True)
@@ -108,6 +94,7 @@ class Drawn:
     images: tuple[RawImage, ...]
     inference_s: float
     nsfw: tuple[bool, ...] | None = None  # one per image, those found are black; None: nobody looked
+    mem_usage: float = 0.0  # of the device: allocated now over the most ever allocated; 0 on a CPU
     unused_words: tuple[str, ...] = ()  # of the prompt: beyond the text encoder's window
     unused_negative_words: tuple[str, ...] = ()  # of the negative prompt, likewise
 

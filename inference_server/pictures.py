@@ -3,7 +3,6 @@
 import base64
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, PngImagePlugin
 
@@ -34,6 +33,9 @@ SAMPLER_NAMES = {
     "TCDScheduler": "TCD",
     "UniPCMultistepScheduler": "UniPC",
 }
+
+
+_OF_THE_WHOLE_REQUEST = ("seeds", "num_images_per_prompt", "safety_checker")
 
 
 def encode(raw: RawImage, resolved: Resolved, image: int, png_compress_level: int | None) -> str:
@@ -71,22 +73,14 @@ def preview(raw: RawImage) -> str:
 
 def png_info(resolved: Resolved, image: int) -> PngImagePlugin.PngInfo:
     """Text metadata: every parameter by its own key, and all of them as "parameters" in the widespread layout."""
-    drawing = resolved.drawing
-    single: dict[str, Any] = {
-        "prompt": drawing.prompt,
-        "negative_prompt": drawing.negative_prompt,
-        "seed": drawing.seeds[image],
-        "num_inference_steps": drawing.num_inference_steps,
-        "guidance_scale": drawing.guidance_scale,
-        "scheduler": drawing.scheduler,
-        "width": drawing.width_px,
-        "height": drawing.height_px,
-        "model": Path(resolved.model_info.name).name,  # of a folder its name alone
-    }
+    used = {name.lower(): value for name, value in resolved.drawing.by_wire_names().items()}
+    used["seed"] = resolved.drawing.seeds[image]
+    used["model"] = Path(resolved.model_info.name).name  # of a folder its name alone
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", _parameters(resolved, image))
-    for key, value in single.items():
-        info.add_text(key, str(value))
+    for key, value in used.items():
+        if key not in _OF_THE_WHOLE_REQUEST:
+            info.add_text(key, str(value))
     return info
 
 

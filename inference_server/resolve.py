@@ -10,8 +10,9 @@ from typing import Any
 
 from inference_server.errors import Refusal, invalid_inputs
 from inference_server.limits import Defaults, Limits, Scale, Side
-from inference_server.messages import GenerationParams, ModelInfo
-from inference_server.wire import MAX_SEED, PictureRequest
+from inference_server.messages import ModelInfo
+from inference_server.params import MAX_SEED, GenerationParams
+from inference_server.wire import PictureRequest
 
 TEXT_PIPELINE = "AutoPipelineForText2Image"  # "text to image", whatever the model's own class is
 
@@ -56,43 +57,43 @@ class _Resolver:
 
     def check(self) -> None:
         """The pipeline first: an image for another pipeline is not even looked at."""
-        request, limits = self._request, self._offer.limits
+        inputs, call, limits = self._request.inputs, self._request.call, self._offer.limits
+        images = self._request.image_inputs
         self._pipeline()
-        if request.image_inputs and (self._offer.model_info or request.pipeline in (None, TEXT_PIPELINE)):
-            raise invalid_inputs(f"modelInputs.{request.image_inputs[0]}: this server draws from text alone.")
-        self._text("prompt", request.prompt)
-        self._text("negative_prompt", request.negative_prompt)
-        if not request.prompt.strip():
+        if images and (self._offer.model_info or call.PIPELINE in (None, TEXT_PIPELINE)):
+            raise invalid_inputs(f"modelInputs.{images[0]}: this server draws from text alone.")
+        self._text("prompt", inputs.prompt)
+        self._text("negative_prompt", inputs.negative_prompt)
+        if not inputs.prompt.strip():
             raise invalid_inputs("modelInputs.prompt: is empty. Say what to draw.")
         self._model()
-        self.scheduler = self._choice("SCHEDULER", request.scheduler, limits.schedulers, "INVALID_SCHEDULER")
-        self.image_format = self._choice("image_format", request.image_format, limits.image_formats, "INVALID_INPUTS")
-        self.width_px = self._side("width", request.width_px, limits.width)
-        self.height_px = self._side("height", request.height_px, limits.height)
-        self.steps = self._count("num_inference_steps", request.num_inference_steps, limits.num_inference_steps)
-        self.images = self._count("num_images_per_prompt", request.num_images, limits.num_images_per_prompt)
-        self.guidance = self._count("guidance_scale", request.guidance_scale, limits.guidance_scale)
+        self.scheduler = self._choice("SCHEDULER", call.SCHEDULER, limits.schedulers, "INVALID_SCHEDULER")
+        self.image_format = self._choice("image_format", call.image_format, limits.image_formats, "INVALID_INPUTS")
+        self.width_px = self._side("width", inputs.width, limits.width)
+        self.height_px = self._side("height", inputs.height, limits.height)
+        self.steps = self._count("num_inference_steps", inputs.num_inference_steps, limits.num_inference_steps)
+        self.images = self._count("num_images_per_prompt", inputs.num_images_per_prompt, limits.num_images_per_prompt)
+        self.guidance = self._count("guidance_scale", inputs.guidance_scale, limits.guidance_scale)
 
     def resolved(self) -> Resolved:
         request, model_info, defaults = self._request, self._offer.model_info, self._offer.defaults
         if model_info is None or defaults is None:
             raise RuntimeError("a request was resolved before the model was loaded")
         images = 1 if self.images is None else int(self.images)
-        drawing = GenerationParams(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
+        drawing = GenerationParams.of(
+            request.inputs,
+            request.call,
             width_px=defaults.width if self.width_px is None else self.width_px,
             height_px=defaults.height if self.height_px is None else self.height_px,
             num_inference_steps=int(defaults.num_inference_steps if self.steps is None else self.steps),
             guidance_scale=defaults.guidance_scale if self.guidance is None else float(self.guidance),
             scheduler=self.scheduler or defaults.scheduler,
-            seeds=tuple((request.seed + image) % (MAX_SEED + 1) for image in range(images)),
-            safety_checker=request.safety_checker,
+            seeds=tuple((request.inputs.seed + image) % (MAX_SEED + 1) for image in range(images)),
         )
         return Resolved(drawing, model_info, self.image_format or defaults.image_format, self._instead)
 
     def _pipeline(self) -> None:
-        asked, model_info = self._request.pipeline, self._offer.model_info
+        asked, model_info = self._request.call.PIPELINE, self._offer.model_info
         if asked is None or asked == TEXT_PIPELINE or model_info is None:
             return
         offered = (TEXT_PIPELINE, model_info.pipeline)
@@ -102,7 +103,7 @@ class _Resolver:
             )
 
     def _model(self) -> None:
-        asked, served = self._request.model_id, self._offer.model_name
+        asked, served = self._request.call.MODEL_ID, self._offer.model_name
         if asked == "":
             raise Refusal(400, "NO_MODEL_ID", "callInputs.MODEL_ID is empty. Leave it out for the model served here.")
         if asked in (None, served):

@@ -111,7 +111,7 @@ async def _draw(services: Services, request: Request) -> Response:
         services.store.leave(left)
         _record(services.metrics, left, answered)
 
-    return (StreamResponse if wanted.stream else ResultResponse)(ticket, leave)
+    return (StreamResponse if wanted.call.streamEvents else ResultResponse)(ticket, leave)
 
 
 def _record(metrics: Metrics, ticket: Ticket, answered: bool) -> None:

@@ -93,10 +93,10 @@ def read_model_info(
 
     Raises: ModelLoadError when the folder holds no readable model_index.json.
     """
-    index = _read_json(found.folder / "model_index.json")
+    index = read_json(found.folder / "model_index.json")
     if "_class_name" not in index:
         raise ModelLoadError(f"{found.folder} holds no readable model_index.json: it is no diffusers model folder")
-    defaults = _read_json(found.folder / "defaults.json")
+    defaults = read_json(found.folder / "defaults.json")
     scheduler = _own_scheduler(found.folder, index)
     scale = _vae_scale(found.folder)
     side = side_px or _native_side_px(found.folder, scale)
@@ -119,10 +119,10 @@ def read_model_info(
 
 def read_scheduler_config(folder: Path) -> dict[str, Any]:
     """The config of the model's own scheduler; empty where there is none."""
-    return _read_json(folder / "scheduler" / "scheduler_config.json")
+    return read_json(folder / "scheduler" / "scheduler_config.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -151,7 +151,7 @@ def _own_scheduler(folder: Path, index: Mapping[str, Any]) -> str:
 def _vae_scale(folder: Path) -> int:
     """Picture pixels per latent pixel: one doubling for every level of the autoencoder but the first."""
     for part in ("vae_decoder", "vae"):
-        levels = _read_json(folder / part / "config.json").get("block_out_channels")
+        levels = read_json(folder / part / "config.json").get("block_out_channels")
         if isinstance(levels, list) and levels:
             return int(2 ** (len(levels) - 1))
     return 8
@@ -159,7 +159,7 @@ def _vae_scale(folder: Path) -> int:
 
 def _native_side_px(folder: Path, scale: int) -> int:
     for part in ("unet", "transformer"):
-        size = _read_json(folder / part / "config.json").get("sample_size")
+        size = read_json(folder / part / "config.json").get("sample_size")
         if isinstance(size, list) and size:
             size = size[0]
         if isinstance(size, int) and size > 0:

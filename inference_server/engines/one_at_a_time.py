@@ -5,11 +5,11 @@ import traceback
 from collections.abc import Callable
 
 from inference_server.engines import WorkChannel, short_reason
-from inference_server.messages import BatchStats, Cancelled, Draw, DrawFailed, Drawn, GenerationParams, RawImage, Step
+from inference_server.messages import BatchStats, Cancelled, Draw, DrawFailed, Drawn, RawImage, Step
 
 # step (1 to n over all images), n, a preview or None -> True to stop
 OnStep = Callable[[int, int, RawImage | None], bool]
-DrawOne = Callable[[GenerationParams, OnStep], tuple[RawImage, ...]]  # Raises: DrawingStoppedError
+DrawOne = Callable[[Draw, OnStep], Drawn]  # Raises: DrawingStoppedError
 
 
 class DrawingStoppedError(Exception):
@@ -23,7 +23,7 @@ def work(channel: WorkChannel, draw: DrawOne) -> None:
 
 
 def _draw(channel: WorkChannel, draw: DrawOne, order: Draw) -> None:
-    started_s = step_begun_s = time.monotonic()
+    step_begun_s = time.monotonic()
 
     def on_step(step: int, num_steps: int, preview: RawImage | None) -> bool:
         nonlocal step_begun_s
@@ -34,11 +34,11 @@ def _draw(channel: WorkChannel, draw: DrawOne, order: Draw) -> None:
         return channel.is_cancelled(order.number)
 
     try:
-        images = draw(order.drawing, on_step)
+        drawn = draw(order, on_step)
     except DrawingStoppedError:
         channel.tell(Cancelled(order.number))
     except Exception as exc:
         traceback.print_tb(exc.__traceback__)  # without the exception's own text, which may hold the prompt
         channel.tell(DrawFailed(order.number, short_reason(exc)))
     else:
-        channel.tell(Drawn(order.number, images, time.monotonic() - started_s))
+        channel.tell(drawn)

@@ -11,6 +11,8 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ import openvino_genai
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel, one_at_a_time
-from inference_server.engines.model_folder import FoundModel, find, read_model_info, read_scheduler_config
+from inference_server.engines.model_folder import FoundModel, find, read_json, read_model_info, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
 from inference_server.engines.previews import DdimLevels, PreviewMap
-from inference_server.messages import GenerationParams, ModelInfo, RawImage
+from inference_server.engines.prompt_window import unused_words
+from inference_server.messages import Draw, Drawn, GenerationParams, ModelInfo, RawImage
 
 # The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): who asks for LMS is told that there is none.
 SCHEDULERS = {
@@ -33,6 +36,7 @@ SCHEDULERS = {
     "FlowMatchEulerDiscreteScheduler": "FLOW_MATCH_EULER_DISCRETE",
 }
 PREVIEW_EVERY_S = 0.3
+BOS_AND_EOS = 2  # tokens of a window that hold no word
 WARM_UP_PROMPTS = ("a red apple", "a blue bird")
 
 
@@ -73,21 +77,25 @@ class OpenVinoEngine:
         self._pipeline = openvino_genai.Text2ImagePipeline(str(found.folder), "CPU")
         self._own = self._scheduler = (self.model_info.scheduler, self._scheduler_config.get("timestep_spacing"))
         self._previews = PreviewMap()
+        self._window = _PromptWindow(found.folder)
 
     def warm_up(self) -> None:
         """Two small pictures of one step each: memory is laid out, and the previews learn their first colours."""
         model_info = self.model_info
         for seed, prompt in enumerate(WARM_UP_PROMPTS):
             self.draw(
-                GenerationParams(
-                    prompt=prompt,
-                    negative_prompt="",
-                    width_px=model_info.width_px,
-                    height_px=model_info.height_px,
-                    num_inference_steps=1,
-                    guidance_scale=model_info.guidance_scale,
-                    scheduler=model_info.scheduler,
-                    seeds=(seed,),
+                Draw(
+                    0,
+                    GenerationParams(
+                        prompt=prompt,
+                        negative_prompt="",
+                        width_px=model_info.width_px,
+                        height_px=model_info.height_px,
+                        num_inference_steps=1,
+                        guidance_scale=model_info.guidance_scale,
+                        scheduler=model_info.scheduler,
+                        seeds=(seed,),
+                    ),
                 ),
                 lambda step, num_steps, preview: False,
             )
@@ -95,19 +103,27 @@ class OpenVinoEngine:
     def work(self, channel: WorkChannel) -> None:
         one_at_a_time.work(channel, self.draw)
 
-    def draw(self, drawing: GenerationParams, on_step: OnStep) -> tuple[RawImage, ...]:
+    def draw(self, order: Draw, on_step: OnStep) -> Drawn:
         """One picture after the other, each from its own seed, so that a seed alone gives the same picture."""
+        started_s, drawing = time.monotonic(), order.drawing
         self._use_scheduler(drawing.scheduler, self._spacing(drawing.num_inference_steps))
         try:
-            return tuple(self._draw_one(drawing, image, on_step) for image in range(len(drawing.seeds)))
+            images = tuple(self._draw_one(drawing, image, on_step) for image in range(len(drawing.seeds)))
         finally:
             self._use_scheduler(*self._own)
+        return Drawn(
+            order.number,
+            images,
+            time.monotonic() - started_s,
+            unused_words=self._window.unused_words(drawing.prompt),
+            unused_negative_words=self._window.unused_words(drawing.negative_prompt) if _is_guided(drawing) else (),
+        )
 
     def _draw_one(self, drawing: GenerationParams, image: int, on_step: OnStep) -> RawImage:
         watch = _StepWatch(drawing, image, on_step, self._previews, self._levels(drawing))
         # Below 1 the library draws without guidance and refuses a negative prompt.
         negative_prompt = self._encoder_prompt(drawing.negative_prompt, otherwise="")
-        negative = {"negative_prompt": negative_prompt} if drawing.guidance_scale > 1 else {}
+        negative = {"negative_prompt": negative_prompt} if _is_guided(drawing) else {}
         result = self._pipeline.generate(
             self._encoder_prompt(drawing.prompt),
             width=drawing.width_px,
@@ -158,6 +174,43 @@ class OpenVinoEngine:
             kind = getattr(openvino_genai.Scheduler.Type, SCHEDULERS[name])
             self._pipeline.set_scheduler(openvino_genai.Scheduler.from_config(file.name, kind))
         self._scheduler = (name, spacing)
+
+
+class _PromptWindow:
+    """The windows of the model's text encoders, counted with its own tokenizers.
+
+    A tokenizer takes 0.2 s to load: it is loaded with the first text that may be too long for a window. An encoder
+    whose configuration tells no window (T5) takes all that the library gives it: then no word is told as unused.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._windows: list[tuple[Path, int]] = []  # tokenizer's folder, tokens with BOS and EOS
+        for encoder in sorted(folder.glob("text_encoder*")):
+            tokenizer = folder / encoder.name.replace("text_encoder", "tokenizer")
+            self._windows.append((tokenizer, read_json(encoder / "config.json").get("max_position_embeddings", 0)))
+
+    def unused_words(self, text: str) -> tuple[str, ...]:
+        """Those that no encoder sees."""
+        shortest = min((window for _, window in self._windows), default=0)
+        if not shortest or len(text.encode()) + BOS_AND_EOS <= shortest:  # a token is at least a byte
+            return ()
+        unused = [unused_words(text, partial(_count_tokens, tokenizer), window) for tokenizer, window in self._windows]
+        return min(unused, key=len)
+
+
+def _count_tokens(tokenizer: Path, text: str) -> int:
+    """With BOS and EOS."""
+    return int(_tokenizer(tokenizer).encode(text).attention_mask.data.sum())
+
+
+@cache
+def _tokenizer(folder: Path) -> Any:
+    return openvino_genai.Tokenizer(folder)
+
+
+def _is_guided(drawing: GenerationParams) -> bool:
+    """Up to 1 the library draws without guidance and refuses a negative prompt."""
+    return drawing.guidance_scale > 1
 
 
 def trailing_is_miscounted(config: Mapping[str, Any], num_inference_steps: int) -> bool:

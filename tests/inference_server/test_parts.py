@@ -67,7 +67,7 @@ def test_a_request_without_more_gets_the_models_defaults() -> None:
 def test_formats_go_by_their_usual_spellings_too(asked: str, told: str) -> None:
     """A picture's format is known by what people call it; a name that is none passes on, to be refused as it came."""
     body = json.dumps({"modelInputs": {"prompt": "a cat"}, "callInputs": {"image_format": asked}}).encode()
-    assert read_request(body).image_format == told
+    assert read_request(body).call.image_format == told
 
 
 def test_whole_floats_count_as_integers() -> None:

@@ -111,11 +111,11 @@ class Bench:
         orders = [message for message in self.child.sent if isinstance(message, Draw)]
         return next(order.number for order in orders if order.drawing.prompt == prompt)
 
-    async def draw(self, prompt: str, nsfw: tuple[bool, ...] | None = None) -> None:
-        """The process finishes this drawing."""
+    async def draw(self, prompt: str, nsfw: tuple[bool, ...] | None = None, **drawn: Any) -> None:
+        """The process finishes this drawing; `drawn`: more fields of `Drawn`."""
         order = next(m for m in self.child.sent if isinstance(m, Draw) and m.drawing.prompt == prompt)
         images = tuple(RawImage(64, 64, bytes(64 * 64 * 3)) for _ in order.drawing.seeds)
-        await self.say(Drawn(order.number, images, 0.1, nsfw))
+        await self.say(Drawn(order.number, images, 0.1, nsfw, **drawn))
 
 
 async def settle() -> None:

@@ -1,0 +1,105 @@
+"""The parameters of a drawing: as a client posts them, and as the engine gets them.
+
+A new parameter is a field of `ModelInputs` (or `CallInputs`), with its bounds and its default, and a field of the same
+name of `GenerationParams`; the engine reads it there. Nothing between them names it.
+Source of the names: https://github.com/kiri-art/docker-diffusers-api#usage
+"""
+
+import re
+import secrets
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field, Strict
+
+from inference_server.json_model import Float, Int, JsonModel
+
+MAX_SEED = 2**32 - 1
+_FORMAT_SPELLINGS = {frozenset({"webp", "lossless"}): "WEBP_LOSSLESS", frozenset({"jpg"}): "JPEG"}
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise ValueError("must hold no lone surrogates") from exc
+    if "\0" in value:
+        raise ValueError("must hold no NUL character")
+    return value
+
+
+def _request_id(value: str) -> str:
+    if not all("!" <= character <= "~" for character in value):
+        raise ValueError("must be printable ASCII without spaces")
+    return value
+
+
+def _image_format(asked: str) -> str:
+    """The name in the limits of what a client spells otherwise: `lossless WebP`, `webp-lossless`, `jpg`."""
+    return _FORMAT_SPELLINGS.get(frozenset(re.findall(r"[^\W_]+", asked.lower())), asked)
+
+
+def _random_seed() -> int:
+    return secrets.randbelow(MAX_SEED + 1)
+
+
+Text = Annotated[str, AfterValidator(_text)]
+RequestId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_request_id)]
+Flag = Annotated[bool, Strict(False)]  # upstream's clients send 1 for true
+
+
+class _Inputs(JsonModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class ModelInputs(_Inputs):
+    """What to draw. None: the model's default. What the limits bound is checked against them later."""
+
+    prompt: Text
+    negative_prompt: Text = ""
+    width: Int | None = None  # px
+    height: Int | None = None
+    num_inference_steps: Int | None = None
+    guidance_scale: Float | None = None
+    num_images_per_prompt: Int = 1
+    seed: Annotated[Int, Field(ge=0, le=MAX_SEED)] = Field(default_factory=_random_seed)
+
+
+class CallInputs(_Inputs):
+    """With what to draw it, and how to answer. None: the model's, or the server's default."""
+
+    MODEL_ID: Text | None = None
+    PIPELINE: Text | None = None
+    SCHEDULER: Text | None = None
+    safety_checker: Flag = True  # where the model has one
+    image_format: Annotated[Text, AfterValidator(_image_format)] | None = None
+    png_compress_level: Annotated[Int, Field(ge=0, le=9)] | None = None  # None: the fast encoder
+    streamEvents: Flag = False
+    startRequestId: RequestId | None = None
+
+
+@dataclass(frozen=True)
+class GenerationParams:
+    """One request as the engine draws it: everything decided, everything within the model's limits."""
+
+    prompt: str
+    negative_prompt: str
+    width_px: int
+    height_px: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str  # diffusers' class name
+    seeds: tuple[int, ...]  # one per image, each 0 to 2**32-1
+    safety_checker: bool = True  # where the model has one
+
+    @classmethod
+    def of(cls, inputs: ModelInputs, call: CallInputs, **decided: Any) -> "GenerationParams":
+        """What was decided; what nothing decides is as it was asked for."""
+        values = {**dict(inputs), **dict(call), **decided}
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def by_wire_names(self) -> dict[str, Any]:
+        """Every parameter as used, by the name that a client posts it with; `seeds` has one for each image."""
+        used = {field.name.removesuffix("_px"): getattr(self, field.name) for field in fields(self)}
+        used["SCHEDULER"] = used.pop("scheduler")
+        return used | {"seed": self.seeds[0], "num_images_per_prompt": len(self.seeds)}
