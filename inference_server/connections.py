@@ -1,4 +1,4 @@
-"""Deadlines for connections, which uvicorn has none of: whoever sends nothing, or reads nothing, is cut.
+"""Deadlines for connections, which uvicorn lacks: a client that sends nothing, or reads nothing, is cut off.
 
 Source: https://github.com/encode/uvicorn/blob/master/uvicorn/protocols/http/h11_impl.py
 """
@@ -21,7 +21,7 @@ QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux's
 
 
 class DeadlineProtocol(H11Protocol):
-    """uvicorn's h11 protocol with deadlines, and JSON instead of plain text for what is no HTTP."""
+    """uvicorn's h11 protocol with deadlines. Malformed HTTP is answered with JSON, not plain text."""
 
     _headers_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -46,10 +46,10 @@ class DeadlineProtocol(H11Protocol):
             self._stop_headers_timer()
 
     def _acknowledge(self) -> None:
-        """Acknowledges what has come at once, instead of up to 40 ms later.
+        """Acknowledges received bytes at once, not up to 40 ms later.
 
-        rathole leaves Nagle's algorithm on towards this server (0.5.0: only the channels between its two ends are
-        spared), so a body waits there until its headers are acknowledged. Linux forgets the option: man 7 tcp.
+        rathole 0.5.0 leaves Nagle's algorithm on towards this server, so a body waits there until its headers are
+        acknowledged. Linux forgets the option, so it is set for each read: man 7 tcp.
         """
         connection = self.transport.get_extra_info("socket")
         if QUICKACK is not None and connection is not None:
@@ -58,7 +58,7 @@ class DeadlineProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY:  # answered before the body was read: it need not go on for ever
+        if self.conn.their_state is h11.SEND_BODY:  # answered before the body was read
             self.loop.call_later(UNREAD_BODY_DEADLINE_S, self._end_unread_body, self.cycle)
 
     def _end_unread_body(self, answered: RequestResponseCycle) -> None:
@@ -91,7 +91,7 @@ class DeadlineProtocol(H11Protocol):
             self._write_timer.cancel()
 
     def _await_headers(self) -> None:
-        """The clock starts once and is not wound up again by single bytes."""
+        """The clock starts once; single bytes do not restart it."""
         if self._headers_timer is None:
             self._headers_timer = self.loop.call_later(HEADERS_DEADLINE_S, self.transport.abort)
 

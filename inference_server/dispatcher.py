@@ -107,7 +107,7 @@ class Dispatcher:
 
     def _must_wait(self, request: PictureRequest) -> bool:
         if self.phase in (Phase.ASLEEP, Phase.FAILED) and not self._queue:
-            return False  # whoever wakes it waits for nobody: where none may wait, it would sleep for ever
+            return False  # the request that wakes the engine is always taken, even where none may wait
         return (
             self.phase is not Phase.READY
             or bool(self._queue)
@@ -124,7 +124,7 @@ class Dispatcher:
         elif ticket in self._queue:
             self._queue.remove(ticket)
         ticket.refuse(errors.cancelled())
-        self._next()  # it may have been in the way of those behind it
+        self._next()  # it may have held up those behind it
 
     def close(self) -> None:
         """Ends the engine process and everything that waits for it."""
@@ -148,7 +148,7 @@ class Dispatcher:
         self._metrics.touch()
         self._limits = self._config.limits.over(of_model(model_info))
         cut = self._config.limits.without_effect(self._limits)
-        if cut and self._model_info is None:  # once: it is the same whenever the engine wakes
+        if cut and self._model_info is None:  # once: it is the same each time the engine wakes
             log.warning("the configured limits go beyond the model's, which hold: %s", "; ".join(cut))
         self._model_info, self._defaults = model_info, defaults_of_model(model_info, self._limits)
         self._in_flight.allow(model_info.images_at_once, model_info.images_ahead)
@@ -210,7 +210,7 @@ class Dispatcher:
         self._watch_idleness()
 
     def _begin(self, ticket: Ticket) -> bool:
-        """Whether the queue is rid of its first: it is drawn now, or was refused."""
+        """True when the first of the queue is drawn now or was refused, so that it leaves the queue."""
         try:
             resolved = resolve(ticket.request, self.offer)
         except Refusal as refusal:

@@ -80,7 +80,7 @@ def result_json(finished: Finished) -> bytes:
 
 
 def meta(finished: Finished) -> dict[str, Any]:
-    """All inputs as used, by the wire's names; more only where there is something to tell."""
+    """All inputs as used, by the wire's names, and what was ignored, replaced or unused, if anything was."""
     request, resolved, drawn = finished.request, finished.resolved, finished.drawn
     told: dict[str, Any] = {
         "MODEL_ID": resolved.model_info.name,

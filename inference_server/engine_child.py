@@ -58,7 +58,7 @@ class EngineChild:
                 self._connection.send(message)
 
     def listen(self, on_message: "Callable[[FromEngine], None]", on_end: Callable[[str], None]) -> None:
-        """Calls back on a thread of its own for each message, and once with the reason when the process is gone."""
+        """Calls `on_message` for each message and `on_end` once, with the reason, both on a thread of its own."""
 
         def read() -> None:
             while True:
@@ -72,13 +72,13 @@ class EngineChild:
         threading.Thread(target=read, name=f"engine-{self.pid}", daemon=True).start()
 
     def kill(self) -> None:
-        """Ends the process at once: it holds nothing that is worth saving."""
+        """Ends the process at once. It holds nothing worth saving."""
         self._process.kill()
         self._unsent.put(None)
 
 
 def _with_package_first(python_path: str | None) -> str:
-    """The child finds this package whatever the working directory is."""
+    """So that the child finds this package from any working directory."""
     return os.pathsep.join([str(PACKAGE_PARENT), *([python_path] if python_path else [])])
 
 

@@ -1,4 +1,4 @@
-"""What an engine is told: which engine, which model, and how it uses its device.
+"""The settings of an engine: which engine, which model, and how it uses its device.
 
 A new setting of an engine is a field here and is read by the engine; nothing between them names it.
 """

@@ -1,7 +1,7 @@
 """The engine process: `python -m inference_server.engine_process FD PID`, started by the server, never by hand.
 
-It loads a model, warms it up and draws what comes through the pipe. It ends when the pipe closes or the server dies,
-however the server died: what it holds (memory, a GPU) is free at once.
+It loads a model, warms it up and draws what comes through the pipe. It ends when the pipe closes or the server dies, in
+whatever way the server died, so that its memory and its GPU are free at once.
 """
 
 import ctypes
@@ -34,10 +34,10 @@ SEND_DEADLINE_S = 5.0  # for what is unsent when the process ends
 
 
 class PipeChannel:
-    """The channel whose other side is the server.
+    """The engine's channel to the server.
 
-    A thread takes its orders from the pipe; another sends what is told, since a picture of some MB, which the server
-    reads when it comes to it, must not hold up the steps of the others.
+    One thread reads orders from the pipe. Another sends the engine's messages: a picture of some MB must not hold up
+    the steps of other drawings while the server is busy.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -49,12 +49,12 @@ class PipeChannel:
         self._cancelled: set[int] = set()
 
     def open(self) -> None:
-        """From now on orders are taken and answers sent."""
+        """Starts both threads."""
         self._sender.start()
         threading.Thread(target=self._read, name="orders", daemon=True).start()
 
     def close(self) -> None:
-        """Waits until all is sent that was told."""
+        """Waits until all messages are sent."""
         self._unsent.put(None)
         self._sender.join(SEND_DEADLINE_S)
 
@@ -77,7 +77,7 @@ class PipeChannel:
         while (message := self._unsent.get()) is not None:
             try:
                 self._connection.send(message)
-            except OSError:  # the server is gone; nothing here is worth finishing
+            except OSError:  # the server is gone
                 os._exit(0)
 
     def _read(self) -> None:
@@ -94,7 +94,7 @@ class PipeChannel:
 
 
 def run(connection: Connection) -> int:
-    """Loads what the server asks for, then draws until the process is ended; the exit code once it cannot go on."""
+    """Loads the model and draws until the process is ended; returns the exit code when it cannot go on."""
     try:
         config = connection.recv()
     except (EOFError, OSError):  # the server could not start
@@ -120,13 +120,13 @@ def _work(engine: engines.LoadedEngine, channel: PipeChannel) -> None:
 
 
 def _load(config: EngineConfig, channel: PipeChannel) -> engines.LoadedEngine | None:
-    """The engine, loaded and warm, or None after the failure was told."""
+    """The engine, loaded and warm; None after its failure was reported."""
     try:
         engine = engines.load(config, lambda text: channel.tell(Stage(text)))
         channel.tell(Stage("warming up"))
         engine.warm_up()
     except Exception as exc:
-        traceback.print_exc()  # the log's; the reason alone goes on the wire
+        traceback.print_exc()  # for the log; only the reason goes on the wire
         code = exc.code if isinstance(exc, engines.ModelLoadError) else engines.ModelLoadError.code
         channel.tell(LoadFailed(short_reason(exc), code))
         return None
@@ -138,7 +138,7 @@ def die_with(server_pid: int) -> None:
     """The kernel ends this process when its parent ends, even by SIGKILL and even while a library holds it busy."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server_pid:  # it ended before the kernel was told
+    if os.getppid() != server_pid:  # it ended before prctl took effect
         os._exit(0)
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     exit_code = run(Connection(int(sys.argv[1])))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(exit_code)  # without the libraries' own endings, which may wait
+    os._exit(exit_code)  # the libraries' own cleanup may wait for ever
 
 
 if __name__ == "__main__":

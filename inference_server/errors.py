@@ -1,4 +1,4 @@
-"""What the server refuses, as it goes on the wire: `{"$error": {code, name, message}}` with its status.
+"""The server's refusals: `{"$error": {code, name, message}}` on the wire, each with its HTTP status.
 
     Refusal
         status 400   INVALID_INPUTS, NO_MODEL_ID, MODEL_MISMATCH, NO_SUCH_PIPELINE, INVALID_SCHEDULER
@@ -22,7 +22,7 @@ RETRY_AFTER_S = 5  # for refusals that only say "not now"
 
 @dataclass
 class Refusal(Exception):
-    """A request that gets no picture: why, in words for whoever sent it, and with which status."""
+    """Why a request gets no picture: the HTTP status, the wire's code, and a message for its sender."""
 
     status: int
     code: str
@@ -68,7 +68,7 @@ def failed() -> Refusal:
 
 
 def not_loaded(failure: LoadFailed, retry_after_s: int) -> Refusal:
-    """Why there is no model to draw with, in words that a visitor may be shown when it is the owner's doing."""
+    """Why no model is loaded. The message for a busy GPU is fit for visitors."""
     if failure.code == GPU_BUSY:
         message = (
             "Somebody else is using the GPU just now, so there is no room for the model. "

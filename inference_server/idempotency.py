@@ -21,11 +21,11 @@ REJOIN_S = 10.0
 class _Entry:
     ticket: Ticket
     followers: int = 0
-    rejoin: asyncio.TimerHandle | None = None  # runs while nobody follows
+    rejoin: asyncio.TimerHandle | None = None  # runs while no client follows
     expiry: asyncio.TimerHandle | None = None  # runs once the result is kept
 
     def stop_waiting(self) -> None:
-        """For somebody to come back: someone has, or there is nothing left to come back to."""
+        """Stops the clock of `REJOIN_S`: a client came back, or the request ended."""
         if self.rejoin is not None:
             self.rejoin.cancel()
             self.rejoin = None
@@ -40,7 +40,7 @@ class IdempotencyStore:
         self._kept_bytes = 0
 
     def join(self, request: PictureRequest) -> Ticket:
-        """The ticket of this request, new or known; whoever joins must `leave`. Raises: Refusal."""
+        """The ticket of this request, new or known. Each `join` needs a `leave`. Raises: Refusal."""
         entry = self._entries.get(request.request_id)
         if entry is None:
             entry = _Entry(self._submit(request))
@@ -58,7 +58,7 @@ class IdempotencyStore:
         return entry.ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """A follower is gone: served, or its connection lost."""
+        """A client was served, or lost its connection."""
         entry = self._entries.get(ticket.request.request_id)
         if entry is None or entry.ticket is not ticket:
             return
@@ -71,7 +71,7 @@ class IdempotencyStore:
             self._abandon(entry)
 
     def _abandon(self, entry: _Entry) -> None:
-        """Nobody came back to this very request; its id may be another's by now."""
+        """No client came back to this request; another may have its id by now."""
         request_id = entry.ticket.request.request_id
         if self._entries.get(request_id) is entry:
             self.cancel(request_id)

@@ -31,7 +31,7 @@ class InFlightRequest:
         return len(self.resolved.drawing.seeds)
 
     def on_step(self, message: Step) -> None:
-        """Tells the ticket; the newest preview is told again until there is a newer one."""
+        """Tells the ticket, with the newest preview so far."""
         self.has_begun = True
         if message.preview is not None:
             self.preview, self.preview_number = message.preview, self.preview_number + 1
@@ -60,10 +60,10 @@ class InFlightRequest:
 
 
 class InFlight:
-    """In the order of their beginning. `images_at_once`: the engine draws so many images side by side.
+    """The requests in the engine, in the order in which they were given to it.
 
-    `images_ahead`: it is given so many more ahead of time: prepared already, they step into the places of those that
-    have ended, and no place stays empty.
+    The engine draws `images_at_once` images side by side. It gets up to `images_ahead` more early and prepares them, so
+    that no place stays empty when a drawing ends.
     """
 
     def __init__(self) -> None:
@@ -82,16 +82,16 @@ class InFlight:
         self._images_at_once, self._images_ahead = max(1, images_at_once), images_ahead
 
     def lower(self, images_at_once: int) -> None:
-        """Both bounds, and never raises one: what waits in the engine takes its memory too."""
+        """Lowers both bounds, and never raises one: what waits in the engine takes memory too."""
         lowered = max(1, min(self._images_at_once, images_at_once))
         self.allow(lowered, min(self._images_ahead, lowered))
 
     def has_place(self, images: int) -> bool:
-        """Whether a drawing of so many images would be drawn at once."""
+        """Whether a drawing of `images` images would be drawn at once."""
         return not self._drawings or sum(drawing.images for drawing in self) + images <= self._images_at_once
 
     def has_room(self, images: int, *, alone: bool) -> bool:
-        """Whether the engine may be given a drawing of so many images; any, when nothing else is here."""
+        """Whether the engine may get a drawing of `images` images. An empty engine may get any."""
         if not self._drawings:
             return True
         if alone or any(drawing.alone for drawing in self):
@@ -100,7 +100,7 @@ class InFlight:
         return sum(drawing.images for drawing in self) + images <= bound
 
     def ahead_of_time(self) -> list[InFlightRequest]:
-        """Those that wait in the engine for a place, the oldest first."""
+        """The requests that wait in the engine for a place, the oldest first."""
         ahead, images = [], 0
         for drawing in self:
             images += drawing.images
@@ -109,7 +109,7 @@ class InFlight:
         return ahead
 
     def begin(self, ticket: Ticket, resolved: Resolved, *, alone: bool) -> Draw:
-        """The order for the engine process, under a number that no drawing had before."""
+        """The order for the engine process, under a new number."""
         self._number += 1
         ticket.attempts += 1
         self._drawings[self._number] = drawing = InFlightRequest(ticket, resolved, self._number, alone)

@@ -1,6 +1,6 @@
-"""Pydantic models of JSON objects that take each value at its word, and the words for a value that is wrong.
+"""Strict pydantic models of JSON objects, and a plain sentence for each wrong value.
 
-Strict: text and `true` are no numbers. `null` is as good as left out.
+Text and `true` are no numbers; `null` counts as left out.
 """
 
 import sys

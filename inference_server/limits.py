@@ -1,4 +1,4 @@
-"""The bounds within which the server draws, and what it draws when nothing is said: the healthcheck's two objects."""
+"""The bounds of what a request may ask for, and its defaults: `limits` and `defaults` of the healthcheck."""
 
 import math
 from typing import Annotated, Any, Literal, Self, get_args
@@ -77,7 +77,7 @@ class Side(Range):
 
 
 class Number(Range):
-    """Of something that there is at least one of."""
+    """A count of at least one."""
 
     min: Annotated[Count, Field(ge=1)]
     max: Annotated[Count, Field(ge=1)]
@@ -103,7 +103,7 @@ class Limits(_Frozen):
 
 
 class Defaults(_Frozen):
-    """What a request gets that does not say otherwise."""
+    """What a request gets for what it leaves open."""
 
     width: int
     height: int
@@ -115,7 +115,7 @@ class Defaults(_Frozen):
 
 # How far a bound of endpoint.json may go where the model itself sets none.
 WIDEST: dict[str, dict[str, Any]] = {
-    "num_inference_steps": {"min": 1, "max": 1000},  # models are trained in so many: a scheduler has no others
+    "num_inference_steps": {"min": 1, "max": 1000},  # the timesteps of training: a scheduler has no more
     "num_images_per_prompt": {"min": 1, "max": 100},  # one answer holds all of them
     "guidance_scale": {"min": 0, "max": 1000},
 }
@@ -168,7 +168,7 @@ class LimitsOverride(JsonModel):
 
 
 def _cut(asked: dict[str, Any], bounds: dict[str, Any]) -> dict[str, Any]:
-    """`asked` without what lies outside `bounds`, as far as these say anything."""
+    """`asked`, moved inside `bounds`."""
     cut = dict(asked)
     if "min" in bounds:
         cut["min"], cut["max"] = max(asked["min"], bounds["min"]), min(asked["max"], bounds["max"])

@@ -41,8 +41,8 @@ class ModelInfo:
     max_side_px: int
     side_multiple_px: int
     gpu: bool = False
-    images_at_once: int = 1  # how many images it draws side by side; a drawing with more is taken when it is alone
-    images_ahead: int = 0  # as many more it takes early, to have them prepared when a place becomes free
+    images_at_once: int = 1  # images side by side; a drawing with more is taken alone
+    images_ahead: int = 0  # how many more it takes early and prepares
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Drawn:
     number: int
     images: tuple[RawImage, ...]
     inference_s: float
-    nsfw: tuple[bool, ...] | None = None  # one per image, those found are black; None: nobody looked
+    nsfw: tuple[bool, ...] | None = None  # one per image, those found are black; None: there was no check
     mem_usage: float = 0.0  # of the device: allocated now over the most ever allocated; 0 on a CPU
     unused_words: tuple[str, ...] = ()  # of the prompt: beyond the text encoder's window
     unused_negative_words: tuple[str, ...] = ()  # of the negative prompt, likewise

@@ -1,4 +1,4 @@
-"""What `GET /metrics` tells, in Prometheus' text format. No label holds anything of a prompt or a client."""
+"""The metrics of `GET /metrics`, in Prometheus' text format. No label holds anything of a prompt or a client."""
 
 import time
 
@@ -59,7 +59,7 @@ class Metrics:
         self._active_s = time.monotonic()
 
     def on_phase(self, phase: str) -> None:
-        """The engine process is at something else now; unless it draws, it is gone or begins with nothing."""
+        """The engine process changed its phase. Unless it is ready, it holds no memory of the GPU."""
         self.engine_state.state(phase)
         if phase != "ready":
             self.gpu_memory.set(0)

@@ -1,4 +1,4 @@
-"""Raw pixels -> the files that go on the wire. Runs in the server, never on the engine's step path."""
+"""Encodes raw pixels as PNG, WebP or JPEG files in base64. Runs in the server, beside the engine's steps."""
 
 import base64
 from io import BytesIO

@@ -1,7 +1,7 @@
 """Compares a request with what the model can do: `PictureRequest` -> `Resolved`, everything decided.
 
-Strict: what cannot be honoured is refused, with what can be had. Lenient: the nearest is served instead, and told in
-`$meta.served_instead`. Before the model was loaded the static limits hold; the engine asks again before it draws.
+Strict: a request that cannot be honoured is refused, and the refusal names what can be asked for. Lenient: the nearest
+is served, and `$meta.served_instead` says so. Static limits hold until the model is loaded; then all is checked again.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class _Resolver:
         self._instead: dict[str, dict[str, Any]] = {}
 
     def check(self) -> None:
-        """The pipeline first: an image for another pipeline is not even looked at."""
+        """The pipeline first: an image for another pipeline is never decoded."""
         inputs, call, limits = self._request.inputs, self._request.call, self._offer.limits
         images = self._request.image_inputs
         self._pipeline()

@@ -1,7 +1,7 @@
 """The two ways to answer a post: one JSON body when all is done, or ndjson lines while it is being done.
 
-Both notice a client that hangs up. Lines: the start at once, then what is happening, at least one a second, the
-result or `{"$error": ...}` last.
+Both notice a client that hangs up. The first line comes at once, then at least one a second; the last is the result or
+`{"$error": ...}`.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class ResultResponse(_TicketResponse):
 
 
 class StreamResponse(_TicketResponse):
-    """ndjson lines, a status of 200 in any case: what goes wrong from here on is told in the last line."""
+    """ndjson lines with status 200. A failure is the last line."""
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]

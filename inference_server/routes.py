@@ -1,4 +1,4 @@
-"""The HTTP routes. They know nothing of engines, processes or batching: they read, hand over, and answer."""
+"""The HTTP routes: read a request, hand it to the dispatcher, answer. They know nothing of engines or batching."""
 
 import asyncio
 import logging
@@ -141,7 +141,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise Refusal(408, "TOO_SLOW", f"The body did not arrive within {BODY_DEADLINE_S:g} s.") from None
-    except ClientDisconnect:  # nobody reads this answer, but the log shall say what was, and no traceback
+    except ClientDisconnect:  # for the log: no client reads this answer
         raise Refusal(400, "INVALID_INPUTS", "The connection ended within the body.") from None
     return b"".join(chunks)
 

@@ -1,4 +1,4 @@
-"""Who may ask, and over what: the bearer is checked before anything of a body is read; TLS comes from PEM texts."""
+"""The bearer token and TLS. The bearer is checked before a body is read; a refusal ends the connection."""
 
 import hashlib
 import hmac
@@ -49,7 +49,7 @@ def _digest(token: bytes) -> bytes:
 def server_context(key_pem: str, certificate_pem: str) -> ssl.SSLContext:
     """The TLS context. Python reads key and certificate from files only: the file lives for that moment.
 
-    Raises: ConfigError, without anything of the key.
+    Raises: ConfigError; its text holds nothing of the key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -1,4 +1,4 @@
-"""Runs it all: socket, TLS, event loop, the ends (signal, shutdown route, idle)."""
+"""Runs the server: socket, TLS, event loop, and its end by a signal, the shutdown route or idleness."""
 
 import asyncio
 import contextlib

@@ -36,7 +36,7 @@ class Phase(StrEnum):
 
 
 class Listener(Protocol):
-    """Who is told what the engine process does: the dispatcher."""
+    """The dispatcher, as the supervisor calls it."""
 
     def on_phase(self, phase: Phase) -> None: ...
 
@@ -86,7 +86,7 @@ class Supervisor:
         try:
             self._child = child = child or self._start_child()
             child.listen(partial(_call, loop, self._on_message, child), partial(_call, loop, self._on_end, child))
-        except (OSError, RuntimeError) as exc:  # no memory, process, thread or file to be had
+        except (OSError, RuntimeError) as exc:  # out of memory, processes, threads or files
             self._fail(LoadFailed(f"the engine process cannot be started: {getattr(exc, 'strerror', None) or exc}"))
             return
         log.info("engine process %d started", child.pid)
@@ -147,7 +147,7 @@ class Supervisor:
         self.ready_s = now_s
 
     def _on_end(self, child: EngineChild, reason: str) -> None:
-        """The process is gone without having been told to go: it is started again, with patience."""
+        """The process ended unasked. It is started again, after a pause if it ended before it was ready."""
         if child is not self._child:
             return
         self._child = None
@@ -180,9 +180,9 @@ class Supervisor:
         self._recover(failure, pause_s)
 
     def _recover(self, failure: LoadFailed, pause_s: int) -> None:
-        """By itself: clients ask a server for nothing that says it has failed, and what failed it may be over.
+        """Tries again unasked: clients post nothing to a failed server, and the cause may be over.
 
-        Only a busy GPU is left in peace by a server that was healthy once: it is so again, and loads when it is asked.
+        After a busy GPU, a server that was healthy once is healthy again, and loads when it gets a request.
         """
         loop = asyncio.get_running_loop()
         if failure.code != GPU_BUSY:
@@ -208,6 +208,6 @@ class Supervisor:
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
-    """From the reader thread to the loop; a loop that is closed has nobody left to tell."""
+    """From the reader thread to the event loop, unless that is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *arguments)

@@ -1,6 +1,6 @@
-"""A ticket is one request on its way through the engine: what is happening to it now, and how it came out.
+"""A ticket is one request in the server: its newest event, and its outcome once it ended.
 
-A follower sees the newest state, not every state: a slow reader costs no memory and holds nobody up.
+A follower sees the newest event, not every event, so that a slow reader costs no memory.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ from inference_server.engines.previews import DdimLevels, PreviewMap
 from inference_server.engines.prompt_window import unused_words
 from inference_server.messages import Draw, Drawn, GenerationParams, ModelInfo, RawImage
 
-# The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): who asks for LMS is told that there is none.
+# The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): LMS is not offered.
 SCHEDULERS = {
     "DDIMScheduler": "DDIM",
     "EulerDiscreteScheduler": "EULER_DISCRETE",
@@ -180,7 +180,7 @@ class _PromptWindow:
     """The windows of the model's text encoders, counted with its own tokenizers.
 
     A tokenizer takes 0.2 s to load: it is loaded with the first text that may be too long for a window. An encoder
-    whose configuration tells no window (T5) takes all that the library gives it: then no word is told as unused.
+    whose configuration names no window (T5) sees far more words: then none is told as unused.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which words of a prompt a text encoder never sees, because they lie beyond its window of tokens."""
+"""Finds the words of a prompt that a text encoder never sees, because they lie beyond its window of tokens."""
 
 import re
 from bisect import bisect_left
