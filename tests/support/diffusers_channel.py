@@ -12,13 +12,13 @@ import torch
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel
-from inference_server.engines.diffusers.continuous_batching import Room, buckets_up_to
-from inference_server.engines.diffusers.encode import Preparer
+from inference_server.engines.diffusers.batch_queue import BatchLimits, buckets_up_to
+from inference_server.engines.diffusers.continuous_batching import ContinuousBatching
+from inference_server.engines.diffusers.encode import RequestEncoder
+from inference_server.engines.diffusers.engine import small_drawing
 from inference_server.engines.diffusers.loading import LoadedPipeline, load
 from inference_server.engines.diffusers.model_info import of_pipeline
-from inference_server.engines.diffusers.shared_steps import SharedSteps
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, UNetInputs
-from inference_server.engines.diffusers.warm_up import small_drawing
 from inference_server.messages import (
     BatchStats,
     Cancelled,
@@ -148,18 +148,18 @@ class Rig:
         kind: str = "sd",
         buckets: Sequence[int] | None = None,
         capacity: int | None = None,
-        preparer: type[Preparer] = Preparer,
+        encoder: type[RequestEncoder] = RequestEncoder,
         preview_every_s: float = 3600.0,
         precision: str = "fp32",
     ) -> None:
         model = loaded(kind, precision)
         facts = model_facts(kind, precision)
         buckets = tuple(buckets or buckets_up_to(16))
-        preparing = preparer(model.pipeline, model.device)
-        sizes = preparing.input_sizes(small_drawing(facts))
+        encoding = encoder(model.pipeline, model.device)
+        sizes = encoding.input_sizes(small_drawing(facts))
         self.unet = WatchedUNet(model.pipeline.unet, sizes)
-        room = Room(capacity or buckets[-1], buckets, facts.width_px * facts.height_px)
-        self.steps = SharedSteps(model.pipeline, model.device, preparing, self.unet, room, preview_every_s)
+        limits = BatchLimits(capacity or buckets[-1], buckets, facts.width_px * facts.height_px)
+        self.steps = ContinuousBatching(model.pipeline, model.device, encoding, self.unet, limits, preview_every_s)
 
     def draw(self, first: Draw, *others: Draw) -> ScriptedChannel:
         """The first has its first step alone; the others, prepared meanwhile, share its second."""

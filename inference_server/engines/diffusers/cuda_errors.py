@@ -1,11 +1,13 @@
-"""What an exception means for the others: nothing, that memory is short, or that this process is done for."""
+"""Tells what an exception of PyTorch means: one request fails, memory is short, or the process has lost its GPU."""
 
 import sys
 import traceback
+from dataclasses import dataclass
 
 import torch
 
 from inference_server.engines import short_reason
+from inference_server.messages import GenerationParams
 
 # After one of these every later call fails too (an illegal address, a device that fell off the bus).
 _STICKY = (
@@ -18,17 +20,50 @@ _STICKY = (
     "NVRTC",
 )
 MEMORY_SHORT = "The device's memory does not suffice"  # how a reason for the visitor begins
-_SHORT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")  # libraries' own words for it
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")  # in the libraries' own words
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a step, an encoding or a decoding failed; the process can go on."""
+
+    reason: str  # for the visitor
+    out_of_memory: bool
+
+
+def failure_of(exc: Exception, *drawings: GenerationParams) -> Failure:
+    """Logs where `exc` was raised, and says what it means for these drawings, all of one size.
+
+    The exception's own text stays out of the log, and out of the reason where it quotes a prompt, as diffusers does
+    when it checks a pipeline's inputs.
+
+    Raises: `exc` itself, if the process cannot use the device any more.
+    """
+    if is_fatal(exc):
+        raise exc
+    log_without_text(exc)
+    if is_out_of_memory(exc):
+        return Failure(out_of_memory_reason(drawings[0].width_px, drawings[0].height_px), out_of_memory=True)
+    text = short_reason(exc)
+    prompts = [prompt for one in drawings for prompt in (one.prompt, one.negative_prompt) if prompt]
+    return Failure(type(exc).__name__ if any(prompt in text for prompt in prompts) else text, out_of_memory=False)
+
+
+def out_of_memory_reason(width_px: int, height_px: int) -> str:
+    return (
+        f"{MEMORY_SHORT} for {width_px}x{height_px} px beside what else is drawn just now. "
+        "Ask for a smaller picture or fewer at once, or try again later."
+    )
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
     if isinstance(exc, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(exc, RuntimeError) and any(words in str(exc) for words in _SHORT_OF_MEMORY)
+    return isinstance(exc, RuntimeError) and any(words in str(exc) for words in _OUT_OF_MEMORY)
 
 
 def is_fatal(exc: BaseException) -> bool:
-    """Whether the device cannot be used any more by this process; it must end, to be started again."""
+    """Whether this process cannot use the device any more: it must end, and the server starts another one."""
     if is_out_of_memory(exc):
         return False
     if isinstance(exc, torch.AcceleratorError):
@@ -39,16 +74,6 @@ def is_fatal(exc: BaseException) -> bool:
 
 
 def log_without_text(exc: BaseException) -> None:
-    """Where it happened, for the log; the exception's own text may hold the prompt."""
+    """Prints the exception's type and stack; its text may hold the prompt."""
     print(f"{type(exc).__name__}, raised in:", file=sys.stderr)
     traceback.print_tb(exc.__traceback__)
-
-
-def drawing_reason(exc: BaseException, width_px: int, height_px: int) -> str:
-    """Why the step failed, in words for the visitor; the device and the schedulers know no prompt."""
-    if is_out_of_memory(exc):
-        return (
-            f"{MEMORY_SHORT} for {width_px}x{height_px} px beside what else is drawn just now. "
-            "Ask for a smaller picture or fewer at once, or try again later."
-        )
-    return short_reason(exc)

@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from inference_server.engines.diffusers import graphs
-from inference_server.engines.diffusers.graphs import PAUSE_S, STEPS_BETWEEN, USES_BEFORE, Graphs
-from inference_server.engines.diffusers.networks import Network, Networks
-from inference_server.engines.diffusers.unet import BatchShape, InputSizes, UNetInputs
+from inference_server.engines.diffusers import cuda_graphs
+from inference_server.engines.diffusers.cuda_graphs import PAUSE_S, STEPS_BETWEEN, USES_BEFORE, CudaGraphs
+from inference_server.engines.diffusers.unet import BatchShape, InputSizes, Network, Networks, UNetInputs
 
 SIZES = InputSizes(torch.device("cpu"), torch.float32, channels=4, px_per_latent=8, tokens=2, text_width=4)
 ONE, TWO = (BatchShape(bucket, guided=False, height_px=64, width_px=64) for bucket in (1, 2))
@@ -44,7 +43,7 @@ class StandInGraph:
         self._owner.closed += 1
 
 
-def run(runner: Graphs, shape: BatchShape, inputs: UNetInputs, times: int, network: Network = add_one) -> None:
+def run(runner: CudaGraphs, shape: BatchShape, inputs: UNetInputs, times: int, network: Network = add_one) -> None:
     for _ in range(times):
         assert torch.equal(runner.run(shape, inputs, network), network(inputs))
 
@@ -52,7 +51,7 @@ def run(runner: Graphs, shape: BatchShape, inputs: UNetInputs, times: int, netwo
 def test_a_shape_is_recorded_once_it_was_used_and_replayed_from_then_on() -> None:
     """The first uses run the network itself; then it is recorded once, and each use replays that."""
     record, inputs = StandIn(), SIZES.allocate(ONE)
-    runner = Graphs(record)
+    runner = CudaGraphs(record)
     run(runner, ONE, inputs, USES_BEFORE)
     assert record.recorded == 0
     run(runner, ONE, inputs, 10)
@@ -61,7 +60,7 @@ def test_a_shape_is_recorded_once_it_was_used_and_replayed_from_then_on() -> Non
 
 def test_a_replay_sees_what_was_written_into_the_inputs() -> None:
     """The answer is that of the inputs as they are now, not as they were when it was recorded."""
-    inputs, runner = SIZES.allocate(ONE), Graphs(StandIn())
+    inputs, runner = SIZES.allocate(ONE), CudaGraphs(StandIn())
     run(runner, ONE, inputs, USES_BEFORE + 1)
     inputs.sample.fill_(5)
     assert float(runner.run(ONE, inputs, add_one).max()) == 6
@@ -70,7 +69,7 @@ def test_a_replay_sees_what_was_written_into_the_inputs() -> None:
 def test_recordings_are_spread_over_the_steps() -> None:
     """Two shapes that become ready together are not recorded one right after the other."""
     record, one, two = StandIn(), SIZES.allocate(ONE), SIZES.allocate(TWO)
-    runner = Graphs(record)
+    runner = CudaGraphs(record)
     for _ in range(USES_BEFORE):
         run(runner, ONE, one, 1)
         run(runner, TWO, two, 1)
@@ -84,7 +83,7 @@ def test_recordings_are_spread_over_the_steps() -> None:
 def test_another_network_is_recorded_anew() -> None:
     """Once the compiled UNet has taken over, the recording of the old one is closed and never replayed again."""
     record, inputs = StandIn(), SIZES.allocate(ONE)
-    runner = Graphs(record)
+    runner = CudaGraphs(record)
     run(runner, ONE, inputs, USES_BEFORE + 1)
     run(runner, ONE, inputs, 3 * STEPS_BETWEEN, network=add_two)
     assert (record.recorded, record.closed) == (2, 1)
@@ -93,7 +92,7 @@ def test_another_network_is_recorded_anew() -> None:
 def test_other_inputs_are_recorded_anew() -> None:
     """A recording reads its own tensors; for others it would answer wrongly."""
     record = StandIn()
-    runner = Graphs(record)
+    runner = CudaGraphs(record)
     run(runner, ONE, SIZES.allocate(ONE), USES_BEFORE + 1)
     other = SIZES.allocate(ONE)
     other.sample.fill_(7)
@@ -117,7 +116,7 @@ def test_where_recording_fails_the_network_goes_on_and_it_is_tried_ever_more_rar
         raise RuntimeError("operation not permitted when stream is capturing")
 
     clock, inputs = Clock(), SIZES.allocate(ONE)
-    runner = Graphs(fail, clock)
+    runner = CudaGraphs(fail, clock)
     for tries, pause_s in ((1, PAUSE_S), (2, 2 * PAUSE_S), (3, 4 * PAUSE_S)):
         run(runner, ONE, inputs, 5 * STEPS_BETWEEN)
         clock.now_s += pause_s - 1
@@ -129,7 +128,7 @@ def test_where_recording_fails_the_network_goes_on_and_it_is_tried_ever_more_rar
 def test_memory_that_is_asked_back_is_given_and_not_taken_again_for_a_while() -> None:
     """After `forget` all recordings are closed and none is made before the pause is over; drawing goes on."""
     record, inputs, clock = StandIn(), SIZES.allocate(ONE), Clock()
-    runner = Graphs(record, clock)
+    runner = CudaGraphs(record, clock)
     run(runner, ONE, inputs, USES_BEFORE + 1)
     runner.forget()
     run(runner, ONE, inputs, 5 * STEPS_BETWEEN)
@@ -142,7 +141,7 @@ def test_memory_that_is_asked_back_is_given_and_not_taken_again_for_a_while() ->
 def test_one_shape_that_is_forgotten_leaves_the_others_their_recordings() -> None:
     """One picture that is too large is no reason for the others to be drawn more slowly."""
     record, one, two = StandIn(), SIZES.allocate(ONE), SIZES.allocate(TWO)
-    runner = Graphs(record)
+    runner = CudaGraphs(record)
     run(runner, ONE, one, USES_BEFORE + 1)
     runner.forget(TWO)
     run(runner, ONE, one, 1)
@@ -156,11 +155,11 @@ def test_one_shape_that_is_forgotten_leaves_the_others_their_recordings() -> Non
 def test_recordings_are_bounded() -> None:
     """With ever new sizes the one that was not used for the longest time is closed."""
     record = StandIn()
-    runner = Graphs(record)
-    for side in range(graphs.MAX_SHAPES + 1):
+    runner = CudaGraphs(record)
+    for side in range(cuda_graphs.MAX_SHAPES + 1):
         shape = BatchShape(1, guided=False, height_px=64, width_px=64 + 8 * side)
         run(runner, shape, SIZES.allocate(shape), USES_BEFORE + STEPS_BETWEEN)
-    assert (record.recorded, record.closed) == (graphs.MAX_SHAPES + 1, 1)
+    assert (record.recorded, record.closed) == (cuda_graphs.MAX_SHAPES + 1, 1)
 
 
 def test_a_size_that_nothing_was_compiled_for_keeps_its_network() -> None:
