@@ -14,6 +14,9 @@ class ActiveRequest:
     def __init__(self, order: Draw, channel: WorkChannel, clock: Callable[[], float] = time.monotonic) -> None:
         self.number: int = order.number
         self.drawing: GenerationParams = order.drawing
+        # Words of the prompts beyond the text encoders' windows; the encode stage sets them.
+        self.unused_words: tuple[str, ...] = ()
+        self.unused_negative_words: tuple[str, ...] = ()
         self.ended = False
         self._channel, self._clock = channel, clock
         self._taken_s = clock()
@@ -60,6 +63,8 @@ class ActiveRequest:
                     images,
                     self._clock() - self._taken_s - self._waited_s,
                     nsfw=flags if len(flags) == len(images) else None,
+                    unused_words=self.unused_words,
+                    unused_negative_words=self.unused_negative_words,
                 )
             )
 

@@ -17,6 +17,7 @@ from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.schedulers import Schedule, SchedulerMaker
 from inference_server.engines.diffusers.unet import InputSizes, TensorFields
+from inference_server.engines.diffusers.unused_words import PromptWindows
 from inference_server.messages import GenerationParams
 
 KEPT_NEGATIVES = 8  # most visitors have the same negative prompt, none
@@ -69,7 +70,7 @@ class RequestEncoder:
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self._pipeline, self._device = pipeline, device
-        self._prompts = _PromptEncoder(pipeline, device)
+        self._prompts, self._windows = _PromptEncoder(pipeline, device), PromptWindows(pipeline)
         self._schedulers = SchedulerMaker(pipeline.scheduler)
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
@@ -93,9 +94,15 @@ class RequestEncoder:
         )
 
     def encode(self, request: ActiveRequest) -> list[ActiveImage]:
-        """Raises: PromptError, schedulers.StepsError, torch.OutOfMemoryError."""
+        """Also tells the request which words of its prompts are not read.
+
+        Raises: PromptError, schedulers.StepsError, torch.OutOfMemoryError.
+        """
         drawing = request.drawing
         conditional, unconditional = self._conditioning(drawing)
+        request.unused_words = self._windows.unused_words(drawing.prompt)
+        if unconditional is not None:
+            request.unused_negative_words = self._windows.unused_words(drawing.negative_prompt)
         images = []
         for index, seed in enumerate(drawing.seeds):
             generator = torch.Generator("cpu").manual_seed(seed)

@@ -18,6 +18,7 @@ from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import cuda_errors, schedulers
 from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.streams import StepTimer, empty_cache
+from inference_server.engines.diffusers.unused_words import PromptWindows
 from inference_server.engines.previews import PreviewMap
 from inference_server.messages import BatchStats, Capacity, GenerationParams, RawImage
 
@@ -47,6 +48,7 @@ class PipelineCalls:
         self._previews, self._preview_every_s, self._preview_at_s = PreviewMap(), preview_every_s, 0.0
         self._latents: torch.Tensor | None = None  # (images, C, h, w) after the call's last step, where they are such
         self._parameters = frozenset(inspect.signature(pipeline.__call__).parameters)
+        self._windows = PromptWindows(pipeline)
         self._timer = StepTimer(device)
         self._waiting: deque[ActiveRequest] = deque()
 
@@ -100,6 +102,10 @@ class PipelineCalls:
         """None when all requests were cancelled meanwhile."""
         pipeline, drawing = self._pipeline, group[0].drawing
         arguments = self._arguments(channel, group)
+        for one in group:
+            one.unused_words = self._windows.unused_words(one.drawing.prompt)
+            if "negative_prompt" in arguments:
+                one.unused_negative_words = self._windows.unused_words(one.drawing.negative_prompt)
         pipeline.scheduler = schedulers.new(self._own_scheduler, drawing.scheduler)
         if not drawing.safety_checker and self._own_checker is not None:
             pipeline.safety_checker = None
