@@ -3,6 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -53,11 +54,11 @@ class ScriptedChannel(WorkChannel):
         self._orders.put(order)
 
     def join(self, *orders: Draw) -> None:
-        """To be called before a step: they come now, are prepared when this returns, and share the step after it."""
+        """To be called before a step: they come now, are encoded when this returns, and share the step after it."""
         for order in orders:
             self.give(order)
         # Whoever takes orders and asks for one more than was given is done with those.
-        self._wait(lambda: self._asked > self._given, "all orders to be prepared")
+        self._wait(lambda: self._asked > self._given, "all orders to be encoded")
 
     def close(self) -> None:
         """No more orders: the loop ends when all are done."""
@@ -162,7 +163,7 @@ class Rig:
         self.steps = ContinuousBatching(model.pipeline, model.device, encoding, self.unet, limits, preview_every_s)
 
     def draw(self, first: Draw, *others: Draw) -> ScriptedChannel:
-        """The first has its first step alone; the others, prepared meanwhile, share its second."""
+        """The first has its first step alone; the others, encoded meanwhile, share its second."""
         channel = ScriptedChannel(first)
 
         def others_come() -> None:
@@ -225,8 +226,19 @@ def order(number: int = 1, **changes: Any) -> Draw:
     return Draw(number, GenerationParams(**(values | changes)))
 
 
-def own_picture(kind: str, drawing: GenerationParams, precision: str = "fp32") -> Any:
-    """What diffusers' own call makes of a drawing of one image, (H, W, 3) uint8."""
+@dataclass(frozen=True)
+class ParamsWithEta(GenerationParams):
+    """A parameter that diffusers knows and no module of the engine names: how much noise DDIM adds."""
+
+    eta: float = 0.0
+
+
+def with_eta(order: Draw, eta: float) -> Draw:
+    return Draw(order.number, ParamsWithEta(**vars(order.drawing), eta=eta))
+
+
+def own_picture(kind: str, drawing: GenerationParams, precision: str = "fp32", **arguments: Any) -> Any:
+    """What diffusers' own call, with these `arguments` too, makes of a drawing of one image, (H, W, 3) uint8."""
     pipeline = loaded(kind, precision).pipeline
     own = pipeline.scheduler
     pipeline.scheduler = getattr(diffusers, drawing.scheduler).from_config(own.config)
@@ -242,6 +254,7 @@ def own_picture(kind: str, drawing: GenerationParams, precision: str = "fp32") -
             guidance_scale=drawing.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(drawing.seeds[0]),
             **negative,
+            **arguments,
         )
     finally:
         pipeline.scheduler = own

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inference_server.engine_child import PACKAGE_PARENT
 from inference_server.engine_process import die_with
 from inference_server.engines import short_reason
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 MODULE = "inference_server.engines.diffusers.compile_child"
 COMPILE_TIMEOUT_S = 1800
+PACKAGE_PARENT = Path(__file__).resolve().parents[3]
 NICENESS = 10  # the engine process goes first
 
 

@@ -135,7 +135,7 @@ class _StepLoop:
         try:
             results = batch.step(self._runner)
         except Exception as exc:
-            failure = cuda_errors.failure_of(exc, *(image.drawing for image in batch.images))
+            failure = cuda_errors.failure_of(exc, batch.key.width_px, batch.key.height_px)
         else:
             for result in results:
                 self._on_result(batch, result)
@@ -153,7 +153,8 @@ class _StepLoop:
         if image.request.ended:  # by another image's error; it leaves before the next step
             return
         if result.error is not None:
-            image.request.fail(cuda_errors.failure_of(result.error, image.drawing).reason)
+            failure = cuda_errors.failure_of(result.error, batch.key.width_px, batch.key.height_px)
+            image.request.fail(failure.reason)
             return
         image.request.step(image.index, image.schedule.steps_done)
         if image.schedule.done:

@@ -2,12 +2,12 @@
 
 import sys
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
 from inference_server.engines import short_reason
-from inference_server.messages import GenerationParams
 
 # After one of these every later call fails too (an illegal address, a device that fell off the bus).
 _STICKY = (
@@ -31,11 +31,10 @@ class Failure:
     out_of_memory: bool
 
 
-def failure_of(exc: Exception, *drawings: GenerationParams) -> Failure:
-    """Logs where `exc` was raised, and says what it means for these drawings, all of one size.
+def failure_of(exc: Exception, width_px: int, height_px: int, prompts: Iterable[str] = ()) -> Failure:
+    """Logs where `exc` was raised, and says what it means for pictures of this size.
 
-    The exception's own text stays out of the log, and out of the reason where it quotes a prompt, as diffusers does
-    when it checks a pipeline's inputs.
+    `prompts`: texts that it may quote, as diffusers does when it checks a pipeline's inputs; its text is then left out.
 
     Raises: `exc` itself, if the process cannot use the device any more.
     """
@@ -43,10 +42,9 @@ def failure_of(exc: Exception, *drawings: GenerationParams) -> Failure:
         raise exc
     log_without_text(exc)
     if is_out_of_memory(exc):
-        return Failure(out_of_memory_reason(drawings[0].width_px, drawings[0].height_px), out_of_memory=True)
+        return Failure(out_of_memory_reason(width_px, height_px), out_of_memory=True)
     text = short_reason(exc)
-    prompts = [prompt for one in drawings for prompt in (one.prompt, one.negative_prompt) if prompt]
-    return Failure(type(exc).__name__ if any(prompt in text for prompt in prompts) else text, out_of_memory=False)
+    return Failure(type(exc).__name__ if any(one in text for one in prompts if one) else text, out_of_memory=False)
 
 
 def out_of_memory_reason(width_px: int, height_px: int) -> str:

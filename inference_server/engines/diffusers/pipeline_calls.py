@@ -86,7 +86,9 @@ class PipelineCalls:
         try:
             result = self._call(channel, group)
         except Exception as exc:
-            failure = cuda_errors.failure_of(exc, *(one.drawing for one in group))
+            drawing = group[0].drawing
+            prompts = [prompt for one in group for prompt in (one.drawing.prompt, one.drawing.negative_prompt)]
+            failure = cuda_errors.failure_of(exc, drawing.width_px, drawing.height_px, prompts)
         else:
             if result is not None:
                 self._tell(group, result)

@@ -11,7 +11,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from inference_server.engines.diffusers import schedulers
 from inference_server.engines.diffusers.decode import DenoisedLatents
-from tests.support.diffusers_channel import Rig, difference, order, own_picture
+from tests.support.diffusers_channel import Rig, difference, order, own_picture, with_eta
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +82,14 @@ def test_schedulers_that_add_noise_take_it_from_there(rig: Rig) -> None:
     for scheduler in ("euler_ancestral_discrete", "ddpm", "lcm", "k_dpm_2_ancestral_discrete"):
         assert sys.modules[f"diffusers.schedulers.scheduling_{scheduler}"].randn_tensor is schedulers.randn_tensor
     assert difference(rig.draw(one).picture_of(1), before) == 0
+
+
+def test_a_parameter_that_schedulers_know_reaches_them_by_its_own_name(rig: Rig) -> None:
+    """A new field of a request's parameters needs nothing in the engine: DDIM's eta has its effect."""
+    one = with_eta(order(), 1.0)
+    picture = rig.draw(one).picture_of(1)
+    assert difference(picture, own_picture("sd", one.drawing, eta=1.0)) == 0
+    assert difference(picture, own_picture("sd", one.drawing)) > 0
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 250])

@@ -179,13 +179,13 @@ class DecoderShortOfMemory:
 
 
 def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop lets go of recordings and lowers its limit, and the picture is decoded then, whatever else is drawn."""
+    """The loop frees CUDA graphs and lowers its limit, and the picture is decoded then, whatever else is drawn."""
     rig, asked = Rig(), threading.Event()
     first, rest = order(1, num_inference_steps=2), [order(number, num_inference_steps=6) for number in (2, 3)]
     channel = ScriptedChannel(first)
 
     class Telling(SimpleQueue[StageEvent]):
-        """What arrives at the loop; the finishing thread sends it nothing but its wish for room."""
+        """What the loop is told; the decode thread tells it nothing but that memory is short."""
 
         def put(self, event: StageEvent, block: bool = True, timeout: float | None = None) -> None:
             super().put(event)
@@ -211,7 +211,7 @@ def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monke
 
 
 def test_the_last_picture_is_given_room_too() -> None:
-    """Also when there are no more steps to make: the loop sees the finishing thread out."""
+    """Also when there are no more steps to make: the loop waits for the decode thread."""
     rig = Rig()
     with DecoderShortOfMemory(rig, times=1):
         channel = rig.draw(order(1))

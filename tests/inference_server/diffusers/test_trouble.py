@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 SECRET = "a secret wish"
 
 
-class PreparesBadly(RequestEncoder):
+class EncodesBadly(RequestEncoder):
     """Drawing 2 comes with a scheduler that raises at its second step, drawing 3 with numbers that are none."""
 
     def encode(self, request: ActiveRequest) -> list[ActiveImage]:
@@ -45,7 +45,7 @@ class _Raises:
 
 def test_a_failing_scheduler_and_a_ruined_picture_harm_nobody_else() -> None:
     """The two drawings fail with a reason each, the others in the same batch get their pictures."""
-    channel = Rig(encoder=PreparesBadly).draw(*(order(number, prompt=SECRET) for number in (1, 2, 3, 4)))
+    channel = Rig(encoder=EncodesBadly).draw(*(order(number, prompt=SECRET) for number in (1, 2, 3, 4)))
     assert "cannot be taken" in channel.reason_of(2)
     assert "out of range" in channel.reason_of(3)
     for number in (1, 4):
@@ -113,7 +113,7 @@ class LosesItsDevice(RequestEncoder):
 
 
 def test_an_error_that_sticks_ends_the_work_also_when_another_thread_meets_it() -> None:
-    """The preparing thread hands it to the loop, which was asleep."""
+    """The encode thread hands it to the loop, which was asleep."""
     with pytest.raises(RuntimeError, match="launch failure"):
         Rig(encoder=LosesItsDevice).work(ScriptedChannel(order(1)))
 
