@@ -4,6 +4,9 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from inference_server.engines import WorkChannel
 from inference_server.messages import Cancelled, Draw, DrawFailed, Drawn, FromEngine, GenerationParams, RawImage, Step
 
@@ -49,10 +52,12 @@ class ActiveRequest:
         with self._lock:
             self._tell_step(preview)
 
-    def finish(self, image: int, picture: RawImage, nsfw: bool | None) -> None:
-        """Keeps a picture; the last one ends the request."""
+    def finish(self, image: int, pixels: npt.NDArray[np.uint8], nsfw: bool | None) -> None:
+        """Keeps a picture (H, W, 3), black if the safety checker found something; the last one ends the request."""
+        height, width, _ = pixels.shape
+        shown = np.zeros_like(pixels) if nsfw else pixels
         with self._lock:
-            self._images[image], self._nsfw[image] = picture, nsfw
+            self._images[image], self._nsfw[image] = RawImage(width, height, shown.tobytes()), nsfw
             images = tuple(done for done in self._images if done is not None)
             if len(images) < len(self._images):
                 return

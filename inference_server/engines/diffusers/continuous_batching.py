@@ -1,7 +1,7 @@
 """Continuous batching: requests join and leave the running batch between any two steps of the UNet.
 
 Three threads work, each with its own CUDA stream. One takes requests from the channel and encodes their prompts; the
-caller's runs the UNet and the schedulers and nothing else; one decodes pictures and tells them. While there is work,
+caller's runs the UNet and the schedulers and nothing else; one decodes pictures and reports them. While there is work,
 the loop waits for nothing but the device. Without work it sleeps until a request is encoded, and begins at once.
 """
 
@@ -57,7 +57,7 @@ class ContinuousBatching:
         self._encoder, self._decoder = encoder, LatentDecoder(pipeline, device, PreviewMap())
 
     def work(self, channel: WorkChannel) -> None:
-        """Draws until the channel has no more to give and all is told.
+        """Draws until the channel has no more to give and all pictures are decoded.
 
         Raises: whatever the process cannot survive.
         """
@@ -91,7 +91,7 @@ class _StepLoop:
             self._tell_times(self._timer.drain())
 
     def wait_for_decoding(self) -> None:
-        """Waits, after the last step, until the decode thread has told all. Raises: as `run`."""
+        """Waits, after the last step, until the decode thread is done. Raises: as `run`."""
         while not self._all_decoded:
             self._on_event(self._events.get())
 
@@ -141,7 +141,7 @@ class _StepLoop:
                 self._on_result(batch, result)
             self._tell_times(self._timer.end(len(results)))
             return
-        # Outside of the handler, so that the exception no longer holds the memory that is to be freed.
+        # Outside of the handler, so that the exception does not hold the memory that is freed next.
         if failure.out_of_memory:
             self._on_out_of_memory(batch, failure)
         else:

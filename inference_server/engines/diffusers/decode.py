@@ -6,7 +6,6 @@ Source: the ends of the pipelines' `__call__` in diffusers 0.42, VaeImageProcess
 
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 
@@ -14,7 +13,6 @@ from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.streams import empty_cache
 from inference_server.engines.previews import PreviewMap
-from inference_server.messages import RawImage
 
 TILE_PX = 512  # takes about a quarter of the memory of a 1024 px picture in one piece
 
@@ -43,14 +41,12 @@ class LatentDecoder:
         nsfw = self._is_nsfw(decoded) if self._has_checker and request.drawing.safety_checker else None
         finite = torch.isfinite(decoded).all()
         pixels = _to_pixels(decoded)
-        height, width, _ = pixels.shape
         if not finite:
             raise NoPictureError(
                 "The model's numbers ran out of range. Try another scheduler or another number of steps; for the "
                 "maintainer: MODEL_PRECISION=bf16 or fp32 leaves more room."
             )
-        shown = np.zeros_like(pixels) if nsfw else pixels
-        request.finish(index, RawImage(width, height, shown.tobytes()), nsfw)
+        request.finish(index, pixels, nsfw)
         self._previews.learn(latents[0].float().cpu().numpy(), pixels)
 
     def preview(self, request: ActiveRequest, denoised: torch.Tensor) -> None:

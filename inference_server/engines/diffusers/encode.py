@@ -79,18 +79,13 @@ class RequestEncoder:
         """Measured by encoding a drawing: what the text encoders really give."""
         with torch.inference_mode():
             conditional, _ = self._conditioning(drawing)
-        pipeline = self._pipeline
-        widths = {name: int(tensor.shape[-1]) for name, tensor in conditional.tensors()}
+        unet = self._pipeline.unet
         return InputSizes(
-            device=self._device,
-            dtype=pipeline.unet.dtype,
-            channels=int(pipeline.unet.config.in_channels),
-            px_per_latent=int(pipeline.vae_scale_factor),
-            tokens=int(conditional.encoder_hidden_states.shape[1]),
-            text_width=widths["encoder_hidden_states"],
-            timestep_cond_width=widths.get("timestep_cond"),
-            text_embeds_width=widths.get("text_embeds"),
-            time_ids_width=widths.get("time_ids"),
+            self._device,
+            unet.dtype,
+            channels=int(unet.config.in_channels),
+            px_per_latent=int(self._pipeline.vae_scale_factor),
+            conditioning={name: tuple(tensor.shape[1:]) for name, tensor in conditional.tensors()},
         )
 
     def encode(self, request: ActiveRequest) -> list[ActiveImage]:

@@ -20,7 +20,7 @@ from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.streams import StepTimer, empty_cache
 from inference_server.engines.diffusers.unused_words import PromptWindows
 from inference_server.engines.previews import PreviewMap
-from inference_server.messages import BatchStats, Capacity, GenerationParams, RawImage
+from inference_server.messages import BatchStats, Capacity, GenerationParams
 
 IMAGES_AT_ONCE = 4  # such models are large: more at once is hardly faster, and nobody leaves before the end
 PREVIEW_EVERY_S = 0.3
@@ -93,7 +93,7 @@ class PipelineCalls:
             if result is not None:
                 self._tell(group, result)
             return
-        # Outside of the handler, so that the exception no longer holds the memory that is to be freed.
+        # Outside of the handler, so that the exception does not hold the memory that is freed next.
         if failure.out_of_memory:
             self._on_out_of_memory(channel, group, failure.reason)
         else:
@@ -184,9 +184,7 @@ class PipelineCalls:
             for image in range(len(one.drawing.seeds)):
                 if not one.end_if_cancelled():
                     nsfw = None if result.nsfw is None else result.nsfw[first + image]
-                    pixels = _pixels(result.pictures[first + image])
-                    shown = np.zeros_like(pixels) if nsfw else pixels
-                    one.finish(image, RawImage(pixels.shape[1], pixels.shape[0], shown.tobytes()), nsfw)
+                    one.finish(image, _pixels(result.pictures[first + image]), nsfw)
             if self._latents is not None and not (result.nsfw and result.nsfw[first]):  # what was found is black
                 self._previews.learn(self._latents[first].float().cpu().numpy(), _pixels(result.pictures[first]))
         self._latents = None

@@ -45,7 +45,7 @@ class EncodeEnded:
 
 @dataclass(frozen=True)
 class DecodeEnded:
-    """No more pictures are to be decoded. `error`: because the process cannot go on."""
+    """All pictures are decoded. `error`: because the process cannot go on."""
 
     error: Exception | None = None
 
@@ -120,7 +120,7 @@ class DecodeThread:
         self._queue.put(_Latents(request, denoised, event, None))
 
     def close(self) -> None:
-        """Says that no more will come; once all is told, the loop gets `DecodeEnded`."""
+        """Says that no more will come; once all are decoded, the loop gets `DecodeEnded`."""
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -161,7 +161,7 @@ def _try_twice(work: Callable[[], None], request: ActiveRequest, events: StageEv
 
 
 def _attempt(work: Callable[[], None], request: ActiveRequest) -> Failure | None:
-    """Returns outside of the handler, so that the exception no longer holds the memory that is to be freed."""
+    """The exception ends here, so that it does not hold the memory that the loop frees next."""
     try:
         work()
     except Exception as exc:

@@ -4,7 +4,7 @@ A compiled UNet and a CUDA graph need inputs of few shapes, and a graph needs th
 So the runner hands out the inputs of a batch, and the loop copies rows into them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Protocol
@@ -58,36 +58,25 @@ class UNetInputs(TensorFields):
 
 @dataclass(frozen=True)
 class InputSizes:
-    """The sizes of this model's inputs that are the same for every batch."""
+    """What all batches of one model have in common in the shapes of their inputs."""
 
     device: torch.device
     dtype: torch.dtype
     channels: int
     px_per_latent: int
-    tokens: int
-    text_width: int
-    timestep_cond_width: int | None = None
-    text_embeds_width: int | None = None
-    time_ids_width: int | None = None
+    conditioning: Mapping[str, tuple[int, ...]]  # the other inputs of this model by name, without their rows
 
     def allocate(self, shape: BatchShape) -> UNetInputs:
         """New inputs, all zeros."""
-        rows = shape.rows
-        latent = (shape.height_px // self.px_per_latent, shape.width_px // self.px_per_latent)
 
         def zeros(*size: int, dtype: torch.dtype = self.dtype) -> torch.Tensor:
-            return torch.zeros(rows, *size, dtype=dtype, device=self.device)
+            return torch.zeros(shape.rows, *size, dtype=dtype, device=self.device)
 
-        def optional(width: int | None) -> torch.Tensor | None:
-            return None if width is None else zeros(width)
-
+        height, width = shape.height_px // self.px_per_latent, shape.width_px // self.px_per_latent
         return UNetInputs(
-            sample=zeros(self.channels, *latent),
+            sample=zeros(self.channels, height, width),
             timestep=zeros(dtype=torch.float32),
-            encoder_hidden_states=zeros(self.tokens, self.text_width),
-            timestep_cond=optional(self.timestep_cond_width),
-            text_embeds=optional(self.text_embeds_width),
-            time_ids=optional(self.time_ids_width),
+            **{name: zeros(*size) for name, size in self.conditioning.items()},
         )
 
 

@@ -1,8 +1,10 @@
 """What is told of one drawing of the diffusers engine."""
 
+import numpy as np
+
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, RawImage
+from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams
 
 DRAWING = GenerationParams(
     prompt="a red apple",
@@ -44,7 +46,7 @@ def test_waiting_for_a_place_is_no_drawing() -> None:
     now_s = 21.0
     request.begin()
     now_s = 23.0
-    request.finish(0, RawImage(8, 8, bytes(192)), None)
+    request.finish(0, np.zeros((8, 8, 3), np.uint8), None)
     (drawn,) = channel.messages
     assert isinstance(drawn, Drawn)
     assert drawn.inference_s == 3.0

@@ -151,8 +151,10 @@ def small_unet(**options: Any) -> Any:
     return UNet2DConditionModel(**(SMALL_UNET | rest | options)).eval().requires_grad_(False)
 
 
-def small_sizes(**widths: int) -> InputSizes:
-    return InputSizes(CPU, torch.float32, channels=4, px_per_latent=8, tokens=5, text_width=16, **widths)
+def small_sizes(**conditioning: tuple[int, ...]) -> InputSizes:
+    return InputSizes(
+        CPU, torch.float32, 4, px_per_latent=8, conditioning={"encoder_hidden_states": (5, 16), **conditioning}
+    )
 
 
 def small_order(**options: Any) -> PackageOrder:
@@ -245,9 +247,9 @@ def test_nothing_is_left_in_the_cache_but_packages(model: Model) -> None:
 def test_the_other_families_inputs_are_exported_too(kind: str) -> None:
     """SDXL's sizes and pooled text, and a distilled model's guidance, are inputs of the compiled network."""
     if kind == "sdxl":
-        unet, sizes = small_unet(**SDXL), small_sizes(text_embeds_width=8, time_ids_width=6)
+        unet, sizes = small_unet(**SDXL), small_sizes(text_embeds=(8,), time_ids=(6,))
     else:
-        unet, sizes = small_unet(time_cond_proj_dim=8), small_sizes(timestep_cond_width=8)
+        unet, sizes = small_unet(time_cond_proj_dim=8), small_sizes(timestep_cond=(8,))
     made = order_for(unet, sizes, *SIZE, MAX_ROWS)
     network = UNetOverTensors(unet, [one.name for one in made.inputs])
     program = export(network, made).module()

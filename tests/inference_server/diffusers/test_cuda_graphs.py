@@ -8,7 +8,9 @@ from inference_server.engines.diffusers import cuda_graphs
 from inference_server.engines.diffusers.cuda_graphs import PAUSE_S, STEPS_BETWEEN, USES_BEFORE, CudaGraphs
 from inference_server.engines.diffusers.unet import BatchShape, InputSizes, Network, Networks, UNetInputs
 
-SIZES = InputSizes(torch.device("cpu"), torch.float32, channels=4, px_per_latent=8, tokens=2, text_width=4)
+SIZES = InputSizes(
+    torch.device("cpu"), torch.float32, channels=4, px_per_latent=8, conditioning={"encoder_hidden_states": (2, 4)}
+)
 ONE, TWO = (BatchShape(bucket, guided=False, height_px=64, width_px=64) for bucket in (1, 2))
 
 
