@@ -61,13 +61,6 @@ def test_a_number_of_steps_that_the_scheduler_cannot_do_is_told_as_such(capfd: p
     assert SECRET not in reason + "".join(capfd.readouterr())
 
 
-def test_a_prompt_that_is_too_long_is_cut_off_without_a_word_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
-    """The libraries would log the part that was cut off."""
-    channel = Rig().draw(order(1, prompt=SECRET * 50))
-    assert isinstance(channel.end_of(1), Drawn)
-    assert SECRET not in "".join(capfd.readouterr())
-
-
 def test_an_error_of_the_unet_ends_those_who_were_in_it() -> None:
     """They are told, and the next drawing is drawn."""
     rig = Rig()

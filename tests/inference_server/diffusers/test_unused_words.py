@@ -14,7 +14,7 @@ from tests.support.diffusers_channel import Rig, ScriptedChannel, difference, lo
 
 pytestmark = pytest.mark.slow
 
-READ, UNUSED = "a cats,  sleeping", ("on", "the", "sofa!")  # 14 letters are read
+READ, UNUSED = "a cats,  sleeping", ("under", "their", "sofa!")  # 14 letters are read
 LONG = f"{READ} {' '.join(UNUSED)}"
 T5_TOKENS = 256  # by default of Stable Diffusion 3
 
@@ -60,6 +60,17 @@ def test_words_beyond_the_window_are_named_and_change_nothing(draw: Draws, kind:
     assert drawn(channel, 1).unused_negative_words == (*UNUSED[1:], "x")
     assert drawn(channel, 2).unused_words == ()
     assert difference(channel.picture_of(1), channel.picture_of(2)) <= 2
+
+
+@pytest.mark.parametrize(("draw", "kind", "scheduler"), WAYS)
+def test_no_word_of_a_long_prompt_is_logged(
+    draw: Draws, kind: str, scheduler: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The libraries would warn of the part that they cut off, and quote it."""
+    channel = draw(kind, order(1, prompt=LONG, scheduler=scheduler))
+    assert drawn(channel, 1).unused_words == UNUSED
+    logged = "".join(capfd.readouterr())
+    assert not [word for word in (*UNUSED, "longer than", "truncated") if word in logged]
 
 
 @pytest.mark.parametrize(("draw", "kind", "scheduler"), WAYS)
