@@ -3,6 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel
-from inference_server.engines.diffusers.continuous_batching import Room, buckets_up_to
-from inference_server.engines.diffusers.encode import Preparer
+from inference_server.engines.diffusers.batch_queue import BatchLimits, buckets_up_to
+from inference_server.engines.diffusers.continuous_batching import ContinuousBatching
+from inference_server.engines.diffusers.encode import RequestEncoder
+from inference_server.engines.diffusers.engine import small_drawing
 from inference_server.engines.diffusers.loading import LoadedPipeline, load
 from inference_server.engines.diffusers.model_info import of_pipeline
-from inference_server.engines.diffusers.shared_steps import SharedSteps
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, UNetInputs
-from inference_server.engines.diffusers.warm_up import small_drawing
 from inference_server.messages import (
     BatchStats,
     Cancelled,
@@ -53,11 +54,11 @@ class ScriptedChannel(WorkChannel):
         self._orders.put(order)
 
     def join(self, *orders: Draw) -> None:
-        """To be called before a step: they come now, are prepared when this returns, and share the step after it."""
+        """To be called before a step: they come now, are encoded when this returns, and share the step after it."""
         for order in orders:
             self.give(order)
         # Whoever takes orders and asks for one more than was given is done with those.
-        self._wait(lambda: self._asked > self._given, "all orders to be prepared")
+        self._wait(lambda: self._asked > self._given, "all orders to be encoded")
 
     def close(self) -> None:
         """No more orders: the loop ends when all are done."""
@@ -148,21 +149,21 @@ class Rig:
         kind: str = "sd",
         buckets: Sequence[int] | None = None,
         capacity: int | None = None,
-        preparer: type[Preparer] = Preparer,
+        encoder: type[RequestEncoder] = RequestEncoder,
         preview_every_s: float = 3600.0,
         precision: str = "fp32",
     ) -> None:
         model = loaded(kind, precision)
         facts = model_facts(kind, precision)
         buckets = tuple(buckets or buckets_up_to(16))
-        preparing = preparer(model.pipeline, model.device)
-        sizes = preparing.input_sizes(small_drawing(facts))
+        encoding = encoder(model.pipeline, model.device)
+        sizes = encoding.input_sizes(small_drawing(facts))
         self.unet = WatchedUNet(model.pipeline.unet, sizes)
-        room = Room(capacity or buckets[-1], buckets, facts.width_px * facts.height_px)
-        self.steps = SharedSteps(model.pipeline, model.device, preparing, self.unet, room, preview_every_s)
+        limits = BatchLimits(capacity or buckets[-1], buckets, facts.width_px * facts.height_px)
+        self.steps = ContinuousBatching(model.pipeline, model.device, encoding, self.unet, limits, preview_every_s)
 
     def draw(self, first: Draw, *others: Draw) -> ScriptedChannel:
-        """The first has its first step alone; the others, prepared meanwhile, share its second."""
+        """The first has its first step alone; the others, encoded meanwhile, share its second."""
         channel = ScriptedChannel(first)
 
         def others_come() -> None:
@@ -225,8 +226,19 @@ def order(number: int = 1, **changes: Any) -> Draw:
     return Draw(number, GenerationParams(**(values | changes)))
 
 
-def own_picture(kind: str, drawing: GenerationParams, precision: str = "fp32") -> Any:
-    """What diffusers' own call makes of a drawing of one image, (H, W, 3) uint8."""
+@dataclass(frozen=True)
+class ParamsWithEta(GenerationParams):
+    """A parameter that diffusers knows and no module of the engine names: how much noise DDIM adds."""
+
+    eta: float = 0.0
+
+
+def with_eta(order: Draw, eta: float) -> Draw:
+    return Draw(order.number, ParamsWithEta(**vars(order.drawing), eta=eta))
+
+
+def own_picture(kind: str, drawing: GenerationParams, precision: str = "fp32", **arguments: Any) -> Any:
+    """What diffusers' own call, with these `arguments` too, makes of a drawing of one image, (H, W, 3) uint8."""
     pipeline = loaded(kind, precision).pipeline
     own = pipeline.scheduler
     pipeline.scheduler = getattr(diffusers, drawing.scheduler).from_config(own.config)
@@ -242,6 +254,7 @@ def own_picture(kind: str, drawing: GenerationParams, precision: str = "fp32") -
             guidance_scale=drawing.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(drawing.seeds[0]),
             **negative,
+            **arguments,
         )
     finally:
         pipeline.scheduler = own

@@ -33,12 +33,18 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 _FOLDERS = tempfile.TemporaryDirectory(prefix="tiny_pipelines_")
 TOKENS = 16
 TEXT_WIDTH = 32
 SIDE_PX = 64  # what the models are "trained" for: 8 latents of 8 px
+
+_LETTERS = tuple(chr(code) for code in range(ord("!"), ord("~") + 1))
+_T5_TOKENS = ("<pad>", "</s>", "<unk>", "\u2581", *_LETTERS)
 
 # Source: the scheduler_config.json of Stable Diffusion 1.5
 _BETAS = {
@@ -53,7 +59,7 @@ _BETAS = {
 
 @functools.cache
 def folder(kind: str) -> Path:
-    """Saved once per test run: sd, sd_strict, sd_mild (with a safety checker), sdxl, lcm, sd3."""
+    """Saved once per test run: sd, sd_strict, sd_mild (with a safety checker), sdxl, lcm, sd3, sd3_t5 (with T5)."""
     save: dict[str, Callable[[Path], Path]] = {
         "sd": save_sd,
         "sd_strict": functools.partial(save_sd, safety_checker="strict"),
@@ -61,6 +67,7 @@ def folder(kind: str) -> Path:
         "sdxl": save_sdxl,
         "lcm": save_lcm,
         "sd3": save_sd3,
+        "sd3_t5": functools.partial(save_sd3, t5=True),
     }
     return save[kind](Path(_FOLDERS.name) / kind)
 
@@ -119,8 +126,8 @@ def save_sdxl(folder: Path) -> Path:
     return _save(pipeline, folder)
 
 
-def save_sd3(folder: Path) -> Path:
-    """A transformer in place of the UNet: what goes through the pipeline's own call."""
+def save_sd3(folder: Path, t5: bool = False) -> Path:
+    """A transformer in place of the UNet: what goes through the pipeline's own call. `t5`: with its third encoder."""
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=SIDE_PX // 8,
@@ -139,10 +146,10 @@ def save_sd3(folder: Path) -> Path:
         vae=_vae(shift_factor=0.06),
         text_encoder=CLIPTextModelWithProjection(_text_config()),
         text_encoder_2=CLIPTextModelWithProjection(_text_config()),
-        text_encoder_3=None,
+        text_encoder_3=_t5_encoder() if t5 else None,
         tokenizer=_tokenizer(),
         tokenizer_2=_tokenizer(),
-        tokenizer_3=None,
+        tokenizer_3=_t5_tokenizer() if t5 else None,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
@@ -205,10 +212,19 @@ def _text_config() -> Any:
 
 def _tokenizer() -> Any:
     """CLIP's own with a vocabulary of letters: the last one of a word counts as another."""
-    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TOKENS)
+
+
+def _t5_tokenizer() -> Any:
+    """T5's own with a vocabulary of letters, and a token before each word."""
+    return T5Tokenizer(vocab=[(token, -1.0) for token in _T5_TOKENS], extra_ids=0)
+
+
+def _t5_encoder() -> Any:
+    config = T5Config(vocab_size=len(_T5_TOKENS), d_model=2 * TEXT_WIDTH, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+    return T5EncoderModel(config)
 
 
 def _safety_checker(strict: bool) -> Any:

@@ -1,12 +1,11 @@
-"""Images of one size that take their steps together: who sits in which slot, and one step of all of them."""
+"""Images of one size that share calls of the UNet: who sits in which slot, and one step of all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 
-from inference_server.engines.diffusers.encode import Conditions, ImageInMaking
+from inference_server.engines.diffusers.encode import ActiveImage, Conditioning
 from inference_server.engines.diffusers.unet import BatchShape, UNetInputs, UNetRunner
 
 
@@ -18,69 +17,51 @@ class BatchKey:
     width_px: int
     guided: bool
 
+    @classmethod
+    def of(cls, image: ActiveImage) -> "BatchKey":
+        return cls(image.drawing.height_px, image.drawing.width_px, guided=image.unconditional is not None)
+
     @property
     def area_px(self) -> int:
         return self.height_px * self.width_px
 
 
-def key_of(image: ImageInMaking) -> BatchKey:
-    drawing = image.drawing
-    return BatchKey(drawing.height_px, drawing.width_px, guided=image.unconditional is not None)
-
-
 @dataclass(frozen=True)
-class Advanced:
+class StepResult:
     """What one step made of one image."""
 
-    image: ImageInMaking
+    image: ActiveImage
     timestep: float
-    seen: torch.Tensor  # (1, C, h, w): the UNet's input, good until the next step
+    sample: torch.Tensor  # (1, C, h, w): the UNet's input, good until the next step
     prediction: torch.Tensor  # (1, C, h, w): its answer, after guidance
     error: Exception | None = None  # the image's own scheduler failed
 
 
-class RowsHeld:
-    """Whose rows the runner's tensors hold: two batches of one shape take turns in the same ones.
-
-    Without it a batch whose twin has filled them since would go on with the twin's prompts.
-    """
-
-    def __init__(self) -> None:
-        self._marks: WeakKeyDictionary[UNetInputs, object] = WeakKeyDictionary()
-
-    def are(self, inputs: UNetInputs, mark: object | None) -> bool:
-        """Whether nobody has filled them since `mark` was given out."""
-        return mark is not None and self._marks.get(inputs) is mark
-
-    def begin(self, inputs: UNetInputs) -> None:
-        """They are being filled: until that is done they hold nobody's rows."""
-        self._marks.pop(inputs, None)
-
-    def done(self, inputs: UNetInputs) -> object:
-        """The mark of whoever has filled them."""
-        mark = self._marks[inputs] = object()
-        return mark
-
-
 class Batch:
-    """An image keeps its slot, and the batch its bucket, as long as the bucket is the smallest that holds all."""
+    """Images in slots. The number of slots (the bucket) is the smallest of the allowed ones that holds all images."""
 
     def __init__(self, key: BatchKey, buckets: Sequence[int]) -> None:
         """`buckets`: rising; the last is the most that this batch takes."""
         self.key = key
         self._buckets = tuple(buckets)
-        self._slots: list[ImageInMaking | None] = []
-        self._mark: object | None = None  # of the inputs that hold all rows of those who sit here, in `RowsHeld`
-        self._guidance: torch.Tensor | None = None  # (bucket, 1, 1, 1) float32, while the slots stay
+        self._slots: list[ActiveImage | None] = []
+        # While the slots stay as they are:
+        self._mark: object | None = None  # on the inputs that hold the prompts of all slots
+        self._guidance: torch.Tensor | None = None  # (bucket, 1, 1, 1) float32
 
     @property
-    def images(self) -> list[ImageInMaking]:
+    def images(self) -> list[ActiveImage]:
         """By slot."""
         return [image for image in self._slots if image is not None]
 
     @property
     def bucket(self) -> int:
         return len(self._slots)
+
+    @property
+    def area_px(self) -> int:
+        """Pixels of one step."""
+        return self.bucket * self.key.area_px
 
     @property
     def shape(self) -> BatchShape:
@@ -90,35 +71,36 @@ class Batch:
     def has_room(self) -> bool:
         return len(self.images) < self._buckets[-1]
 
-    def join(self, image: ImageInMaking) -> None:
+    def join(self, image: ActiveImage) -> None:
         if None not in self._slots:
             self._resize(len(self.images) + 1)
         self._slots[self._slots.index(None)] = image
-        self._stale()
+        self._mark = self._guidance = None
 
-    def leave(self, image: ImageInMaking) -> None:
+    def leave(self, image: ActiveImage) -> None:
         self._slots[self._slots.index(image)] = None
         self._resize(len(self.images))
 
-    def step(self, runner: UNetRunner, held: RowsHeld) -> list[Advanced]:
-        """One call of the UNet for all, then each image's own scheduler. `held`: the same for all who use `runner`.
+    def step(self, runner: UNetRunner) -> list[StepResult]:
+        """One call of the UNet for all, then each image's own scheduler.
 
         Raises: what the UNet raises; no image has then gone on.
         """
         inputs = runner.inputs(self.shape)
-        if not held.are(inputs, self._mark):
-            held.begin(inputs)
-            self._fill_conditions(inputs)
-            self._mark = held.done(inputs)
+        # Two batches of one shape take turns in the same inputs: each must find its own prompts there.
+        if self._mark is None or inputs.filled_by is not self._mark:
+            inputs.filled_by = None
+            self._fill_conditioning(inputs)
+            inputs.filled_by = self._mark = object()
         self._fill_latents(inputs)
         prediction = self._guided(runner.run(self.shape, inputs))
-        return [self._advance(slot, image, inputs, prediction) for slot, image in self._seated()]
+        return [self._advance(slot, image, inputs, prediction) for slot, image in self._occupied()]
 
-    def _seated(self) -> list[tuple[int, ImageInMaking]]:
+    def _occupied(self) -> list[tuple[int, ActiveImage]]:
         return [(slot, image) for slot, image in enumerate(self._slots) if image is not None]
 
     def _resize(self, count: int) -> None:
-        """Into the smallest bucket that holds `count`; who sits beyond its end moves into a gap."""
+        """Takes the smallest bucket that holds `count`; images beyond its end move into gaps."""
         bucket = next((size for size in self._buckets if size >= count), self._buckets[-1]) if count else 0
         if bucket == self.bucket:
             return
@@ -127,22 +109,19 @@ class Batch:
         for image in moving:
             kept[kept.index(None)] = image
         self._slots = kept
-        self._stale()
-
-    def _stale(self) -> None:
         self._mark = self._guidance = None
 
-    def _fill_conditions(self, inputs: UNetInputs) -> None:
-        for slot, image in self._seated():
+    def _fill_conditioning(self, inputs: UNetInputs) -> None:
+        for slot, image in self._occupied():
             if image.unconditional is None:
-                _copy_row(inputs, slot, image.conditions)
+                _copy_row(inputs, slot, image.conditional)
             else:
                 _copy_row(inputs, slot, image.unconditional)
-                _copy_row(inputs, self.bucket + slot, image.conditions)
+                _copy_row(inputs, self.bucket + slot, image.conditional)
 
     def _fill_latents(self, inputs: UNetInputs) -> None:
         timesteps = [0.0] * self.bucket
-        for slot, image in self._seated():
+        for slot, image in self._occupied():
             timesteps[slot] = image.schedule.timestep
             inputs.sample[slot : slot + 1].copy_(image.schedule.scaled(image.latents))
         if self.key.guided:
@@ -153,7 +132,7 @@ class Batch:
     def _guided(self, prediction: torch.Tensor) -> torch.Tensor:
         """(R, C, h, w) -> (bucket, C, h, w), each image with its own scale, rounded as diffusers does."""
         if not self.key.guided:
-            return prediction.clone()  # schedulers keep what they are given, the runner takes it back
+            return prediction.clone()  # schedulers keep what they get, and the runner reuses it
         unconditional, conditional = prediction.chunk(2)
         if self._guidance is None:
             scales = [0.0 if image is None else image.drawing.guidance_scale for image in self._slots]
@@ -161,18 +140,18 @@ class Batch:
         towards = self._guidance * (conditional - unconditional)
         return unconditional + towards.to(unconditional.dtype)
 
-    def _advance(self, slot: int, image: ImageInMaking, inputs: UNetInputs, prediction: torch.Tensor) -> Advanced:
-        seen, own = inputs.sample[slot : slot + 1], prediction[slot : slot + 1]
+    def _advance(self, slot: int, image: ActiveImage, inputs: UNetInputs, prediction: torch.Tensor) -> StepResult:
+        sample, own = inputs.sample[slot : slot + 1], prediction[slot : slot + 1]
         timestep = image.schedule.timestep
         try:
             image.latents = image.schedule.advance(own, image.latents)
-        except Exception as exc:  # the others' steps are done or will be: this is its own affair
-            return Advanced(image, timestep, seen, own, exc)
-        return Advanced(image, timestep, seen, own)
+        except Exception as exc:  # it concerns this image alone
+            return StepResult(image, timestep, sample, own, exc)
+        return StepResult(image, timestep, sample, own)
 
 
-def _copy_row(inputs: UNetInputs, row: int, conditions: Conditions) -> None:
-    for name, tensor in conditions.tensors():
+def _copy_row(inputs: UNetInputs, row: int, conditioning: Conditioning) -> None:
+    for name, tensor in conditioning.tensors():
         getattr(inputs, name)[row : row + 1].copy_(tensor)
 
 

@@ -1,25 +1,87 @@
-"""The compiling process: `python -m inference_server.engines.diffusers.compile_child PID FILE`, order on stdin.
+"""The compiling process: started by the engine process, it compiles one UNet package and ends.
 
-The engine process starts it, never a hand. A process of its own, because compiling takes minutes of Python: in the
-engine process it would hold up every step. It writes the package to FILE and ends; after a failure the last line on
-stderr says why.
+It is a process of its own because compiling takes minutes of Python: in the engine process it would hold up every
+step. It reads the order from stdin and writes the package to the file it is given; after a failure the last line on
+stderr says why. Run as `python -m inference_server.engines.diffusers.compile_child PID FILE`, by `compile_in_child`
+and never by hand.
 """
 
 import os
+import subprocess
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inference_server.engine_process import die_with
 from inference_server.engines import short_reason
 
+if TYPE_CHECKING:
+    from inference_server.engines.diffusers.unet_package import PackageOrder
+
+MODULE = "inference_server.engines.diffusers.compile_child"
+COMPILE_TIMEOUT_S = 1800
+PACKAGE_PARENT = Path(__file__).resolve().parents[3]
 NICENESS = 10  # the engine process goes first
+
+
+class CompileError(Exception):
+    """No package was made; the text says why."""
+
+
+class NoRoomError(CompileError):
+    """Memory was too short to compile; that may be otherwise later."""
+
+
+def compile_in_child(order: "PackageOrder", file: Path, compiler_cache: Path) -> None:
+    """Compiles a package to `file`; the compilers keep what others can use in `compiler_cache`.
+
+    Raises: CompileError, NoRoomError.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", MODULE, str(os.getpid()), str(file)],
+            input=order.model_dump_json(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, **_environment(compiler_cache)},
+            timeout=COMPILE_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CompileError(f"the compiler was not done after {COMPILE_TIMEOUT_S} s") from None
+    if done.returncode != 0 or not file.is_file():
+        lines = done.stderr.strip().splitlines()
+        told = lines[-1][:500] if lines else "it said nothing"
+        error = NoRoomError if "out of memory" in told else CompileError
+        raise error(f"the compiler ended with {done.returncode}: {told}")
+
+
+def _environment(compiler_cache: Path) -> dict[str, str]:
+    python_path = os.pathsep.join(filter(None, (str(PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
+    return {
+        "PYTHONPATH": python_path,
+        "TORCHINDUCTOR_CACHE_DIR": str(compiler_cache / "inductor"),
+        "TRITON_CACHE_DIR": str(compiler_cache / "triton"),
+        **_cuda_home(),
+    }
+
+
+def _cuda_home() -> dict[str, str]:
+    """Where pip put CUDA's headers, for a machine without a CUDA toolkit."""
+    if "CUDA_HOME" in os.environ or Path("/usr/local/cuda").exists():
+        return {}
+    headers = (file for folder in sys.path for file in Path(folder).glob("nvidia/cu*/include/cuda.h"))
+    found = next(headers, None)
+    return {} if found is None else {"CUDA_HOME": str(found.parent.parent)}
 
 
 def main() -> None:
     die_with(int(sys.argv[1]))
     os.nice(NICENESS)
     # Only now: importing it takes seconds of a core.
-    from inference_server.engines.diffusers.unet_compiler import compile_package
-    from inference_server.engines.diffusers.unet_package import PackageOrder
+    from inference_server.engines.diffusers.unet_package import PackageOrder, compile_package
 
     order = PackageOrder.model_validate_json(sys.stdin.read())
     try:

@@ -1,20 +1,18 @@
-"""From finished latents to pixels, beside the step loop: the autoencoder, the safety checker, and previews.
+"""The last stage: turns finished latents into pixels (autoencoder, safety checker), and running ones into previews.
 
-Each image is decoded alone: the same pixels in any company.
+Each image is decoded alone, so that its pixels are the same in any company.
 Source: the ends of the pipelines' `__call__` in diffusers 0.42, VaeImageProcessor.postprocess
 """
 
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.engines.diffusers.streams import give_memory_back
+from inference_server.engines.diffusers.streams import empty_cache
 from inference_server.engines.previews import PreviewMap
-from inference_server.messages import RawImage
 
 TILE_PX = 512  # takes about a quarter of the memory of a 1024 px picture in one piece
 
@@ -23,8 +21,8 @@ class NoPictureError(Exception):
     """The latents hold values that are no numbers."""
 
 
-class Finisher:
-    """Used by one thread."""
+class LatentDecoder:
+    """Decodes the latents of one model. For one thread."""
 
     def __init__(self, pipeline: Any, device: torch.device, previews: PreviewMap) -> None:
         self._pipeline, self._device, self._previews = pipeline, device, previews
@@ -34,36 +32,37 @@ class Finisher:
             self._vae.to(dtype=torch.float32)  # overflows otherwise; diffusers does it again for each picture
         self._has_checker = getattr(pipeline, "safety_checker", None) is not None
 
-    def finish(self, in_hand: ActiveRequest, index: int, latents: torch.Tensor) -> None:
-        """Tells the picture. Raises: NoPictureError, torch.OutOfMemoryError, or what the parts raise."""
+    def finish(self, request: ActiveRequest, index: int, latents: torch.Tensor) -> None:
+        """Tells picture `index` of the request.
+
+        Raises: NoPictureError, torch.OutOfMemoryError, or what the parts raise.
+        """
         decoded = self._decode(latents)
-        nsfw = self._is_unfit(decoded) if self._has_checker and in_hand.drawing.safety_checker else None
+        nsfw = self._is_nsfw(decoded) if self._has_checker and request.drawing.safety_checker else None
         finite = torch.isfinite(decoded).all()
         pixels = _to_pixels(decoded)
-        height, width, _ = pixels.shape
         if not finite:
             raise NoPictureError(
                 "The model's numbers ran out of range. Try another scheduler or another number of steps; for the "
                 "maintainer: MODEL_PRECISION=bf16 or fp32 leaves more room."
             )
-        shown = np.zeros_like(pixels) if nsfw else pixels
-        in_hand.finish(index, RawImage(width, height, shown.tobytes()), nsfw)
+        request.finish(index, pixels, nsfw)
         self._previews.learn(latents[0].float().cpu().numpy(), pixels)
 
-    def preview(self, in_hand: ActiveRequest, denoised: torch.Tensor) -> None:
+    def preview(self, request: ActiveRequest, denoised: torch.Tensor) -> None:
         """Tells a preview of latents (1, C, h, w), if one can be made."""
-        if not in_hand.ended and (preview := self._previews.draw(denoised[0].float().cpu().numpy())) is not None:
-            in_hand.preview(preview)
+        if not request.ended and (preview := self._previews.draw(denoised[0].float().cpu().numpy())) is not None:
+            request.preview(preview)
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """(1, C, h, w) -> (1, 3, H, W), -1 to 1. In one piece, or where memory is too short for that in tiles."""
+        """(1, C, h, w) -> (1, 3, H, W), -1 to 1. In one piece, or in tiles where memory is too short for that."""
         latents = self._unscaled(latents).to(self._vae.dtype)
         try:
             return self._decoded(latents)
         except Exception as exc:
             if not cuda_errors.is_out_of_memory(exc) or not hasattr(self._vae, "enable_tiling"):
                 raise
-        give_memory_back()
+        empty_cache()
         self._vae.enable_tiling()
         self._vae.tile_sample_min_size = TILE_PX
         self._vae.tile_latent_min_size = TILE_PX // self._pipeline.vae_scale_factor
@@ -87,8 +86,8 @@ class Finisher:
 
         return latents * of_channels(std) / config.scaling_factor + of_channels(mean)
 
-    def _is_unfit(self, decoded: torch.Tensor) -> bool:
-        """Whether the model's safety checker finds something. It blackens what it is given, hence the copy."""
+    def _is_nsfw(self, decoded: torch.Tensor) -> bool:
+        """Whether the model's safety checker finds something. The checker blackens its input, hence the copy."""
         dtype = self._pipeline.safety_checker.dtype
         _, found = self._pipeline.run_safety_checker(decoded.clone(), self._device, dtype)
         return bool(found[0])
@@ -98,3 +97,45 @@ def _to_pixels(decoded: torch.Tensor) -> Any:
     """(1, 3, H, W) -1 to 1 -> (H, W, 3) uint8, rounded as diffusers does; on the device, so that less is copied."""
     shares = (decoded * 0.5 + 0.5).clamp(0, 1).float()
     return (shares * 255).round().to(torch.uint8)[0].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+class DenoisedLatents:
+    """Guesses, from one call of the UNet, the latents that an image is on its way to, for previews.
+
+    All the offered schedulers show the UNet the same thing, whatever they keep themselves: a mix of picture and noise,
+        input = sqrt(a) * x0 + sqrt(1 - a) * noise,     a = alphas_cumprod[timestep]
+    so that one formula for each kind of prediction gives x0. Schedulers of the EDM family mix otherwise: no previews.
+    Source: https://arxiv.org/abs/2010.02502 (epsilon), https://arxiv.org/abs/2202.00512 appendix D (v)
+    """
+
+    def __init__(self, own_scheduler: Any) -> None:
+        """`own_scheduler`: the model's."""
+        alphas = getattr(own_scheduler, "alphas_cumprod", None)
+        self._alphas = [] if alphas is None else [float(alpha) for alpha in alphas]
+        self._kind = str(getattr(own_scheduler.config, "prediction_type", "epsilon"))
+
+    def guess(self, timestep: float, sample: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor | None:
+        """x0 as float32 from the UNet's input and its prediction, all of one shape; None where it cannot be told."""
+        alpha = self._alpha(timestep)
+        if alpha is None or alpha <= 0:  # the input holds nothing of the picture
+            return None
+        sample, prediction = sample.float(), prediction.float()
+        signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+        match self._kind:
+            case "epsilon":
+                return (sample - noise * prediction) / signal
+            case "v_prediction":
+                return signal * sample - noise * prediction
+            case "sample":
+                return prediction
+        return None
+
+    def _alpha(self, timestep: float) -> float | None:
+        """Linear between two of the trained levels: timesteps may be fractions."""
+        last = len(self._alphas) - 1
+        if not 0 <= timestep <= last:
+            return None
+        below = int(timestep)
+        above = min(below + 1, last)
+        share = timestep - below
+        return (1 - share) * self._alphas[below] + share * self._alphas[above]

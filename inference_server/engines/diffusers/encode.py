@@ -1,112 +1,110 @@
-"""From a drawing to its images before their first step: text encoders, first latents, a scheduler each.
+"""The first stage: turns a request into images before their first step (text embeddings, first latents, schedulers).
 
-Exactly as diffusers' pipelines do it with a CPU generator for every seed, so that the pictures are the same.
-Source: `__call__` of StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline (0.42)
+It does exactly what diffusers' pipelines do with a CPU generator for every seed, so that the pictures are the same.
+Source: `encode_prompt` and `__call__` of StableDiffusionPipeline, StableDiffusionXLPipeline and
+LatentConsistencyModelPipeline (diffusers 0.42)
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionXLPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
+from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.engines.diffusers.prompts import PromptEncoder
 from inference_server.engines.diffusers.schedulers import Schedule, SchedulerMaker
-from inference_server.engines.diffusers.unet import InputSizes
+from inference_server.engines.diffusers.unet import InputSizes, TensorFields
+from inference_server.engines.diffusers.unused_words import PromptWindows
 from inference_server.messages import GenerationParams
+
+KEPT_NEGATIVES = 8  # most visitors have the same negative prompt, none
+
+
+class PromptError(Exception):
+    """The text encoders failed; the text leaves out their words, which may hold the prompt."""
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What the UNet is told beside the latents, one row each; fields as in `UNetInputs`."""
+class Conditioning(TensorFields):
+    """What the UNet reads beside the latents, one row each; fields as in `UNetInputs`."""
 
     encoder_hidden_states: torch.Tensor  # (1, tokens, D)
     timestep_cond: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     time_ids: torch.Tensor | None = None
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and tensor of those that the model has."""
-        for field in fields(self):
-            tensor = getattr(self, field.name)
-            if tensor is not None:
-                yield field.name, tensor
 
-
-class ImageInMaking:
-    """One image between its noise and its picture. Belongs to the step loop once it has joined."""
+class ActiveImage:
+    """One image between its noise and its picture. Belongs to the step loop once it has joined a batch."""
 
     def __init__(
         self,
-        in_hand: ActiveRequest,
+        request: ActiveRequest,
         index: int,
-        conditions: Conditions,
-        unconditional: Conditions | None,
+        conditional: Conditioning,
+        unconditional: Conditioning | None,
         schedule: Schedule,
         latents: torch.Tensor,
     ) -> None:
-        self.in_hand, self.index = in_hand, index  # index: which of the drawing's images
-        self.conditions, self.unconditional = conditions, unconditional  # the second is None without guidance
+        self.request, self.index = request, index  # index: which of the request's images
+        self.conditional, self.unconditional = conditional, unconditional  # the second is None without guidance
         self.schedule = schedule
         self.latents = latents  # (1, C, h, w)
         self.preview_at_s = 0.0  # when the next preview is due, on the monotonic clock
 
     @property
     def drawing(self) -> GenerationParams:
-        return self.in_hand.drawing
+        return self.request.drawing
 
     def tensors(self) -> list[torch.Tensor]:
         """All that lies on the device."""
-        sets = [self.conditions, *([self.unconditional] if self.unconditional else [])]
+        sets = [self.conditional, *([self.unconditional] if self.unconditional else [])]
         return [self.latents, *(tensor for one in sets for _, tensor in one.tensors())]
 
 
-class Preparer:
-    """Used by one thread."""
+class RequestEncoder:
+    """Encodes the requests of one model. For one thread: tokenizers are not to be shared."""
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self._pipeline, self._device = pipeline, device
-        self._prompts = PromptEncoder(pipeline, device)
+        self._prompts, self._windows = _PromptEncoder(pipeline, device), PromptWindows(pipeline)
         self._schedulers = SchedulerMaker(pipeline.scheduler)
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
 
-    def is_guided(self, drawing: GenerationParams) -> bool:
-        """Whether the UNet is asked twice, with and without the prompt."""
-        return drawing.guidance_scale > 1 and not self._distilled
-
     def input_sizes(self, drawing: GenerationParams) -> InputSizes:
-        """Measured on a drawing: what the text encoders really give."""
+        """Measured by encoding a drawing: what the text encoders really give."""
         with torch.inference_mode():
-            conditions, _ = self._conditions(drawing)
-        pipeline = self._pipeline
-        widths = {name: int(tensor.shape[-1]) for name, tensor in conditions.tensors()}
+            conditional, _ = self._conditioning(drawing)
+        unet = self._pipeline.unet
         return InputSizes(
-            device=self._device,
-            dtype=pipeline.unet.dtype,
-            channels=int(pipeline.unet.config.in_channels),
-            px_per_latent=int(pipeline.vae_scale_factor),
-            tokens=int(conditions.encoder_hidden_states.shape[1]),
-            text_width=widths["encoder_hidden_states"],
-            timestep_cond_width=widths.get("timestep_cond"),
-            text_embeds_width=widths.get("text_embeds"),
-            time_ids_width=widths.get("time_ids"),
+            self._device,
+            unet.dtype,
+            channels=int(unet.config.in_channels),
+            px_per_latent=int(self._pipeline.vae_scale_factor),
+            conditioning={name: tuple(tensor.shape[1:]) for name, tensor in conditional.tensors()},
         )
 
-    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
-        """Raises: prompts.PromptError, schedulers.StepsError, torch.OutOfMemoryError."""
-        drawing = in_hand.drawing
-        conditions, unconditional = self._conditions(drawing)
+    def encode(self, request: ActiveRequest) -> list[ActiveImage]:
+        """Also tells the request which words of its prompts are not read.
+
+        Raises: PromptError, schedulers.StepsError, torch.OutOfMemoryError.
+        """
+        drawing = request.drawing
+        conditional, unconditional = self._conditioning(drawing)
+        request.unused_words = self._windows.unused_words(drawing.prompt)
+        if unconditional is not None:
+            request.unused_negative_words = self._windows.unused_words(drawing.negative_prompt)
         images = []
         for index, seed in enumerate(drawing.seeds):
             generator = torch.Generator("cpu").manual_seed(seed)
             scheduler = self._schedulers.make(drawing.scheduler, drawing.num_inference_steps)
-            schedule = Schedule(scheduler, drawing.num_inference_steps, generator, seed)
-            noise = self._noise(drawing, generator, conditions.encoder_hidden_states.dtype)
-            images.append(ImageInMaking(in_hand, index, conditions, unconditional, schedule, schedule.start(noise)))
+            schedule = Schedule(scheduler, drawing.num_inference_steps, generator, seed, vars(drawing))
+            noise = self._noise(drawing, generator, conditional.encoder_hidden_states.dtype)
+            images.append(ActiveImage(request, index, conditional, unconditional, schedule, schedule.start(noise)))
         return images
 
     def _noise(self, drawing: GenerationParams, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
@@ -115,16 +113,15 @@ class Preparer:
         noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self._device, dtype=dtype)
         return noise
 
-    def _conditions(self, drawing: GenerationParams) -> tuple[Conditions, Conditions | None]:
-        """With the prompt, and without it where there is guidance."""
-        guided = self.is_guided(drawing)
-        encoded = self._prompts.encode(drawing.prompt, drawing.negative_prompt, guided)
-        dtype = encoded.prompt.dtype
-        time_ids = self._time_ids(drawing, dtype)
-        conditions = Conditions(encoded.prompt, self._guidance_embedding(drawing, dtype), encoded.pooled, time_ids)
-        if encoded.negative is None:
-            return conditions, None
-        return conditions, Conditions(encoded.negative, None, encoded.pooled_negative, time_ids)
+    def _conditioning(self, drawing: GenerationParams) -> tuple[Conditioning, Conditioning | None]:
+        """With the prompt, and without it where there is guidance: the UNet then reads two rows an image."""
+        guided = drawing.guidance_scale > 1 and not self._distilled
+        embeds, pooled, negative, pooled_negative = self._prompts.encode(
+            drawing.prompt, drawing.negative_prompt, guided
+        )
+        time_ids = self._time_ids(drawing, embeds.dtype)
+        conditional = Conditioning(embeds, self._guidance_embedding(drawing, embeds.dtype), pooled, time_ids)
+        return conditional, Conditioning(negative, None, pooled_negative, time_ids) if guided else None
 
     def _guidance_embedding(self, drawing: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
         """(1, P), of models that were distilled to take the guidance as an input."""
@@ -137,7 +134,7 @@ class Preparer:
         return embedding
 
     def _time_ids(self, drawing: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
-        """(1, 6): SDXL is told the size, and that nothing was cropped."""
+        """(1, 6): SDXL reads the picture's size, and that nothing was cropped."""
         pipeline, size = self._pipeline, (drawing.height_px, drawing.width_px)
         if not isinstance(pipeline, StableDiffusionXLPipeline):
             return None
@@ -145,3 +142,48 @@ class Preparer:
             size, (0, 0), size, dtype=dtype, text_encoder_projection_dim=pipeline.text_encoder_2.config.projection_dim
         )
         return ids.to(self._device)
+
+
+class _PromptEncoder:
+    """Encodes prompts by the pipeline's own text encoders, and keeps the embeddings of the last negative prompts."""
+
+    def __init__(self, pipeline: Any, device: torch.device) -> None:
+        self._pipeline, self._device = pipeline, device
+        self._negatives: OrderedDict[str, dict[str, Any]] = OrderedDict()  # text -> what `encode_prompt` takes for it
+
+    def encode(self, prompt: str, negative_prompt: str, guided: bool) -> tuple[Any, Any, Any, Any]:
+        """The prompt's embeddings (1, tokens, D), those of SDXL pooled (1, D2), and both of the negative prompt.
+
+        The pooled ones are None without SDXL, the negative ones None without guidance.
+
+        Raises: PromptError, torch.OutOfMemoryError.
+        """
+        known = self._negatives.get(negative_prompt) if guided else None
+        negative = known or {"negative_prompt": negative_prompt or None}  # "" is not none to SDXL
+        try:
+            found = self._pipeline.encode_prompt(
+                prompt=prompt,
+                device=self._device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=guided,
+                **negative,
+            )
+        except Exception as exc:
+            if cuda_errors.is_out_of_memory(exc) or cuda_errors.is_fatal(exc):
+                raise
+            raise PromptError(f"the prompt could not be encoded ({type(exc).__name__})") from exc
+        embeds, negative_embeds, pooled, pooled_negative = (*found, None, None)[:4]  # the order of diffusers
+        if not guided:
+            return embeds, pooled, None, None
+        self._keep(negative_prompt, negative_embeds, pooled_negative)
+        return embeds, pooled, negative_embeds, pooled_negative
+
+    def _keep(self, negative_prompt: str, embeds: torch.Tensor, pooled: torch.Tensor | None) -> None:
+        """Saves the next request with this negative prompt half of the work on its text."""
+        kept: dict[str, Any] = {"negative_prompt_embeds": embeds}
+        if pooled is not None:
+            kept["negative_pooled_prompt_embeds"] = pooled
+        self._negatives[negative_prompt] = kept
+        self._negatives.move_to_end(negative_prompt)
+        if len(self._negatives) > KEPT_NEGATIVES:
+            self._negatives.popitem(last=False)

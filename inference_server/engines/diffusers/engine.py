@@ -1,10 +1,11 @@
-"""The diffusers engine, put together: load, look what kind of pipeline it is, choose the loop that fits it."""
+"""The diffusers engine, put together: it loads the model and chooses how its kind of pipeline is drawn with."""
 
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from diffusers import (
     LatentConsistencyModelPipeline,
     StableDiffusionPipeline,
@@ -13,52 +14,49 @@ from diffusers import (
 )
 
 from inference_server.engine_config import EngineConfig
-from inference_server.engines import WorkChannel
-from inference_server.engines.diffusers import loading, model_info, noise
-from inference_server.engines.diffusers.continuous_batching import BUCKETS, Room, buckets_up_to
-from inference_server.engines.diffusers.encode import Preparer
+from inference_server.engines import ModelLoadError, WorkChannel
+from inference_server.engines.diffusers import cuda_errors, loading, model_info, schedulers
+from inference_server.engines.diffusers.batch_queue import BUCKETS, BatchLimits, buckets_up_to
+from inference_server.engines.diffusers.compiling import make_runner
+from inference_server.engines.diffusers.continuous_batching import ContinuousBatching
+from inference_server.engines.diffusers.encode import RequestEncoder
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame
 from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.pipeline_calls import IMAGES_AT_ONCE, PipelineCalls
-from inference_server.engines.diffusers.runner import make_runner
-from inference_server.engines.diffusers.shared_steps import SharedSteps
-from inference_server.engines.diffusers.streams import settle
-from inference_server.engines.diffusers.warm_up import WarmUpChannel, small_drawing
-from inference_server.messages import ModelInfo
+from inference_server.engines.diffusers.streams import synchronize
+from inference_server.messages import Draw, DrawFailed, Drawn, FromEngine, GenerationParams, ModelInfo
 
-# How long a thread that prepares or finishes may keep Python to itself while the step loop wants it: the loop lets go
-# at each of a step's thousand calls, and at the usual 5 ms a newcomer would hold up everybody's steps.
+# How long a thread that encodes or decodes may keep Python to itself while the step loop wants it. The loop lets go at
+# each of a step's thousand calls; at Python's own 5 ms a newcomer would hold up everybody's steps.
 SWITCH_INTERVAL_S = 0.0005
 SHARING = (StableDiffusionPipeline, StableDiffusionXLPipeline, LatentConsistencyModelPipeline)
-
-
-class Drawer(Protocol):
-    """A way to draw what comes to a channel."""
-
-    def work(self, channel: WorkChannel) -> None:
-        """Draws until the channel has no more to give. Raises: whatever leaves the process unfit to go on."""
+WARM_UP_PROMPT = "a red apple beside a blue bird"
 
 
 class DiffusersEngine:
-    """A pipeline of diffusers' in memory."""
+    """A pipeline of diffusers in memory."""
 
-    def __init__(self, order: EngineConfig, report: Callable[[str], None]) -> None:
+    def __init__(self, config: EngineConfig, report: Callable[[str], None]) -> None:
         """Raises: ModelLoadError, GpuBusyError."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        loaded = loading.load(order, report)
+        loaded = loading.load(config, report)
         shares = shares_steps(loaded.pipeline)
         self.model_info = model_info.of_pipeline(
-            loaded, min(order.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE)
+            loaded, min(config.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE)
         )
         if shares and loaded.device.type == "cuda":
-            noise.do_not_wait()
+            schedulers.use_pinned_noise()
         self._device, self._weights_bytes = loaded.device, loaded.weights_bytes
+        self._drawer: ContinuousBatching | PipelineCalls
         with self._others_may_be_to_blame():
-            self._drawer = _sharing(loaded, order, self.model_info) if shares else _calling(loaded, self.model_info)
-            settle(loaded.device)
+            if shares:
+                self._drawer = _continuous_batching(loaded, config, self.model_info)
+            else:
+                self._drawer = PipelineCalls(loaded.pipeline, loaded.device, self.model_info.images_at_once)
+            synchronize(loaded.device)  # the weights are in place for every stream
 
     def warm_up(self) -> None:
-        """One small picture by the way that all pictures take: healthy means that the device drew.
+        """Draws one small picture as all pictures are drawn: the engine is healthy only if its device draws.
 
         Raises: ModelLoadError, GpuBusyError, or what the device raises.
         """
@@ -75,20 +73,62 @@ class DiffusersEngine:
 
 
 def shares_steps(pipeline: Any) -> bool:
-    """Whether its UNet is called as `unet.call_unet` does it, with nothing but text."""
+    """Whether its UNet can be called as `unet.call_unet` does it, with nothing but text."""
     if type(pipeline) not in SHARING or not isinstance(pipeline.unet, UNet2DConditionModel):
         return False
     config = pipeline.unet.config
     return config.encoder_hid_dim_type is None and config.addition_embed_type in (None, "text_time")
 
 
-def _sharing(loaded: LoadedPipeline, order: EngineConfig, facts: ModelInfo) -> Drawer:
-    preparer = Preparer(loaded.pipeline, loaded.device)
-    sizes = preparer.input_sizes(small_drawing(facts))
-    runner = make_runner(loaded.pipeline.unet, sizes, order, facts)
-    room = Room(facts.images_at_once, buckets_up_to(facts.images_at_once), facts.width_px * facts.height_px)
-    return SharedSteps(loaded.pipeline, loaded.device, preparer, runner, room)
+def _continuous_batching(loaded: LoadedPipeline, config: EngineConfig, info: ModelInfo) -> ContinuousBatching:
+    encoder = RequestEncoder(loaded.pipeline, loaded.device)
+    sizes = encoder.input_sizes(small_drawing(info))
+    runner = make_runner(loaded.pipeline.unet, sizes, config, info)
+    limits = BatchLimits(info.images_at_once, buckets_up_to(info.images_at_once), info.width_px * info.height_px)
+    return ContinuousBatching(loaded.pipeline, loaded.device, encoder, runner, limits)
 
 
-def _calling(loaded: LoadedPipeline, facts: ModelInfo) -> Drawer:
-    return PipelineCalls(loaded.pipeline, loaded.device, facts.images_at_once)
+class WarmUpChannel(WorkChannel):
+    """A channel of one drawing: gives it, and keeps what becomes of it."""
+
+    def __init__(self, drawing: GenerationParams) -> None:
+        self._orders = [Draw(0, drawing)]
+        self._end: FromEngine | None = None
+
+    def take(self, timeout_s: float | None = None) -> Draw | None:
+        return self._orders.pop() if self._orders else None
+
+    def is_cancelled(self, number: int) -> bool:
+        return False
+
+    def tell(self, message: FromEngine) -> None:
+        if isinstance(message, Drawn | DrawFailed):
+            self._end = message
+
+    def check(self) -> None:
+        """Raises: ModelLoadError, unless the picture was drawn; caused by an OutOfMemoryError if memory was short."""
+        if isinstance(self._end, Drawn):
+            return
+        reason = self._end.reason if isinstance(self._end, DrawFailed) else "the engine gave no picture"
+        cause = torch.OutOfMemoryError(reason) if reason.startswith(cuda_errors.MEMORY_SHORT) else None
+        raise ModelLoadError(f"the model was loaded, but its first picture failed: {reason}") from cause
+
+
+def small_drawing(info: ModelInfo) -> GenerationParams:
+    """One step of a picture. A GPU draws the default size, to prove that its memory suffices; a CPU half the side."""
+    share, multiple = (1 if info.gpu else 2), info.side_multiple_px
+
+    def side(px: int) -> int:
+        smallest = -(-64 // multiple) * multiple
+        return max(smallest, px // share // multiple * multiple)
+
+    return GenerationParams(
+        prompt=WARM_UP_PROMPT,
+        negative_prompt="",
+        width_px=side(info.width_px),
+        height_px=side(info.height_px),
+        num_inference_steps=1,
+        guidance_scale=info.guidance_scale,
+        scheduler=info.scheduler,
+        seeds=(0,),
+    )

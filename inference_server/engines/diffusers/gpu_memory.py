@@ -1,6 +1,6 @@
-"""Looks, before a model is loaded, whether the GPU's memory is there to be had or somebody else is using it.
+"""Tells a GPU that others use from one that is too small for the model: before loading, and after a failure.
 
-And after a failure: between that look and the first picture somebody may have started a game.
+After a failure too, because somebody may start a game between the first look and the first picture.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ import torch
 from inference_server.engines import ModelLoadError
 from inference_server.engines.diffusers import cuda_errors
 
-# Beside the weights: CUDA's context and libraries (some 0.5 GB), and a picture's activations.
+# Beside the weights: CUDA's context and libraries, and a picture's activations.
 WORKING_ROOM_BYTES = 1_500_000_000
-CONTEXT_BYTES = 500_000_000  # of those, what CUDA takes for itself
+CONTEXT_BYTES = 500_000_000  # of these, CUDA's context and libraries
 
 
 class GpuBusyError(ModelLoadError):
@@ -35,7 +35,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """What the driver says at one moment."""
+    """The GPU's memory at one moment."""
 
     total_bytes: int
     free_bytes: int
@@ -55,9 +55,9 @@ def read_gpu_memory(device: torch.device) -> GpuMemory:
 
 
 def require_free(device: torch.device, weights_bytes: int, probe: Probe = read_gpu_memory) -> None:
-    """Passes when a model of this size can be loaded and can draw now.
+    """Checks that a model of this size can be loaded and can draw now.
 
-    Raises: GpuBusyError when others hold the memory; ModelLoadError when the GPU has not as much at all.
+    Raises: GpuBusyError when others hold the memory; ModelLoadError when the whole GPU has less.
     """
     needed = weights_bytes + WORKING_ROOM_BYTES
     memory = probe(device)
@@ -77,11 +77,11 @@ def others_may_be_to_blame(
     probe: Probe = read_gpu_memory,
     own_bytes: Callable[[torch.device], int] | None = None,
 ) -> Iterator[None]:
-    """Around the loading and the first picture of a model that `require_free` let pass. Nothing is done on a CPU.
+    """Wraps the loading and the first picture of a model that `require_free` let pass. Does nothing on a CPU.
 
     `own_bytes`: what this process holds of the GPU's memory.
 
-    Raises: GpuBusyError where memory was short and others hold what was free before; else what was raised within.
+    Raises: GpuBusyError where memory was short and others hold what was free before; else what the block raised.
     """
     try:
         yield
@@ -106,7 +106,7 @@ def _own_bytes(device: torch.device) -> int:
 def _busy(memory: GpuMemory, free_bytes: int, needed_bytes: int) -> GpuBusyError:
     return GpuBusyError(
         f"gpu-busy: {_gb(free_bytes)} of the GPU's {_gb(memory.total_bytes)} are free, the model needs "
-        f"about {_gb(needed_bytes)}. {_told(memory.holders)} Close what uses the GPU, or ask again later"
+        f"about {_gb(needed_bytes)}. {_holders(memory.holders)} Close what uses the GPU, or ask again later"
     )
 
 
@@ -115,8 +115,8 @@ def is_free(device: torch.device, needed_bytes: int, probe: Probe = read_gpu_mem
     return probe(device).free_bytes >= needed_bytes
 
 
-def _told(holders: tuple[Holder, ...]) -> str:
-    """By process id alone: command lines may hold what is nobody's business."""
+def _holders(holders: tuple[Holder, ...]) -> str:
+    """Names processes by id alone: their command lines may hold secrets."""
     if not holders:
         return "The driver does not say which processes hold the rest."
     sizes = ("an unknown part" if one.used_bytes is None else _gb(one.used_bytes) for one in holders)
@@ -155,7 +155,7 @@ def _nvml(pynvml: Any) -> Iterator[None]:
 
 
 def _handle(pynvml: Any, device: torch.device) -> Any:
-    """By the identity that CUDA tells: CUDA_VISIBLE_DEVICES and CUDA's own order make another number of it."""
+    """Found by the UUID that CUDA tells: CUDA_VISIBLE_DEVICES and CUDA's own order change its number."""
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     try:
         return pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")

@@ -1,7 +1,7 @@
-"""A compiled package made callable: over the UNet's own weights, and only if it answers as the UNet does.
+"""Loads a compiled package: it runs over the UNet's own weights, and only if it answers as the UNet does.
 
-What goes wrong inside of a package reaches Python without its cause ("run_func_(...) API call failed at ..."), whether
-memory was short, the device is broken or the code is wrong. So the UNet itself is called then: it says what it is.
+An error inside of a package reaches Python without its cause ("run_func_(...) API call failed at ..."), whether memory
+was short, the device is broken or the code is wrong. So the UNet itself is called then, and its error tells the cause.
 Source: torch/csrc/inductor/aoti_runtime/interface.cpp (CONVERT_EXCEPTION_TO_ERROR_CODE)
 """
 
@@ -14,10 +14,9 @@ import torch
 from inference_server.engines import short_reason
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import is_free
-from inference_server.engines.diffusers.networks import Network
 from inference_server.engines.diffusers.package_cache import PackageCache, unpack
-from inference_server.engines.diffusers.streams import Lane, is_recording, settle
-from inference_server.engines.diffusers.unet import UNetInputs
+from inference_server.engines.diffusers.streams import ThreadStream, is_capturing, synchronize
+from inference_server.engines.diffusers.unet import Network, UNetInputs
 from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, torch_dtype
 
 # The largest difference as a share of the largest value. Kernels that sum in another order differ by a few of the last
@@ -31,11 +30,11 @@ Open = Callable[[Path, Path, PackageOrder, Any], Network]  # package, empty fold
 
 
 class PackageRefusedError(Exception):
-    """The package is damaged, of something else, or draws something else; the text says which."""
+    """The package is damaged, made for something else, or draws something else; the text says which."""
 
 
 class PackagedNetwork:
-    """The package, and the UNet behind it where the package fails. For the step loop's thread alone."""
+    """Calls the package, and the UNet itself where the package fails. For the step loop's thread alone."""
 
     def __init__(self, package: Network, eager: Network, device: torch.device) -> None:
         self._package, self._eager, self._device = package, eager, device
@@ -48,10 +47,10 @@ class PackagedNetwork:
         try:
             return self._package(inputs)
         except RuntimeError as exc:
-            if is_recording(self._device):  # nothing else can be called then; whoever records goes on without
+            if is_capturing(self._device):  # nothing else can be called then, and steps go on without a graph
                 raise
             cuda_errors.log_without_text(exc)
-        settle(self._device)  # raises what is broken for good
+        synchronize(self._device)  # raises what is broken for good
         answer = self._eager(inputs)
         self._failures += 1
         if self._failures == MAX_FAILURES:
@@ -60,13 +59,13 @@ class PackagedNetwork:
 
 
 def open_package(file: Path, folder: Path, order: PackageOrder, unet: Any) -> Network:
-    """Over the UNet's own weights; its code stays in memory, the check loads all of it.
+    """The package as a network over the UNet's own weights. Its code stays in memory.
 
     Raises: PackageRefusedError, whatever the library raises.
     """
     unpack(file, folder)
     _check_digest(file, order)
-    # Single-threaded: one thread at a time calls it, and the other way cannot be recorded as a CUDA graph.
+    # Single-threaded: one thread at a time calls it, and the other way cannot be captured as a CUDA graph.
     package = torch._inductor.aoti_load_package(str(folder), run_single_threaded=True)
     weights = UNetOverTensors(unet, [one.name for one in order.inputs]).state_dict()
     wanted = package.get_constant_fqns()
@@ -89,7 +88,7 @@ def load_package(
     open_: Open = open_package,
     is_short: Callable[[torch.device], bool] = _is_short,
 ) -> Network:
-    """What the cache holds for this order, found to be good; a package that is not is thrown away.
+    """The cache's package for this order, checked; one that fails the check is thrown away.
 
     `is_short`: whether the device has so little memory left that this may be why a package failed.
 
@@ -123,7 +122,7 @@ def _was_short(exc: Exception, device: torch.device, is_short: Callable[[torch.d
     if not isinstance(exc, RuntimeError):
         return False
     try:
-        settle(device)
+        synchronize(device)
     except Exception:
         return False
     return is_short(device)
@@ -138,12 +137,12 @@ def _check_digest(package: Path, order: PackageOrder) -> None:
 
 def _check_answers(package: Network, eager: Network, order: PackageOrder) -> None:
     """Raises: PackageRefusedError, and whatever the device raises."""
-    with Lane(torch.device(order.device)).entered():
+    with ThreadStream(torch.device(order.device)).entered():
         for rows in CHECKED_ROWS:
             if rows > order.max_rows:
                 break
             inputs = _some_inputs(order, rows)
-            theirs = eager(inputs).float()  # first: where memory is short, this one says so
+            theirs = eager(inputs).float()  # first: where memory is short, this call says so
             ours = package(inputs).float()
             difference = float((ours - theirs).abs().max() / theirs.abs().max())
             if not difference <= TOLERANCES[torch_dtype(order.inputs[0])]:  # so that "not a number" is refused too

@@ -1,6 +1,7 @@
-"""Loads a pipeline: which device, which precision, which files, and what a GPU wants done to it."""
+"""Loads a pipeline: chooses device, precision and weight files, and prepares the pipeline for a GPU."""
 
 import json
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import transformers
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, model_folder, short_reason
-from inference_server.engines.diffusers import weights
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame, require_free
 from inference_server.engines.model_folder import FoundModel
 
@@ -23,12 +23,14 @@ DTYPES = {
     **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
     **dict.fromkeys(("fp32", "float32", "float", "full"), torch.float32),
 }
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
+_FP16 = ".fp16"  # in the names of the half-precision variant's files
 USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
 
 
 @dataclass(frozen=True)
 class LoadedPipeline:
-    """A pipeline of diffusers' on its device."""
+    """A pipeline of diffusers on its device."""
 
     found: FoundModel
     pipeline: Any
@@ -37,39 +39,40 @@ class LoadedPipeline:
     weights_bytes: int  # what the weights take of the device's memory
 
 
-def load(order: EngineConfig, report: Callable[[str], None]) -> LoadedPipeline:
+def load(config: EngineConfig, report: Callable[[str], None]) -> LoadedPipeline:
     """Raises: ModelLoadError, GpuBusyError."""
-    device = choose_device(order.device)
-    dtype = choose_dtype(order.model_precision, device)
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.model_precision, device)
     _be_silent()
-    if not order.model_id:
+    if not config.model_id:
         raise ModelLoadError(
-            "INFERENCE_ENGINE=diffusers needs a MODEL_ID (a folder or an id of the hub): the demo model, which is "
-            "drawn without one, is made for INFERENCE_ENGINE=openvino"
+            "INFERENCE_ENGINE=diffusers needs a MODEL_ID (a folder or an id of the hub): the demo model, which serves "
+            "without one, is made for INFERENCE_ENGINE=openvino"
         )
-    found = model_folder.find(order, report, fetch=lambda load: _from_hub(load, dtype))
-    variant = weights.variant(found.folder, dtype)
-    weights_bytes = weights.count_bytes(found.folder, dtype, variant)
+    found = model_folder.find(config, report, fetch=lambda config: _from_hub(config, dtype))
+    index = read_index(found.folder)
+    variant = choose_variant(found.folder, dtype)
+    weights_bytes = count_weights_bytes(found.folder, index, dtype, variant)
     if device.type == "cuda":
         require_free(device, weights_bytes)
     report("loading the model")
-    pipeline = _pipeline(found.folder, dtype, variant)
-    _arrange(device, dtype)
+    pipeline = _pipeline(found.folder, index, dtype, variant)
+    _set_tf32(device, dtype)
     with others_may_be_to_blame(device, weights_bytes):
-        _bring(pipeline, device, found.name)
+        _move(pipeline, device, found.name)
     return LoadedPipeline(found, pipeline, device, dtype, weights_bytes)
 
 
-def _bring(pipeline: Any, device: torch.device, name: str) -> None:
+def _move(pipeline: Any, device: torch.device, name: str) -> None:
     try:
         pipeline.to(device)
-        _lay_out(pipeline, device)
+        _use_channels_last(pipeline, device)
     except Exception as exc:
         raise ModelLoadError(f"{name} does not fit on {device}: {short_reason(exc)}") from exc
 
 
 def choose_device(asked: str | None) -> torch.device:
-    """CUDA where there is one, unless something else is asked for. Raises: ModelLoadError."""
+    """CUDA where there is a GPU, unless `asked` names something else. Raises: ModelLoadError."""
     if asked == "cpu" or (asked is None and not torch.cuda.is_available()):
         return torch.device("cpu")
     if asked not in (None, "cuda"):
@@ -83,7 +86,7 @@ def choose_device(asked: str | None) -> torch.device:
 
 
 def choose_dtype(precision: str | None, device: torch.device) -> torch.dtype:
-    """By the names that people use; without one what suits the device. Raises: ModelLoadError."""
+    """From any of the usual names; without one what suits the device. Raises: ModelLoadError."""
     if not precision:
         return torch.float16 if device.type == "cuda" else torch.float32
     dtype = DTYPES.get(precision.lower().removeprefix("torch."))
@@ -103,16 +106,18 @@ def _why_no_cuda() -> str:
 
 
 def _be_silent() -> None:
-    """The libraries warn with words of the prompt (those that were cut off), and draw progress bars."""
-    warnings.filterwarnings("ignore", module="torchsde")  # at every first step, of a rounding
+    """Stops the libraries' progress bars, and their warnings: those on long prompts quote the prompt."""
+    warnings.filterwarnings("ignore", module="torchsde")  # warns of a rounding at every first step
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
 
 
-def _from_hub(order: EngineConfig, dtype: torch.dtype) -> Path:
-    """The folder with the files that this pipeline needs, and no others: half as large where fp16 is wanted and had."""
-    download = partial(diffusers.DiffusionPipeline.download, str(order.model_id), revision=order.model_revision or None)
+def _from_hub(config: EngineConfig, dtype: torch.dtype) -> Path:
+    """Downloads the files that this pipeline needs and no others; the fp16 variant if it is wanted and exists."""
+    download = partial(
+        diffusers.DiffusionPipeline.download, str(config.model_id), revision=config.model_revision or None
+    )
     if dtype == torch.float16:
         try:
             return Path(download(variant="fp16"))
@@ -122,10 +127,9 @@ def _from_hub(order: EngineConfig, dtype: torch.dtype) -> Path:
     return Path(download())
 
 
-def _pipeline(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
-    """From the folder alone: nothing is fetched, and no code of the model's is run."""
+def _pipeline(folder: Path, index: dict[str, Any], dtype: torch.dtype, variant: str | None) -> Any:
+    """Loads from the folder alone: it fetches nothing, and runs no code of the model's."""
     options: dict[str, Any] = {} if variant is None else {"variant": variant}
-    index = _read_index(folder)
     try:
         pipeline = _class_of(index).from_pretrained(
             folder, dtype=dtype, local_files_only=True, **_absent_parts(index), **options
@@ -136,7 +140,64 @@ def _pipeline(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
     return pipeline
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
+def choose_variant(folder: Path, dtype: torch.dtype) -> str | None:
+    """`fp16` where those files exist and are wanted, or are the only ones."""
+    for part in ("unet", "transformer", "prior"):
+        names = [file.name for file in _weight_files(folder / part)]
+        if names:
+            has_half, has_plain = any(_FP16 in name for name in names), any(_FP16 not in name for name in names)
+            return "fp16" if has_half and (dtype == torch.float16 or not has_plain) else None
+    return None
+
+
+def count_weights_bytes(folder: Path, index: dict[str, Any], dtype: torch.dtype, variant: str | None) -> int:
+    """The weights' size in memory once they are loaded as `dtype`.
+
+    Counts the parts that the index names: a clone may hold others (other sizes, ONNX, training states).
+    """
+    total = 0
+    for name, entry in index.items():
+        if not (isinstance(entry, list) and entry and entry[0]):
+            continue
+        files = _weight_files(folder / name)
+        half = [file for file in files if _FP16 in file.name]
+        plain = [file for file in files if _FP16 not in file.name and "ema" not in file.name]
+        picked = half if variant is not None and half else plain
+        suffix = next((suffix for suffix in _WEIGHT_SUFFIXES if any(file.suffix == suffix for file in picked)), None)
+        total += sum(_loaded_bytes(file, dtype) for file in picked if file.suffix == suffix)
+    return total
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return [file for suffix in _WEIGHT_SUFFIXES for file in sorted(folder.glob(f"*{suffix}"))]
+
+
+def _loaded_bytes(file: Path, dtype: torch.dtype) -> int:
+    stored = 2 if _FP16 in file.name or _is_half(file) else 4
+    return file.stat().st_size * int(dtype.itemsize) // stored
+
+
+def _is_half(file: Path) -> bool:
+    """Whether the first weight is stored in half precision.
+
+    Source: https://huggingface.co/docs/safetensors (format: 8 bytes of length, then JSON)
+    """
+    if file.suffix != ".safetensors":
+        return False
+    with file.open("rb") as opened:
+        head = opened.read(8)
+        if len(head) < 8 or (length := struct.unpack("<Q", head)[0]) > 100_000_000:
+            return False
+        try:
+            header = json.loads(opened.read(length))
+        except ValueError:
+            return False  # loading it will tell what is wrong
+    kinds = [entry["dtype"] for name, entry in header.items() if name != "__metadata__" and "dtype" in entry]
+    return bool(kinds) and kinds[0] in ("F16", "BF16")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The folder's model_index.json: its pipeline class and parts. Raises: ModelLoadError."""
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -147,29 +208,29 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _class_of(index: dict[str, Any]) -> Any:
-    """What `AutoPipelineForText2Image` would find; the usual ones without it, which imports all that there are."""
+    """What `AutoPipelineForText2Image` would find; the usual ones without it, because it imports all pipelines."""
     name = index.get("_class_name")
     return getattr(diffusers, name) if name in USUAL else diffusers.AutoPipelineForText2Image
 
 
 def _absent_parts(index: dict[str, Any]) -> dict[str, None]:
-    """Stable Diffusion 3 is often saved without its largest text encoder; diffusers wants to be told."""
+    """Parts to load as None: Stable Diffusion 3 is often saved without its largest text encoder."""
     if not str(index.get("_class_name")).startswith("StableDiffusion3"):
         return {}
     entries = {name: index.get(name) or [None] for name in ("text_encoder_3", "tokenizer_3")}
     return {name: None for name, entry in entries.items() if entry[0] is None}
 
 
-def _arrange(device: torch.device, dtype: torch.dtype) -> None:
-    """TF32 rounds to 10 bits: fine for whoever asked for half precision, not for fp32."""
+def _set_tf32(device: torch.device, dtype: torch.dtype) -> None:
+    """Allows TF32 for half precision alone: it rounds to 10 bits, which is too rough for fp32."""
     if device.type == "cuda":
         rough = dtype != torch.float32
         torch.backends.cudnn.allow_tf32 = rough
         torch.set_float32_matmul_precision("high" if rough else "highest")
 
 
-def _lay_out(pipeline: Any, device: torch.device) -> None:
-    """Convolutions in half precision are fastest with the channels last."""
+def _use_channels_last(pipeline: Any, device: torch.device) -> None:
+    """Convolutions in half precision are fastest with channels last."""
     if device.type != "cuda":
         return
     for name in ("unet", "vae"):

@@ -1,4 +1,4 @@
-"""What a loaded pipeline can draw and draws best."""
+"""Tells what a loaded pipeline can draw (sizes, schedulers) and draws best (steps, guidance)."""
 
 import dataclasses
 import inspect
@@ -19,7 +19,7 @@ FEW_STEPS = 10  # a model that wants fewer was distilled
 
 
 def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
-    """Sizes up to twice the trained one; beyond that pictures repeat themselves, and memory goes with the square."""
+    """Allows sides up to twice the trained one; larger pictures repeat themselves, and memory grows with the area."""
     pipeline = loaded.pipeline
     facts = model_folder.read_model_info(
         loaded.found,
@@ -39,7 +39,7 @@ def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
 
 
 def _side_px(pipeline: Any) -> int | None:
-    """Some transformers know their size in patches; their pipelines know it in latents."""
+    """The trained side of a transformer: its config may count it in patches, its pipeline counts it in latents."""
     size = getattr(pipeline, "default_sample_size", None)
     if hasattr(pipeline, "unet") or not isinstance(size, int):
         return None
@@ -47,7 +47,7 @@ def _side_px(pipeline: Any) -> int | None:
 
 
 def _multiple_px(pipeline: Any) -> int:
-    """A transformer reads latents in patches; a UNet pads where halves do not meet."""
+    """The step of sizes: a transformer reads latents in patches; a UNet pads where halves do not meet."""
     scale = int(getattr(pipeline, "vae_scale_factor", 8) or 8)
     transformer = getattr(pipeline, "transformer", None)
     if transformer is None:
@@ -58,7 +58,7 @@ def _multiple_px(pipeline: Any) -> int:
 
 
 def _best(pipeline: Any, name: str) -> tuple[int, float]:
-    """Steps and guidance: of a UNet as is usual, else what the pipeline's own call has by default."""
+    """Steps and guidance: the usual ones for a UNet, else the defaults of the pipeline's own call."""
     if isinstance(pipeline, LatentConsistencyModelPipeline):
         return LATENT_CONSISTENCY
     steps, guidance = model_folder.steps_and_guidance(name, type(pipeline.scheduler).__name__)

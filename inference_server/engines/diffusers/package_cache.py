@@ -1,10 +1,13 @@
 """The folder that keeps compiled UNets from one engine process to the next.
 
-A package is machine code that this process will run: the folder must be this user's alone. Each is written under
-another name and moved into place, so a half-written one has no name that anybody asks for.
+A package is machine code that this process will run, so the folder must be this user's alone. A package is written
+under another name and moved into place, so that no half-written file has a name that anybody asks for. Locks say
+which folders a living process uses: the kernel takes them away with the process, however it ends.
+Source: man 2 flock (a lock belongs to the open file; it also holds between containers that share a folder)
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -14,12 +17,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from inference_server.engines.diffusers.process_marks import Mark, mark
-
 MAX_PACKAGES = 32  # of some MB each; the longest unused go
-MAX_TRIALS = 2  # that began and did not end: once may be the server's own end, twice is the package
-NEW_S = 60.0  # a folder so new may not have its mark yet
-OLD_S = 7 * 24 * 3600  # of what nobody uses; also where the file system knows no marks
+MAX_TRIALS = 2  # that began and did not end: one may be the server's own end, two are the package's fault
+NEW_S = 60.0  # a folder so new may not have its lock yet
+OLD_S = 7 * 24 * 3600  # then an unused folder goes, also where the file system knows no locks
 
 
 class PackageCacheError(Exception):
@@ -27,7 +28,7 @@ class PackageCacheError(Exception):
 
 
 class PackageCache:
-    """Files by the digest of the order they were made for."""
+    """Packages by the digest of the order that they were made for."""
 
     def __init__(self, folder: Path) -> None:
         """Raises: PackageCacheError."""
@@ -42,7 +43,7 @@ class PackageCache:
                 f"{folder} can be written by others, and what lies in it is run. Give it to this user alone "
                 "(chmod 700), or set another compile_cache"
             )
-        self._trials: dict[str, Mark | None] = {}
+        self._trials: dict[str, _Lock | None] = {}
         self._tidy()
 
     def find(self, digest: str) -> Path | None:
@@ -57,35 +58,35 @@ class PackageCache:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
-        """A new folder on the same disk, for what becomes a package and for what is unpacked from one."""
+        """A new folder on the same disk, to make a package in or to unpack one; gone at the end."""
         folder = Path(tempfile.mkdtemp(dir=self._folder, prefix="scratch-"))
-        living = _mark(folder)
+        lock = _try_lock(folder)
         try:
             yield str(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            if living is not None:
-                living.release()
+            if lock is not None:
+                lock.release()
 
     @contextlib.contextmanager
-    def compilers_own(self) -> Iterator[Path]:
-        """The folder in which compilers keep what they have done already, gone at the end.
+    def compiler_cache(self) -> Iterator[Path]:
+        """The folder in which the compilers keep what they have done already; gone at the end.
 
-        It stays if this process is ended meanwhile: the next one need not begin from the beginning.
+        It stays if this process is killed meanwhile: the next one need not start over.
         """
         folder = self._folder / "compiler"
         folder.mkdir(mode=0o700, exist_ok=True)
         os.utime(folder)
-        using = _mark(folder, shared=True)
+        lock = _try_lock(folder, shared=True)
         try:
             yield folder
         finally:
-            if using is not None:
-                using.release()
+            if lock is not None:
+                lock.release()
             _remove_unused(folder)
 
     def put(self, digest: str, made: Path) -> Path:
-        """Takes over the finished file. Raises: OSError."""
+        """Moves the finished file into the cache. Raises: OSError."""
         file = self._file(digest)
         made.chmod(0o600)
         made.replace(file)
@@ -97,17 +98,17 @@ class PackageCache:
         self.end_trial(digest)
 
     def begin_trial(self, digest: str) -> None:
-        """From now until `end_trial` the package may take this process down; later ones then will not try for ever."""
+        """Notes that the package may take this process down until `end_trial`, so that later ones give up on it."""
         trial = self._trial(digest)
         with trial.open("ab") as file:
             file.write(b".")  # one for each that began
-        self._trials[digest] = _mark(trial)
+        self._trials[digest] = _try_lock(trial)
 
     def end_trial(self, digest: str) -> None:
         self._trial(digest).unlink(missing_ok=True)
-        mine = self._trials.pop(digest, None)
-        if mine is not None:
-            mine.release()
+        lock = self._trials.pop(digest, None)
+        if lock is not None:
+            lock.release()
 
     def _has_killed(self, digest: str) -> bool:
         """Whether processes that tried it did not live to say that it works; one that still tries does not count."""
@@ -115,10 +116,10 @@ class PackageCache:
         try:
             if trial.stat().st_size < MAX_TRIALS:
                 return False
-            abandoned = mark(trial)
+            abandoned = _lock(trial)
         except FileNotFoundError:
             return False
-        except OSError:  # a file system without marks
+        except OSError:  # a file system without locks
             return True
         if abandoned is None:
             return False
@@ -138,7 +139,7 @@ class PackageCache:
                 file.unlink(missing_ok=True)
 
     def _tidy(self) -> None:
-        """What processes have left that were ended."""
+        """Removes what killed processes have left."""
         for folder in self._folder.glob("scratch-*"):
             if _age_s(folder) > NEW_S:
                 _remove_unused(folder)
@@ -147,10 +148,51 @@ class PackageCache:
             _remove_unused(compiler)
 
 
-def _mark(path: Path, *, shared: bool = False) -> Mark | None:
-    """None also where the file system knows no marks."""
+def unpack(package: Path, folder: Path) -> None:
+    """Puts the package's files into `folder`, every byte checked against its sum.
+
+    Raises: zipfile.BadZipFile, OSError.
+    """
+    with zipfile.ZipFile(package) as archive:
+        archive.extractall(folder)
+
+
+class _Lock:
+    """A lock on a file or folder; `release` or the end of the process takes it away."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def _lock(path: Path, *, shared: bool = False) -> _Lock | None:
+    """Locks an existing file or folder, `shared` beside other shared locks; None where another process's is in the way.
+
+    Raises: OSError when it is not there, or the file system knows no locks.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return mark(path, shared=shared)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return _Lock(descriptor)
+
+
+def _try_lock(path: Path, *, shared: bool = False) -> _Lock | None:
+    """As `_lock`; None also where the file system knows no locks."""
+    try:
+        return _lock(path, shared=shared)
     except OSError:
         return None
 
@@ -158,7 +200,7 @@ def _mark(path: Path, *, shared: bool = False) -> Mark | None:
 def _remove_unused(folder: Path) -> None:
     """Unless a living process uses it."""
     try:
-        unused = mark(folder)
+        unused = _lock(folder)
     except FileNotFoundError:
         return
     except OSError:
@@ -176,12 +218,3 @@ def _age_s(folder: Path) -> float:
         return time.time() - folder.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def unpack(package: Path, folder: Path) -> None:
-    """The package's files in `folder`, every byte checked against its sum.
-
-    Raises: zipfile.BadZipFile, OSError.
-    """
-    with zipfile.ZipFile(package) as archive:
-        archive.extractall(folder)

@@ -1,4 +1,4 @@
-"""The schedulers: which ones a model accepts, and one of them with its history, for one image.
+"""The schedulers: which ones a model accepts, one image's scheduler with its history, and the noise that some add.
 
 A scheduler of diffusers keeps the history of the picture it works on, so every image has an instance of its own. Its
 timesteps stay on the CPU and it is told where it begins: looked up on a GPU, each step of each image would wait for it.
@@ -9,11 +9,13 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import diffusers
 import torch
+from diffusers.utils import torch_utils
 
 from inference_server.engines import short_reason
 
@@ -21,6 +23,10 @@ log = logging.getLogger(__name__)
 
 TRIAL_STEPS, TRIAL_LEVELS = 4, 20  # few levels: some schedulers take as long as there are levels
 PNDM_START_STEPS = 4  # it starts with so many Runge-Kutta steps, unless told to skip them
+
+
+class StepsError(Exception):
+    """The scheduler cannot draw in this number of steps."""
 
 
 def offered(own: Any) -> tuple[str, ...]:
@@ -32,17 +38,13 @@ def offered(own: Any) -> tuple[str, ...]:
     return (name, *(other for other in others if _works(own, other)))
 
 
-class StepsError(Exception):
-    """The scheduler cannot draw in this number of steps."""
-
-
 def new(own: Any, name: str, **options: Any) -> Any:
     """A scheduler of this class with the model's own settings, and `options` instead of some of them."""
     return getattr(diffusers, name).from_config(own.config, **options)
 
 
 class SchedulerMaker:
-    """Makes schedulers of any kind for one model, each kind from scratch once: some take half a second for that."""
+    """Makes schedulers of any class for one model, each class from scratch once: some take half a second for that."""
 
     def __init__(self, own: Any) -> None:
         self._own = own
@@ -90,8 +92,18 @@ def _works(own: Any, name: str) -> bool:
 class Schedule:
     """The way of one image from noise to picture, one call of the UNet after the other."""
 
-    def __init__(self, scheduler: Any, num_steps: int, generator: torch.Generator, seed: int) -> None:
-        """`scheduler`: new, set for `num_steps`. `generator` is to make the first noise and then what is added."""
+    def __init__(
+        self,
+        scheduler: Any,
+        num_steps: int,
+        generator: torch.Generator,
+        seed: int,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`scheduler`: new, set for `num_steps`. `generator` makes the first noise and then what the steps add.
+
+        `parameters`: the request's, by name; the scheduler's `step` gets those that it takes.
+        """
         if hasattr(scheduler, "noise_sampler_seed"):
             scheduler.noise_sampler_seed = seed  # DPMSolverSDEScheduler takes no generator
         if hasattr(scheduler, "set_begin_index"):
@@ -99,7 +111,7 @@ class Schedule:
         self._scheduler, self._num_steps = scheduler, num_steps
         self._timesteps: list[torch.Tensor] = list(scheduler.timesteps)
         self._levels = [float(timestep) for timestep in self._timesteps]
-        self._options = _step_options(scheduler, generator)
+        self._options = _step_options(scheduler, {"eta": 0.0, **(parameters or {}), "generator": generator})
         self.calls_done = 0
 
     def start(self, noise: torch.Tensor) -> torch.Tensor:
@@ -108,7 +120,7 @@ class Schedule:
 
     @property
     def timestep(self) -> float:
-        """Of the next call."""
+        """The timestep of the next call."""
         return self._levels[self.calls_done]
 
     @property
@@ -117,11 +129,11 @@ class Schedule:
 
     @property
     def steps_done(self) -> int:
-        """Of the steps that were asked for; a scheduler may call the UNet twice for one."""
+        """How many of the request's steps are done; a scheduler may call the UNet twice for one."""
         return self.calls_done * self._num_steps // len(self._timesteps)
 
     def scaled(self, latents: torch.Tensor) -> torch.Tensor:
-        """The latents as the UNet wants to see them."""
+        """The latents as the UNet reads them."""
         scaled: torch.Tensor = self._scheduler.scale_model_input(latents, self._timesteps[self.calls_done])
         return scaled
 
@@ -133,8 +145,42 @@ class Schedule:
         return after
 
 
-def _step_options(scheduler: Any, generator: torch.Generator) -> dict[str, Any]:
-    """As the pipelines' own `prepare_extra_step_kwargs`."""
+def _step_options(scheduler: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that the scheduler takes, as the pipelines' own `prepare_extra_step_kwargs` picks them."""
     taken = inspect.signature(scheduler.step).parameters
-    options = {"eta": 0.0, "generator": generator}
     return {name: value for name, value in options.items() if name in taken}
+
+
+def use_pinned_noise() -> int:
+    """Has all schedulers imported so far take their noise from `randn_tensor` below; returns how many there are."""
+    taken = 0
+    for name, module in tuple(sys.modules.items()):
+        if name.startswith("diffusers.schedulers.scheduling_") and hasattr(module, "randn_tensor"):
+            module.randn_tensor = randn_tensor  # type: ignore[attr-defined]
+            taken += 1
+    return taken
+
+
+def randn_tensor(
+    shape: tuple[int, ...],
+    generator: Any = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    layout: Any = None,
+) -> torch.Tensor:
+    """The numbers of diffusers' own function, copied to the GPU without waiting for it.
+
+    diffusers draws them on the CPU, from the image's own generator, into memory that the GPU cannot read by itself.
+    Such a copy waits until the running step is done, and the GPU then waits for Python, at every step.
+    """
+    on_gpu = device is not None and torch.device(device).type == "cuda"
+    if not on_gpu or not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        return torch_utils.randn_tensor(shape, generator=generator, device=device, dtype=dtype, layout=layout)
+    return cpu_noise(shape, generator, dtype, pinned=True).to(device, non_blocking=True)
+
+
+def cpu_noise(
+    shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype | None, pinned: bool
+) -> torch.Tensor:
+    """The numbers on the CPU; `pinned`: in memory that a GPU reads by itself (there must be one)."""
+    return torch.randn(shape, generator=generator, dtype=dtype, pin_memory=pinned)

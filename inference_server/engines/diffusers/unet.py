@@ -1,12 +1,12 @@
-"""The UNet as the step loop calls it: tensors that stay where they are, and whoever runs the network over them.
+"""The UNet as the step loop calls it: its input tensors, which stay in place, and the networks that read them.
 
-A runner may compile the network, or record it once as a CUDA graph and replay it: both need inputs of few shapes, and
-a graph needs them at the same addresses at every call. So it is the runner that hands out the inputs of a batch; the
-loop copies rows into them.
+A compiled UNet and a CUDA graph need inputs of few shapes, and a graph needs them at the same addresses at every call.
+So the runner hands out the inputs of a batch, and the loop copies rows into them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,7 @@ MAX_KEPT_INPUTS = 24  # of some MB each; visitors may ask for any size
 
 @dataclass(frozen=True)
 class BatchShape:
-    """What decides the shapes of a batch's tensors; hashable, so that a runner may keep something for each."""
+    """What decides the shapes of a batch's tensors."""
 
     bucket: int  # images side by side: 1, 2, 4, 8 or 16
     guided: bool  # two rows an image: the first half of all rows unconditional, the second conditional
@@ -28,12 +28,23 @@ class BatchShape:
         return 2 * self.bucket if self.guided else self.bucket
 
 
-@dataclass(frozen=True, eq=False)  # the same only where it is the same memory
-class UNetInputs:
+class TensorFields:
+    """A dataclass whose fields are tensors, some of them absent."""
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and tensor of those that the model has."""
+        for field in fields(self):  # type: ignore[arg-type]
+            tensor = getattr(self, field.name)
+            if isinstance(tensor, torch.Tensor):
+                yield field.name, tensor
+
+
+@dataclass(eq=False)  # the same only where it is the same memory
+class UNetInputs(TensorFields):
     """All that the UNet reads at one step, R = `BatchShape.rows` rows each, on the device, in the UNet's dtype.
 
-    The row of the image in slot i is i, when guided also `bucket + i`. A row without an image holds what was there
-    last; its result is not read.
+    The image in slot i has row i, when guided also row `bucket + i`. A row without an image holds what was there last;
+    its result is not read.
     """
 
     sample: torch.Tensor  # (R, C, h, w) contiguous; a runner that wants channels_last converts inside its call
@@ -42,58 +53,41 @@ class UNetInputs:
     timestep_cond: torch.Tensor | None = None  # (R, P): the guidance's embedding, of distilled models (LCM)
     text_embeds: torch.Tensor | None = None  # (R, D2), SDXL's
     time_ids: torch.Tensor | None = None  # (R, 6), SDXL's
-
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and tensor of those that the model has."""
-        for field in fields(self):
-            tensor = getattr(self, field.name)
-            if tensor is not None:
-                yield field.name, tensor
+    filled_by: object | None = None  # the mark of the batch whose prompts the rows hold; None while they are filled
 
 
 @dataclass(frozen=True)
 class InputSizes:
-    """The sizes of this model's inputs that no batch changes."""
+    """What all batches of one model have in common in the shapes of their inputs."""
 
     device: torch.device
     dtype: torch.dtype
     channels: int
     px_per_latent: int
-    tokens: int
-    text_width: int
-    timestep_cond_width: int | None = None
-    text_embeds_width: int | None = None
-    time_ids_width: int | None = None
+    conditioning: Mapping[str, tuple[int, ...]]  # the other inputs of this model by name, without their rows
 
     def allocate(self, shape: BatchShape) -> UNetInputs:
         """New inputs, all zeros."""
-        rows = shape.rows
-        latent = (shape.height_px // self.px_per_latent, shape.width_px // self.px_per_latent)
 
         def zeros(*size: int, dtype: torch.dtype = self.dtype) -> torch.Tensor:
-            return torch.zeros(rows, *size, dtype=dtype, device=self.device)
+            return torch.zeros(shape.rows, *size, dtype=dtype, device=self.device)
 
-        def optional(width: int | None) -> torch.Tensor | None:
-            return None if width is None else zeros(width)
-
+        height, width = shape.height_px // self.px_per_latent, shape.width_px // self.px_per_latent
         return UNetInputs(
-            sample=zeros(self.channels, *latent),
+            sample=zeros(self.channels, height, width),
             timestep=zeros(dtype=torch.float32),
-            encoder_hidden_states=zeros(self.tokens, self.text_width),
-            timestep_cond=optional(self.timestep_cond_width),
-            text_embeds=optional(self.text_embeds_width),
-            time_ids=optional(self.time_ids_width),
+            **{name: zeros(*size) for name, size in self.conditioning.items()},
         )
 
 
 class UNetRunner(Protocol):
-    """Runs the network. Called by the step loop's thread alone, on its CUDA stream, under `torch.inference_mode`."""
+    """Runs the network. Only the step loop's thread calls it, on its CUDA stream, under `torch.inference_mode`."""
 
     def inputs(self, shape: BatchShape) -> UNetInputs:
-        """The tensors to fill for a batch of this shape; two batches of one shape may be given the same ones.
+        """The tensors to fill for a batch of this shape; two batches of one shape may get the same ones.
 
-        Asked for before every step, so that a runner may switch (to a graph that has become ready, say): where the
-        answer is another object than at the step before, or another batch has used it since, all rows are filled anew.
+        The loop asks before every step, so that a runner may switch, to a new CUDA graph for example. It fills all
+        rows anew where the answer is another object than before, or where another batch has filled it since.
         """
 
     def run(self, shape: BatchShape, inputs: UNetInputs) -> torch.Tensor:
@@ -103,7 +97,7 @@ class UNetRunner(Protocol):
         """
 
     def forget(self, shape: BatchShape | None = None) -> None:
-        """Lets go of memory that can be had again, of this shape or of all: it was not enough."""
+        """Frees what can be made again, of this shape or of all, because memory was short."""
 
 
 class EagerUNet:
@@ -144,3 +138,26 @@ def call_unet(unet: Any, inputs: UNetInputs) -> torch.Tensor:
         return_dict=False,
     )[0]
     return prediction
+
+
+Network = Callable[[UNetInputs], torch.Tensor]
+Size = tuple[int, int]  # width, height in px
+
+
+class Networks:
+    """Which network draws which size: the UNet as it is, or its compiled form as soon as that is ready.
+
+    The compiling thread writes it, the step loop reads it before each step.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        self.eager: Network = partial(call_unet, unet)
+        self._compiled: dict[Size, Network] = {}
+
+    def adopt(self, size: Size, network: Network) -> None:
+        """Draws this size with `network` from the next step on."""
+        self._compiled[size] = network
+
+    def of(self, shape: BatchShape) -> Network:
+        """The same object until `adopt` changes it."""
+        return self._compiled.get((shape.width_px, shape.height_px), self.eager)

@@ -1,8 +1,10 @@
 """What is told of one drawing of the diffusers engine."""
 
+import numpy as np
+
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, RawImage
+from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams
 
 DRAWING = GenerationParams(
     prompt="a red apple",
@@ -34,17 +36,17 @@ def test_waiting_for_a_place_is_no_drawing() -> None:
     """The time told of a drawing is that of its preparation and its steps, not the wait between them."""
     now_s = 0.0
     channel = _Told()
-    in_hand = ActiveRequest(Draw(7, DRAWING), channel, clock=lambda: now_s)
+    request = ActiveRequest(Draw(7, DRAWING), channel, clock=lambda: now_s)
     now_s = 1.0
-    in_hand.wait()
+    request.wait()
     now_s = 11.0
-    in_hand.begin()
-    in_hand.begin()  # a second image of the same drawing
-    in_hand.wait()  # memory was short, it is to begin anew
+    request.begin()
+    request.begin()  # a second image of the same drawing
+    request.wait()  # memory was short, it is to begin anew
     now_s = 21.0
-    in_hand.begin()
+    request.begin()
     now_s = 23.0
-    in_hand.finish(0, RawImage(8, 8, bytes(192)), None)
+    request.finish(0, np.zeros((8, 8, 3), np.uint8), None)
     (drawn,) = channel.messages
     assert isinstance(drawn, Drawn)
     assert drawn.inference_s == 3.0

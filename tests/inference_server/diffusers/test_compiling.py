@@ -18,25 +18,21 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from inference_server.engine_config import EngineConfig
-from inference_server.engines.diffusers import runner
-from inference_server.engines.diffusers.compile_child import NICENESS
-from inference_server.engines.diffusers.compiling import (
-    CHILD,
-    Compile,
+from inference_server.engines.diffusers import compiling
+from inference_server.engines.diffusers.compile_child import (
+    MODULE,
+    NICENESS,
     CompileError,
-    CompilePlan,
-    CompilingThread,
     NoRoomError,
     compile_in_child,
 )
-from inference_server.engines.diffusers.encode import Preparer
+from inference_server.engines.diffusers.compiling import Compile, CompilePlan, CompilingThread
+from inference_server.engines.diffusers.encode import RequestEncoder
 from inference_server.engines.diffusers.engine import DiffusersEngine
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
-from inference_server.engines.diffusers.networks import Networks
 from inference_server.engines.diffusers.package_cache import MAX_TRIALS, PackageCache, PackageCacheError
-from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes
-from inference_server.engines.diffusers.unet_compiler import export
-from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, order_for
+from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes, Networks
+from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, export, order_for
 from inference_server.messages import ModelInfo
 from tests.support import process_tree, tiny_pipelines
 from tests.support.diffusers_channel import ScriptedChannel, difference, order
@@ -109,7 +105,7 @@ class Model:
         self.first = Serving(self.folder, self.cache)
         pipeline = StableDiffusionPipeline.from_pretrained(self.folder)
         drawing = order(1).drawing
-        self.unet, self.sizes = pipeline.unet, Preparer(pipeline, CPU).input_sizes(drawing)
+        self.unet, self.sizes = pipeline.unet, RequestEncoder(pipeline, CPU).input_sizes(drawing)
         self.order = order_for(self.unet, self.sizes, *SIZE, MAX_ROWS)
 
     def copied_cache(self, folder: Path) -> Path:
@@ -155,8 +151,10 @@ def small_unet(**options: Any) -> Any:
     return UNet2DConditionModel(**(SMALL_UNET | rest | options)).eval().requires_grad_(False)
 
 
-def small_sizes(**widths: int) -> InputSizes:
-    return InputSizes(CPU, torch.float32, channels=4, px_per_latent=8, tokens=5, text_width=16, **widths)
+def small_sizes(**conditioning: tuple[int, ...]) -> InputSizes:
+    return InputSizes(
+        CPU, torch.float32, 4, px_per_latent=8, conditioning={"encoder_hidden_states": (5, 16), **conditioning}
+    )
 
 
 def small_order(**options: Any) -> PackageOrder:
@@ -249,9 +247,9 @@ def test_nothing_is_left_in_the_cache_but_packages(model: Model) -> None:
 def test_the_other_families_inputs_are_exported_too(kind: str) -> None:
     """SDXL's sizes and pooled text, and a distilled model's guidance, are inputs of the compiled network."""
     if kind == "sdxl":
-        unet, sizes = small_unet(**SDXL), small_sizes(text_embeds_width=8, time_ids_width=6)
+        unet, sizes = small_unet(**SDXL), small_sizes(text_embeds=(8,), time_ids=(6,))
     else:
-        unet, sizes = small_unet(time_cond_proj_dim=8), small_sizes(timestep_cond_width=8)
+        unet, sizes = small_unet(time_cond_proj_dim=8), small_sizes(timestep_cond=(8,))
     made = order_for(unet, sizes, *SIZE, MAX_ROWS)
     network = UNetOverTensors(unet, [one.name for one in made.inputs])
     program = export(network, made).module()
@@ -270,15 +268,16 @@ def test_the_compilers_word_on_a_failure_is_told(tmp_path: Path) -> None:
 def compiling_process(engine_pid: int) -> int | None:
     """The engine's child that compiles; importing torch starts others, for a moment (ldconfig)."""
     children = process_tree.children(engine_pid)
-    return next((pid for pid in children if CHILD in process_tree.argv(pid)), None)
+    return next((pid for pid in children if MODULE in process_tree.argv(pid)), None)
 
 
 def test_the_compiling_process_ends_with_the_engine_process(tmp_path: Path) -> None:
     """However the engine process ends, nothing of its compiling goes on: the GPU is free."""
     script = (
-        "import sys; from pathlib import Path; from inference_server.engines.diffusers import compiling, unet_package\n"
+        "import sys; from pathlib import Path\n"
+        "from inference_server.engines.diffusers import compile_child, unet_package\n"
         "order = unet_package.PackageOrder.model_validate_json(sys.stdin.read())\n"
-        "compiling.compile_in_child(order, Path(sys.argv[1]), Path(sys.argv[2]))"
+        "compile_child.compile_in_child(order, Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "it.pt2"), str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as engine:
@@ -381,14 +380,14 @@ def facts(gpu: bool) -> ModelInfo:
 def test_a_gpu_compiles_the_models_own_size_and_a_cpu_nothing() -> None:
     """Unless sizes are named, which then are the only ones; `none` compiles nothing."""
     unsaid = EngineConfig()
-    assert runner.sizes_to_compile(unsaid, facts(gpu=True)) == ((512, 768),)
-    assert runner.sizes_to_compile(unsaid, facts(gpu=False)) == ()
+    assert compiling.sizes_to_compile(unsaid, facts(gpu=True)) == ((512, 768),)
+    assert compiling.sizes_to_compile(unsaid, facts(gpu=False)) == ()
     named = EngineConfig(compile_sizes=(SIZE,))
-    assert runner.sizes_to_compile(named, facts(gpu=False)) == (SIZE,)
-    assert runner.sizes_to_compile(EngineConfig(compile_sizes=()), facts(gpu=True)) == ()
+    assert compiling.sizes_to_compile(named, facts(gpu=False)) == (SIZE,)
+    assert compiling.sizes_to_compile(EngineConfig(compile_sizes=()), facts(gpu=True)) == ()
 
 
 def test_a_cpu_with_nothing_to_compile_calls_the_unet_as_it_is() -> None:
     """No thread and no cache folder come into being."""
-    made = runner.make_runner(small_unet(), small_sizes(), EngineConfig(), facts(gpu=False))
+    made = compiling.make_runner(small_unet(), small_sizes(), EngineConfig(), facts(gpu=False))
     assert isinstance(made, EagerUNet)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.engines.diffusers.encode import ImageInMaking, Preparer
+from inference_server.engines.diffusers.encode import ActiveImage, RequestEncoder
 from inference_server.engines.diffusers.unet import BatchShape
 from inference_server.messages import Cancelled, Drawn
 from tests.support.diffusers_channel import Rig, ScriptedChannel, difference, order, own_picture, pixels
@@ -114,21 +114,21 @@ def test_what_was_cancelled_before_its_first_step_is_not_drawn() -> None:
     assert not rig.unet.shapes
 
 
-class ChangesItsMind(Preparer):
+class ChangesItsMind(RequestEncoder):
     """Drawing 1 is cancelled when it has just been prepared, before it has a place."""
 
     channel: ScriptedChannel
 
-    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
-        images = super().prepare(in_hand)
-        if in_hand.number == 1:
+    def encode(self, request: ActiveRequest) -> list[ActiveImage]:
+        images = super().encode(request)
+        if request.number == 1:
             self.channel.cancel(1)
         return images
 
 
 def test_a_cancel_before_there_is_a_place_does_not_end_the_work() -> None:
     """The loop, which has nothing else to do then, waits for the next drawing and draws it."""
-    rig, channel = Rig(preparer=ChangesItsMind), ScriptedChannel(order(1))
+    rig, channel = Rig(encoder=ChangesItsMind), ScriptedChannel(order(1))
     ChangesItsMind.channel = channel
 
     def second_comes() -> None:

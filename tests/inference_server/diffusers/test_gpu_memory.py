@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from inference_server.engines import ModelLoadError
-from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import (
     WORKING_ROOM_BYTES,
     GpuBusyError,
@@ -13,8 +12,6 @@ from inference_server.engines.diffusers.gpu_memory import (
     others_may_be_to_blame,
     require_free,
 )
-from inference_server.engines.diffusers.warm_up import WarmUpChannel
-from inference_server.messages import DrawFailed, GenerationParams
 
 GPU = torch.device("cuda", 0)
 GB = 10**9
@@ -91,13 +88,3 @@ def test_another_failure_on_a_busy_gpu_stays_what_it_is() -> None:
         others_may_be_to_blame(GPU, 5 * GB, probe=lambda device: gpu(24, 0), own_bytes=lambda device: 0),
     ):
         raise ModelLoadError("no unet")
-
-
-def test_a_first_picture_that_memory_is_too_short_for_says_so() -> None:
-    """The warm-up's failure has its cause with it, for the two above."""
-    channel = WarmUpChannel(GenerationParams("a cat", "", 64, 64, 4, 7.5, "DDIMScheduler", (0,)))
-    reason = cuda_errors.drawing_reason(torch.OutOfMemoryError("CUDA out of memory"), 64, 64)
-    channel.tell(DrawFailed(0, reason))
-    with pytest.raises(ModelLoadError, match="first picture failed") as caught:
-        channel.check()
-    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)

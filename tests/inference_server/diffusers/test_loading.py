@@ -10,10 +10,11 @@ import torch
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError
-from inference_server.engines.diffusers import loading, weights
-from inference_server.engines.diffusers.engine import DiffusersEngine, shares_steps
+from inference_server.engines.diffusers import cuda_errors, loading
+from inference_server.engines.diffusers.engine import DiffusersEngine, WarmUpChannel, shares_steps
+from inference_server.messages import DrawFailed
 from tests.support import tiny_pipelines
-from tests.support.diffusers_channel import loaded, model_facts
+from tests.support.diffusers_channel import loaded, model_facts, order
 
 pytestmark = pytest.mark.slow
 
@@ -102,11 +103,11 @@ def test_the_half_precision_variant_is_taken_where_it_is_wanted_or_all_there_is(
     """By the file names of the hub."""
     pipeline = loaded("sd").pipeline
     pipeline.save_pretrained(tmp_path, variant="fp16")
-    assert weights.variant(tmp_path, torch.float32) == "fp16"
+    assert loading.choose_variant(tmp_path, torch.float32) == "fp16"
     assert _load(str(tmp_path)).model_info.pipeline == "StableDiffusionPipeline"
     pipeline.save_pretrained(tmp_path)
-    assert weights.variant(tmp_path, torch.float32) is None
-    assert weights.variant(tmp_path, torch.float16) == "fp16"
+    assert loading.choose_variant(tmp_path, torch.float32) is None
+    assert loading.choose_variant(tmp_path, torch.float16) == "fp16"
 
 
 @pytest.mark.parametrize(("has_fp16", "asked"), [(True, ["fp16"]), (False, ["fp16", None])])
@@ -135,15 +136,19 @@ def test_weights_are_counted_in_the_precision_they_are_loaded_in() -> None:
     parts = (model.pipeline.unet, model.pipeline.vae, model.pipeline.text_encoder)
     parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
     folder = tiny_pipelines.folder("sd")
-    assert weights.count_bytes(folder, torch.float32, None) == pytest.approx(4 * parameters, rel=0.1)
-    assert weights.count_bytes(folder, torch.float16, None) == pytest.approx(2 * parameters, rel=0.1)
+    assert loading.count_weights_bytes(folder, loading.read_index(folder), torch.float32, None) == pytest.approx(
+        4 * parameters, rel=0.1
+    )
+    assert loading.count_weights_bytes(folder, loading.read_index(folder), torch.float16, None) == pytest.approx(
+        2 * parameters, rel=0.1
+    )
 
 
 def test_only_the_weights_that_the_model_is_made_of_are_counted(copy: Path) -> None:
     """A clone of a repository may hold much else; counted too, it would make a GPU look busy that is not."""
-    counted = weights.count_bytes(copy, torch.float32, None)
+    counted = loading.count_weights_bytes(copy, loading.read_index(copy), torch.float32, None)
     shutil.copytree(copy / "unet", copy / "unet_for_training")
-    assert weights.count_bytes(copy, torch.float32, None) == counted
+    assert loading.count_weights_bytes(copy, loading.read_index(copy), torch.float32, None) == counted
 
 
 def test_facts_say_what_can_be_drawn() -> None:
@@ -197,6 +202,15 @@ def test_the_maintainers_bound_holds_for_what_is_drawn_side_by_side(max_batch: i
 def test_a_first_picture_that_fails_is_a_model_that_does_not_load(copy: Path) -> None:
     """Weights of not-a-number load without complaint; the warm-up tells."""
     engine = _load(str(copy))
-    torch.nn.init.constant_(engine._drawer._finisher._vae.decoder.conv_out.bias, float("nan"))  # type: ignore[attr-defined]
+    torch.nn.init.constant_(engine._drawer._decoder._vae.decoder.conv_out.bias, float("nan"))  # type: ignore[union-attr]
     with pytest.raises(ModelLoadError, match="first picture failed"):
         engine.warm_up()
+
+
+def test_a_first_picture_that_memory_is_too_short_for_says_so() -> None:
+    """The warm-up's failure has its cause with it, so that a GPU in use is told from one that is too small."""
+    channel = WarmUpChannel(order(0).drawing)
+    channel.tell(DrawFailed(0, cuda_errors.out_of_memory_reason(64, 64)))
+    with pytest.raises(ModelLoadError, match="first picture failed") as caught:
+        channel.check()
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)

@@ -15,7 +15,7 @@ def test_what_compilers_have_done_outlives_a_process_that_is_ended(tmp_path: Pat
         "import sys, time; from pathlib import Path\n"
         "from inference_server.engines.diffusers.package_cache import PackageCache\n"
         "cache = PackageCache(Path(sys.argv[1]))\n"
-        "with cache.scratch() as scratch, cache.compilers_own() as kept:\n"
+        "with cache.scratch() as scratch, cache.compiler_cache() as kept:\n"
         "    (kept / 'kernel').touch(); print(scratch, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
@@ -28,7 +28,7 @@ def test_what_compilers_have_done_outlives_a_process_that_is_ended(tmp_path: Pat
         other.kill()
     cache = PackageCache(tmp_path)
     assert not scratch.exists()
-    with cache.compilers_own() as kept:
+    with cache.compiler_cache() as kept:
         assert (kept / "kernel").exists()
     assert list(tmp_path.iterdir()) == []
 

@@ -13,15 +13,14 @@ from inference_server.engines.diffusers.loaded_package import (
     PackageRefusedError,
     load_package,
 )
-from inference_server.engines.diffusers.networks import Network
 from inference_server.engines.diffusers.package_cache import PackageCache
-from inference_server.engines.diffusers.unet import BatchShape, InputSizes, UNetInputs
+from inference_server.engines.diffusers.unet import BatchShape, InputSizes, Network, UNetInputs
 from inference_server.engines.diffusers.unet_package import PackageOrder, layout
 
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-SIZES = InputSizes(CPU, torch.float32, channels=4, px_per_latent=8, tokens=2, text_width=4)
+SIZES = InputSizes(CPU, torch.float32, channels=4, px_per_latent=8, conditioning={"encoder_hidden_states": (2, 4)})
 INPUTS = SIZES.allocate(BatchShape(1, guided=False, height_px=64, width_px=64))
 # What PyTorch 2.15 makes of any error inside of a package.
 NO_CAUSE = "run_func_( container_handle_, ...) API call failed at /pytorch/torch/csrc/inductor/runner.cpp, line 145"

@@ -9,7 +9,7 @@ from inference_server.engines.diffusers import pipeline_calls
 from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.pipeline_calls import PipelineCalls
 from inference_server.messages import BatchStats, Cancelled, Capacity, Draw, DrawFailed, Drawn
-from tests.support.diffusers_channel import ScriptedChannel, difference, loaded, order, own_picture
+from tests.support.diffusers_channel import ScriptedChannel, difference, loaded, order, own_picture, with_eta
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,31 @@ def test_a_picture_is_the_one_that_diffusers_own_call_makes() -> None:
     """The seed, the negative prompt and the guidance have their effect as in the pipeline's own call."""
     order_ = one(1, negative_prompt="fog", guidance_scale=5.0)
     assert difference(draw(ScriptedChannel(order_)).picture_of(1), own_picture("sd3", order_.drawing)) == 0
+
+
+def test_a_parameter_that_the_pipeline_knows_reaches_it_by_its_own_name() -> None:
+    """A new field of a request's parameters needs nothing in the engine; those who want another share no call."""
+    orders = (with_eta(order(1), 1.0), with_eta(order(2), 0.5), with_eta(order(3), 1.0))
+    channel = draw(ScriptedChannel(*orders), kind="sd")
+    assert channel.batches() == [2] * 4 + [1] * 4
+    for one, eta in zip(orders, (1.0, 0.5, 1.0), strict=True):
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing, eta=eta)) <= 2
+
+
+def test_an_error_that_quotes_a_prompt_is_told_without_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whichever prompt of the call it is: neither the reason nor the log has it."""
+    wish = "a secret wish"
+
+    def before_forward(*call: object) -> None:
+        raise ValueError(f"cannot draw {['a pear', wish]}")
+
+    handle = loaded("sd3").pipeline.transformer.register_forward_pre_hook(before_forward)
+    try:
+        channel = draw(ScriptedChannel(one(1, prompt="a lamp"), one(2, negative_prompt=wish)))
+    finally:
+        handle.remove()
+    assert channel.reason_of(1) == channel.reason_of(2) == "ValueError"
+    assert wish not in "".join(capfd.readouterr())
 
 
 def test_drawings_that_want_the_same_share_a_call() -> None:

@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 
-from inference_server.engines.diffusers import noise, schedulers
-from inference_server.engines.diffusers.predicted import PredictedOriginal
-from tests.support.diffusers_channel import Rig, difference, order, own_picture
+from inference_server.engines.diffusers import schedulers
+from inference_server.engines.diffusers.decode import DenoisedLatents
+from tests.support.diffusers_channel import Rig, difference, order, own_picture, with_eta
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,7 @@ def test_noise_that_does_not_wait_for_a_gpu_is_the_same_noise(dtype: torch.dtype
     """
     shape, ours_from, theirs_from = (1, 4, 8, 8), torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     for _ in range(2):  # the generator goes on as theirs does
-        ours = noise.drawn(shape, ours_from, dtype, pinned=False)
+        ours = schedulers.cpu_noise(shape, ours_from, dtype, pinned=False)
         assert torch.equal(ours, randn_tensor(shape, theirs_from, torch.device("cpu"), dtype))
 
 
@@ -58,7 +58,7 @@ def test_noise_that_does_not_wait_for_a_gpu_is_the_same_noise(dtype: torch.dtype
 def test_noise_reaches_a_gpu_whole() -> None:
     """After the copy the GPU has what diffusers' own function gives it."""
     gpu, seed = torch.device("cuda"), 3
-    ours = noise.randn_tensor((1, 4, 8, 8), torch.Generator().manual_seed(seed), gpu, torch.float16)
+    ours = schedulers.randn_tensor((1, 4, 8, 8), torch.Generator().manual_seed(seed), gpu, torch.float16)
     theirs = randn_tensor((1, 4, 8, 8), torch.Generator().manual_seed(seed), gpu, torch.float16)
     assert torch.equal(ours, theirs)
 
@@ -78,10 +78,18 @@ def test_schedulers_that_add_noise_take_it_from_there(rig: Rig) -> None:
     """All of diffusers' are told so; on the CPU their pictures stay what they were."""
     one = order(scheduler="EulerAncestralDiscreteScheduler")
     before = own_picture("sd", one.drawing)
-    assert noise.do_not_wait() >= 5
+    assert schedulers.use_pinned_noise() >= 5
     for scheduler in ("euler_ancestral_discrete", "ddpm", "lcm", "k_dpm_2_ancestral_discrete"):
-        assert sys.modules[f"diffusers.schedulers.scheduling_{scheduler}"].randn_tensor is noise.randn_tensor
+        assert sys.modules[f"diffusers.schedulers.scheduling_{scheduler}"].randn_tensor is schedulers.randn_tensor
     assert difference(rig.draw(one).picture_of(1), before) == 0
+
+
+def test_a_parameter_that_schedulers_know_reaches_them_by_its_own_name(rig: Rig) -> None:
+    """A new field of a request's parameters needs nothing in the engine: DDIM's eta has its effect."""
+    one = with_eta(order(), 1.0)
+    picture = rig.draw(one).picture_of(1)
+    assert difference(picture, own_picture("sd", one.drawing, eta=1.0)) == 0
+    assert difference(picture, own_picture("sd", one.drawing)) > 0
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 250])
@@ -108,11 +116,11 @@ def test_the_original_is_found_in_a_mix_of_picture_and_noise(kind: str) -> None:
     seen = alpha**0.5 * picture + (1 - alpha) ** 0.5 * noise
     velocity = alpha**0.5 * noise - (1 - alpha) ** 0.5 * picture
     prediction = {"epsilon": noise, "v_prediction": velocity, "sample": picture}[kind]
-    found = PredictedOriginal(scheduler).latents(400.0, seen, prediction)
+    found = DenoisedLatents(scheduler).guess(400.0, seen, prediction)
     assert found is not None
     assert torch.allclose(found, picture, atol=1e-4)
 
 
 def test_there_is_no_original_where_there_is_no_level() -> None:
     """A timestep beyond the trained ones, as EDM schedulers have, gives no preview."""
-    assert PredictedOriginal(DDIMScheduler()).latents(-0.4, torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)) is None
+    assert DenoisedLatents(DDIMScheduler()).guess(-0.4, torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)) is None

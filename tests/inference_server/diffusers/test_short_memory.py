@@ -7,10 +7,10 @@ from queue import SimpleQueue
 import pytest
 import torch
 
-from inference_server.engines.diffusers import shared_steps
+from inference_server.engines.diffusers import continuous_batching
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.engines.diffusers.arrivals import Arrival, MemoryShort
-from inference_server.engines.diffusers.encode import ImageInMaking, Preparer
+from inference_server.engines.diffusers.encode import ActiveImage, RequestEncoder
+from inference_server.engines.diffusers.stage_threads import MemoryShort, StageEvent
 from inference_server.engines.diffusers.unet import BatchShape
 from inference_server.messages import Capacity, Draw, Drawn, Step
 from tests.support.diffusers_channel import DEADLINE_S, Rig, ScriptedChannel, difference, loaded, order, own_picture
@@ -179,17 +179,17 @@ class DecoderShortOfMemory:
 
 
 def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop lets go of recordings and lowers its limit, and the picture is decoded then, whatever else is drawn."""
+    """The loop frees CUDA graphs and lowers its limit, and the picture is decoded then, whatever else is drawn."""
     rig, asked = Rig(), threading.Event()
     first, rest = order(1, num_inference_steps=2), [order(number, num_inference_steps=6) for number in (2, 3)]
     channel = ScriptedChannel(first)
 
-    class Telling(SimpleQueue[Arrival]):
-        """What arrives at the loop; the finishing thread sends it nothing but its wish for room."""
+    class Telling(SimpleQueue[StageEvent]):
+        """What the loop is told; the decode thread tells it nothing but that memory is short."""
 
-        def put(self, arrival: Arrival, block: bool = True, timeout: float | None = None) -> None:
-            super().put(arrival)
-            if isinstance(arrival, MemoryShort):
+        def put(self, event: StageEvent, block: bool = True, timeout: float | None = None) -> None:
+            super().put(event)
+            if isinstance(event, MemoryShort):
                 asked.set()
 
     def before_call(call: int) -> None:
@@ -199,7 +199,7 @@ def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monke
         if call == 4:  # the first has had its two steps; the others shall not be done before room was asked for
             assert asked.wait(DEADLINE_S)
 
-    monkeypatch.setattr(shared_steps, "SimpleQueue", Telling)
+    monkeypatch.setattr(continuous_batching, "SimpleQueue", Telling)
     rig.unet.before_call = before_call
     with DecoderShortOfMemory(rig, times=1):
         rig.steps.work(channel)
@@ -211,7 +211,7 @@ def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monke
 
 
 def test_the_last_picture_is_given_room_too() -> None:
-    """Also when there are no more steps to make: the loop sees the finishing thread out."""
+    """Also when there are no more steps to make: the loop waits for the decode thread."""
     rig = Rig()
     with DecoderShortOfMemory(rig, times=1):
         channel = rig.draw(order(1))
@@ -228,21 +228,21 @@ def test_a_picture_that_still_cannot_be_decoded_fails_alone() -> None:
     assert rig.unet.forgotten == [None]
 
 
-class EncodesAtTheSecondTry(Preparer):
+class EncodesAtTheSecondTry(RequestEncoder):
     """The text encoders find no memory the first time."""
 
     tries = 0
 
-    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
+    def encode(self, request: ActiveRequest) -> list[ActiveImage]:
         EncodesAtTheSecondTry.tries += 1
         if EncodesAtTheSecondTry.tries == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().prepare(in_hand)
+        return super().encode(request)
 
 
 def test_a_prompt_that_cannot_be_encoded_for_want_of_memory_is_given_room() -> None:
     """The loop, with nothing to do, wakes up for it; the picture is drawn."""
-    rig = Rig(preparer=EncodesAtTheSecondTry)
+    rig = Rig(encoder=EncodesAtTheSecondTry)
     channel = rig.draw(order(1))
     assert difference(channel.picture_of(1), own_picture("sd", order(1).drawing)) == 0
     assert rig.unet.forgotten == [None]

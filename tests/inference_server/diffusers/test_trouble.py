@@ -7,7 +7,7 @@ import torch
 
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.engines.diffusers.encode import ImageInMaking, Preparer
+from inference_server.engines.diffusers.encode import ActiveImage, RequestEncoder
 from inference_server.messages import DrawFailed, Drawn
 from tests.support.diffusers_channel import Rig, ScriptedChannel, difference, order, own_picture
 
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.slow
 SECRET = "a secret wish"
 
 
-class PreparesBadly(Preparer):
+class EncodesBadly(RequestEncoder):
     """Drawing 2 comes with a scheduler that raises at its second step, drawing 3 with numbers that are none."""
 
-    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
-        images = super().prepare(in_hand)
-        if in_hand.number == 2:
+    def encode(self, request: ActiveRequest) -> list[ActiveImage]:
+        images = super().encode(request)
+        if request.number == 2:
             images[0].schedule = _Raises(images[0].schedule)  # type: ignore[assignment]
-        if in_hand.number == 3:
+        if request.number == 3:
             images[0].latents = torch.full_like(images[0].latents, float("nan"))
         return images
 
@@ -45,7 +45,7 @@ class _Raises:
 
 def test_a_failing_scheduler_and_a_ruined_picture_harm_nobody_else() -> None:
     """The two drawings fail with a reason each, the others in the same batch get their pictures."""
-    channel = Rig(preparer=PreparesBadly).draw(*(order(number, prompt=SECRET) for number in (1, 2, 3, 4)))
+    channel = Rig(encoder=EncodesBadly).draw(*(order(number, prompt=SECRET) for number in (1, 2, 3, 4)))
     assert "cannot be taken" in channel.reason_of(2)
     assert "out of range" in channel.reason_of(3)
     for number in (1, 4):
@@ -59,13 +59,6 @@ def test_a_number_of_steps_that_the_scheduler_cannot_do_is_told_as_such(capfd: p
     reason = channel.reason_of(1)
     assert "LCMScheduler cannot draw in 200 steps" in reason
     assert SECRET not in reason + "".join(capfd.readouterr())
-
-
-def test_a_prompt_that_is_too_long_is_cut_off_without_a_word_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
-    """The libraries would log the part that was cut off."""
-    channel = Rig().draw(order(1, prompt=SECRET * 50))
-    assert isinstance(channel.end_of(1), Drawn)
-    assert SECRET not in "".join(capfd.readouterr())
 
 
 def test_an_error_of_the_unet_ends_those_who_were_in_it() -> None:
@@ -105,17 +98,17 @@ def test_an_error_that_sticks_to_the_device_ends_the_work(error: Exception) -> N
     assert not [message for message in channel.told if isinstance(message, DrawFailed)]
 
 
-class LosesItsDevice(Preparer):
+class LosesItsDevice(RequestEncoder):
     """The text encoder meets the error."""
 
-    def prepare(self, in_hand: ActiveRequest) -> list[ImageInMaking]:
+    def encode(self, request: ActiveRequest) -> list[ActiveImage]:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
 
 def test_an_error_that_sticks_ends_the_work_also_when_another_thread_meets_it() -> None:
-    """The preparing thread hands it to the loop, which was asleep."""
+    """The encode thread hands it to the loop, which was asleep."""
     with pytest.raises(RuntimeError, match="launch failure"):
-        Rig(preparer=LosesItsDevice).work(ScriptedChannel(order(1)))
+        Rig(encoder=LosesItsDevice).work(ScriptedChannel(order(1)))
 
 
 @pytest.mark.parametrize(

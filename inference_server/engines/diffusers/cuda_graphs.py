@@ -1,7 +1,8 @@
-"""CUDA graphs: the UNet's hundreds of launches recorded once per batch shape, and from then on replayed as one.
+"""CUDA graphs: captures the UNet's hundreds of launches once per batch shape, and from then on replays them as one.
 
-Recording takes tens of ms and one more step, between two steps; so it is done for shapes that are really used, and
-seldom. Whatever fails here, the network is called as before; after a pause it is tried again, ever more rarely.
+A capture takes tens of ms and one more step, between two steps; so it happens seldom, and only for shapes that are
+really used. Whatever fails here, the network is called as before, and after a pause it is tried again, ever more
+rarely.
 """
 
 import time
@@ -12,30 +13,29 @@ from typing import Protocol
 
 import torch
 
-from inference_server.engines.diffusers.networks import Network
-from inference_server.engines.diffusers.unet import BatchShape, UNetInputs
+from inference_server.engines.diffusers.unet import BatchShape, Network, UNetInputs
 
-USES_BEFORE = 4  # steps of a shape before it is recorded; they also warm up the libraries' kernels
-STEPS_BETWEEN = 8  # of any shape, between two recordings
-PAUSE_S, MAX_PAUSE_S = 300.0, 3600.0  # without recordings after a failure, or when memory was short; it doubles
-MAX_SHAPES = 24  # that are known, recorded or not; each holds its inputs
+USES_BEFORE = 4  # steps of a shape before it is captured; they also warm up the libraries' kernels
+STEPS_BETWEEN = 8  # of any shape, between two captures
+PAUSE_S, MAX_PAUSE_S = 300.0, 3600.0  # without captures after a failure, or when memory was short; it doubles
+MAX_SHAPES = 24  # that are known, captured or not; each holds its inputs
 
 
 class Graph(Protocol):
-    """One recorded call."""
+    """One captured call."""
 
     def replay(self) -> torch.Tensor:
-        """Runs it on the inputs it was recorded with; the answer lies where it lay the last time."""
+        """Runs it on the inputs it was captured with; the answer lies where it lay the last time."""
 
     def close(self) -> None:
-        """Gives its memory back."""
+        """Frees its memory."""
 
 
-Record = Callable[[Network, UNetInputs], Graph]
+Capture = Callable[[Network, UNetInputs], Graph]
 
 
 @dataclass
-class _Shape:
+class _KnownShape:
     """What is known of one batch shape."""
 
     network: Network
@@ -44,13 +44,13 @@ class _Shape:
     graph: Graph | None = None
 
 
-class Graphs:
-    """Calls networks, by their recording where there is one. For the step loop's thread alone."""
+class CudaGraphs:
+    """Calls networks, by their graph where there is one. For the step loop's thread alone."""
 
-    def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
-        self._record, self._clock = record, clock
+    def __init__(self, capture: Capture, clock: Callable[[], float] = time.monotonic) -> None:
+        self._capture, self._clock = capture, clock
         self._pause_s, self._paused_until_s = PAUSE_S, float("-inf")
-        self._shapes: dict[BatchShape, _Shape] = {}  # the longest unused first
+        self._shapes: dict[BatchShape, _KnownShape] = {}  # the longest unused first
         self._steps_since = STEPS_BETWEEN
 
     def run(self, shape: BatchShape, inputs: UNetInputs, network: Network) -> torch.Tensor:
@@ -59,13 +59,13 @@ class Graphs:
         one.uses += 1
         self._steps_since += 1
         if one.graph is None and one.uses > USES_BEFORE and self._steps_since > STEPS_BETWEEN:
-            self._try_to_record(one)
+            self._try_to_capture(one)
         return one.graph.replay() if one.graph is not None else network(inputs)
 
     def forget(self, shape: BatchShape | None = None) -> None:
-        """All recordings go and none is made for a while: they hold memory, and it was not enough.
+        """Frees all graphs, and captures none for a while, because memory was short.
 
-        With a `shape` that one's alone, and nothing else changes.
+        With a `shape`, it frees the graph of that one and changes nothing else.
         """
         if shape is not None:
             if one := self._shapes.pop(shape, None):
@@ -80,24 +80,24 @@ class Graphs:
         self._paused_until_s = self._clock() + self._pause_s
         self._pause_s = min(MAX_PAUSE_S, 2 * self._pause_s)
 
-    def _known(self, shape: BatchShape, inputs: UNetInputs, network: Network) -> _Shape:
-        """A recording of another network, or over other tensors, is none of this call's."""
+    def _known(self, shape: BatchShape, inputs: UNetInputs, network: Network) -> _KnownShape:
+        """A graph of another network, or over other tensors, is of no use to this call."""
         one = self._shapes.pop(shape, None)
         if one is None or one.network is not network or one.inputs is not inputs:
             if one is not None:
                 _close(one)
-            one = _Shape(network, inputs)
+            one = _KnownShape(network, inputs)
         self._shapes[shape] = one
         if len(self._shapes) > MAX_SHAPES:
             _close(self._shapes.pop(next(iter(self._shapes))))
         return one
 
-    def _try_to_record(self, one: _Shape) -> None:
+    def _try_to_capture(self, one: _KnownShape) -> None:
         if self._clock() < self._paused_until_s:
             return
         self._steps_since = 0
         try:
-            one.graph = self._record(one.network, one.inputs)
+            one.graph = self._capture(one.network, one.inputs)
         except Exception as exc:
             told = f"for {self._pause_s:.0f} s, drawing goes on without them: {type(exc).__name__}"
             print(f"CUDA graphs are off {told}, raised in:", flush=True)
@@ -105,14 +105,14 @@ class Graphs:
             self._pause()
 
 
-def _close(one: _Shape) -> None:
+def _close(one: _KnownShape) -> None:
     if one.graph is not None:
         one.graph.close()
         one.graph = None
 
 
-class CudaRecorder:
-    """Records on a stream of its own; all graphs share one pool of memory, since only one of them runs at a time.
+class CudaCapture:
+    """Captures on a stream of its own; all graphs share one pool of memory, since only one of them runs at a time.
 
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
@@ -129,10 +129,10 @@ class CudaRecorder:
             self._pool = torch.cuda.graph_pool_handle()  # the old one ended with its last graph
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            network(inputs)  # what libraries do once a stream cannot be recorded
+            network(inputs)  # what libraries do at their first call cannot be captured
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # thread_local: the threads that prepare and finish pictures may go on allocating meanwhile.
+        # thread_local: the threads that encode and decode may go on allocating meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             output = network(inputs)
         self._open += 1

@@ -1,15 +1,16 @@
-"""When a batch shape is recorded and when its recording is used. What records is a stand-in: there is no GPU here."""
+"""When a batch shape is captured and when its graph is used. What captures is a stand-in: there is no GPU here."""
 
 from collections.abc import Callable
 
 import torch
 
-from inference_server.engines.diffusers import graphs
-from inference_server.engines.diffusers.graphs import PAUSE_S, STEPS_BETWEEN, USES_BEFORE, Graphs
-from inference_server.engines.diffusers.networks import Network, Networks
-from inference_server.engines.diffusers.unet import BatchShape, InputSizes, UNetInputs
+from inference_server.engines.diffusers import cuda_graphs
+from inference_server.engines.diffusers.cuda_graphs import PAUSE_S, STEPS_BETWEEN, USES_BEFORE, CudaGraphs
+from inference_server.engines.diffusers.unet import BatchShape, InputSizes, Network, Networks, UNetInputs
 
-SIZES = InputSizes(torch.device("cpu"), torch.float32, channels=4, px_per_latent=8, tokens=2, text_width=4)
+SIZES = InputSizes(
+    torch.device("cpu"), torch.float32, channels=4, px_per_latent=8, conditioning={"encoder_hidden_states": (2, 4)}
+)
 ONE, TWO = (BatchShape(bucket, guided=False, height_px=64, width_px=64) for bucket in (1, 2))
 
 
@@ -22,13 +23,13 @@ def add_two(inputs: UNetInputs) -> torch.Tensor:
 
 
 class StandIn:
-    """Records by remembering the call."""
+    """Captures by remembering the call."""
 
     def __init__(self) -> None:
-        self.recorded = self.replays = self.closed = 0
+        self.captured = self.replays = self.closed = 0
 
     def __call__(self, network: Network, inputs: UNetInputs) -> "StandInGraph":
-        self.recorded += 1
+        self.captured += 1
         return StandInGraph(self, lambda: network(inputs))
 
 
@@ -44,61 +45,61 @@ class StandInGraph:
         self._owner.closed += 1
 
 
-def run(runner: Graphs, shape: BatchShape, inputs: UNetInputs, times: int, network: Network = add_one) -> None:
+def run(runner: CudaGraphs, shape: BatchShape, inputs: UNetInputs, times: int, network: Network = add_one) -> None:
     for _ in range(times):
         assert torch.equal(runner.run(shape, inputs, network), network(inputs))
 
 
-def test_a_shape_is_recorded_once_it_was_used_and_replayed_from_then_on() -> None:
-    """The first uses run the network itself; then it is recorded once, and each use replays that."""
-    record, inputs = StandIn(), SIZES.allocate(ONE)
-    runner = Graphs(record)
+def test_a_shape_is_captured_once_it_was_used_and_replayed_from_then_on() -> None:
+    """The first uses run the network itself; then it is captured once, and each use replays that."""
+    capture, inputs = StandIn(), SIZES.allocate(ONE)
+    runner = CudaGraphs(capture)
     run(runner, ONE, inputs, USES_BEFORE)
-    assert record.recorded == 0
+    assert capture.captured == 0
     run(runner, ONE, inputs, 10)
-    assert (record.recorded, record.replays) == (1, 10)
+    assert (capture.captured, capture.replays) == (1, 10)
 
 
 def test_a_replay_sees_what_was_written_into_the_inputs() -> None:
-    """The answer is that of the inputs as they are now, not as they were when it was recorded."""
-    inputs, runner = SIZES.allocate(ONE), Graphs(StandIn())
+    """The answer is that of the inputs as they are now, not as they were when it was captured."""
+    inputs, runner = SIZES.allocate(ONE), CudaGraphs(StandIn())
     run(runner, ONE, inputs, USES_BEFORE + 1)
     inputs.sample.fill_(5)
     assert float(runner.run(ONE, inputs, add_one).max()) == 6
 
 
-def test_recordings_are_spread_over_the_steps() -> None:
-    """Two shapes that become ready together are not recorded one right after the other."""
-    record, one, two = StandIn(), SIZES.allocate(ONE), SIZES.allocate(TWO)
-    runner = Graphs(record)
+def test_graphs_are_spread_over_the_steps() -> None:
+    """Two shapes that become ready together are not captured one right after the other."""
+    capture, one, two = StandIn(), SIZES.allocate(ONE), SIZES.allocate(TWO)
+    runner = CudaGraphs(capture)
     for _ in range(USES_BEFORE):
         run(runner, ONE, one, 1)
         run(runner, TWO, two, 1)
     run(runner, ONE, one, 1)
     run(runner, TWO, two, 1)
-    assert record.recorded == 1
+    assert capture.captured == 1
     run(runner, TWO, two, STEPS_BETWEEN)
-    assert record.recorded == 2
+    assert capture.captured == 2
 
 
-def test_another_network_is_recorded_anew() -> None:
-    """Once the compiled UNet has taken over, the recording of the old one is closed and never replayed again."""
-    record, inputs = StandIn(), SIZES.allocate(ONE)
-    runner = Graphs(record)
+def test_another_network_is_captured_anew() -> None:
+    """Once the compiled UNet has taken over, the graph of the old one is closed and never replayed again."""
+    capture, inputs = StandIn(), SIZES.allocate(ONE)
+    runner = CudaGraphs(capture)
     run(runner, ONE, inputs, USES_BEFORE + 1)
     run(runner, ONE, inputs, 3 * STEPS_BETWEEN, network=add_two)
-    assert (record.recorded, record.closed) == (2, 1)
+    assert (capture.captured, capture.closed) == (2, 1)
 
 
-def test_other_inputs_are_recorded_anew() -> None:
-    """A recording reads its own tensors; for others it would answer wrongly."""
-    record = StandIn()
-    runner = Graphs(record)
+def test_other_inputs_are_captured_anew() -> None:
+    """A graph reads its own tensors; for others it would answer wrongly."""
+    capture = StandIn()
+    runner = CudaGraphs(capture)
     run(runner, ONE, SIZES.allocate(ONE), USES_BEFORE + 1)
     other = SIZES.allocate(ONE)
     other.sample.fill_(7)
     run(runner, ONE, other, 1)
-    assert (record.recorded, record.closed) == (1, 1)
+    assert (capture.captured, capture.closed) == (1, 1)
 
 
 class Clock:
@@ -108,8 +109,8 @@ class Clock:
         return self.now_s
 
 
-def test_where_recording_fails_the_network_goes_on_and_it_is_tried_ever_more_rarely() -> None:
-    """A failure turns recording off for a while that doubles; every step is drawn all the same."""
+def test_where_capturing_fails_the_network_goes_on_and_it_is_tried_ever_more_rarely() -> None:
+    """A failure turns capturing off for a while that doubles; every step is drawn all the same."""
     tried = []
 
     def fail(network: Network, inputs: UNetInputs) -> StandInGraph:
@@ -117,7 +118,7 @@ def test_where_recording_fails_the_network_goes_on_and_it_is_tried_ever_more_rar
         raise RuntimeError("operation not permitted when stream is capturing")
 
     clock, inputs = Clock(), SIZES.allocate(ONE)
-    runner = Graphs(fail, clock)
+    runner = CudaGraphs(fail, clock)
     for tries, pause_s in ((1, PAUSE_S), (2, 2 * PAUSE_S), (3, 4 * PAUSE_S)):
         run(runner, ONE, inputs, 5 * STEPS_BETWEEN)
         clock.now_s += pause_s - 1
@@ -127,40 +128,40 @@ def test_where_recording_fails_the_network_goes_on_and_it_is_tried_ever_more_rar
 
 
 def test_memory_that_is_asked_back_is_given_and_not_taken_again_for_a_while() -> None:
-    """After `forget` all recordings are closed and none is made before the pause is over; drawing goes on."""
-    record, inputs, clock = StandIn(), SIZES.allocate(ONE), Clock()
-    runner = Graphs(record, clock)
+    """After `forget` all graphs are closed and none is made before the pause is over; drawing goes on."""
+    capture, inputs, clock = StandIn(), SIZES.allocate(ONE), Clock()
+    runner = CudaGraphs(capture, clock)
     run(runner, ONE, inputs, USES_BEFORE + 1)
     runner.forget()
     run(runner, ONE, inputs, 5 * STEPS_BETWEEN)
-    assert (record.recorded, record.closed) == (1, 1)
+    assert (capture.captured, capture.closed) == (1, 1)
     clock.now_s += PAUSE_S
     run(runner, ONE, inputs, 1)
-    assert record.recorded == 2
+    assert capture.captured == 2
 
 
-def test_one_shape_that_is_forgotten_leaves_the_others_their_recordings() -> None:
+def test_one_shape_that_is_forgotten_leaves_the_others_their_graphs() -> None:
     """One picture that is too large is no reason for the others to be drawn more slowly."""
-    record, one, two = StandIn(), SIZES.allocate(ONE), SIZES.allocate(TWO)
-    runner = Graphs(record)
+    capture, one, two = StandIn(), SIZES.allocate(ONE), SIZES.allocate(TWO)
+    runner = CudaGraphs(capture)
     run(runner, ONE, one, USES_BEFORE + 1)
     runner.forget(TWO)
     run(runner, ONE, one, 1)
-    assert (record.recorded, record.closed, record.replays) == (1, 0, 2)
+    assert (capture.captured, capture.closed, capture.replays) == (1, 0, 2)
     runner.forget(ONE)
-    assert record.closed == 1
+    assert capture.closed == 1
     run(runner, TWO, two, USES_BEFORE + STEPS_BETWEEN)
-    assert record.recorded == 2
+    assert capture.captured == 2
 
 
-def test_recordings_are_bounded() -> None:
+def test_graphs_are_bounded() -> None:
     """With ever new sizes the one that was not used for the longest time is closed."""
-    record = StandIn()
-    runner = Graphs(record)
-    for side in range(graphs.MAX_SHAPES + 1):
+    capture = StandIn()
+    runner = CudaGraphs(capture)
+    for side in range(cuda_graphs.MAX_SHAPES + 1):
         shape = BatchShape(1, guided=False, height_px=64, width_px=64 + 8 * side)
         run(runner, shape, SIZES.allocate(shape), USES_BEFORE + STEPS_BETWEEN)
-    assert (record.recorded, record.closed) == (graphs.MAX_SHAPES + 1, 1)
+    assert (capture.captured, capture.closed) == (cuda_graphs.MAX_SHAPES + 1, 1)
 
 
 def test_a_size_that_nothing_was_compiled_for_keeps_its_network() -> None:
