@@ -30,12 +30,12 @@ from text_to_image import TextToImage
 
 log = logging.getLogger(__name__)
 
-# What programs call the endpoint with: a new field of GenerationRequest is a new parameter there.
-_PARAMETERS = tuple(field.name for field in dataclasses.fields(GenerationRequest))
-
 
 def _takes_the_parameters(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a handler of `*values` the names, types and defaults of GenerationRequest: Gradio tells them to callers."""
+    """Gives a handler of `*values` the names, types and defaults of GenerationRequest, which Gradio tells its callers.
+
+    A new field there is a new parameter of the endpoint.
+    """
     signature = inspect.signature(handler)
     parameters = inspect.signature(GenerationRequest).parameters.values()
     handler.__annotations__ |= typing.get_type_hints(GenerationRequest)
@@ -66,7 +66,7 @@ class Handlers:
         """
         job: Job | None = None
         try:
-            job = self._service.submit(**dict(zip(_PARAMETERS, values, strict=False)))
+            job = self._service.submit(*values)
             last = await _last_event(job)
             if isinstance(last, Picture):
                 return await self._saved(last, job), last.drawing.seed

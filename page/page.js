@@ -36,6 +36,13 @@
     if (key === "Escape" && isFullscreen()) turnFullscreen();
   });
 
+  // Gradio's accordion does not say whether it is open.
+  const tellMore = () => {
+    const button = find("#more > button");
+    button?.setAttribute("aria-expanded", button.classList.contains("open"));
+  };
+  new MutationObserver(tellMore).observe(document, { subtree: true, childList: true, attributeFilter: ["class"] });
+
   // Draw is disabled while drawing, and Cancel goes away after it: a keyboard's focus on one of them would be lost. It
   // comes back to Draw unless the visitor has moved it meanwhile. It does not go to Cancel by itself, where a second
   // Enter would end what the first one began; Tab leads there.

@@ -1,5 +1,6 @@
 """The page in a real Chromium, in front of a stand-in service: what a visitor sees and does."""
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -330,6 +331,55 @@ def test_fields_on_a_phone_are_large_enough(open_page: Callable[..., Visit]) -> 
     )
     assert len(sizes) >= 6
     assert min(sizes) >= 16
+
+
+def test_everything_to_touch_is_large_enough(open_page: Callable[..., Visit]) -> None:
+    """On a phone nothing that is touched is lower than 44 px, the field "Another seed each time" with its words."""
+    visit = open_page(**TOUCH)
+    visit.page.get_by_role("button", name="More").tap()
+    visit.ask("a castle")
+    expect(visit.page.locator("#result img")).to_be_visible()
+    visit.page.evaluate("document.querySelector('#more').scrollIntoView()")
+    low = visit.page.locator("button, a, summary, input, textarea").evaluate_all(
+        """touched => touched
+            .map(one => one.type === "checkbox" ? one.closest("label") : one)
+            .filter(one => one.getClientRects().length && one.getBoundingClientRect().height < 44)
+            .map(one => one.outerHTML.slice(0, 80))"""
+    )
+    assert low == []
+
+
+def test_more_says_whether_it_is_open(open_page: Callable[..., Visit]) -> None:
+    """A screen reader is told whether "More" is open."""
+    more = open_page().page.get_by_role("button", name="More")
+    expect(more).to_have_attribute("aria-expanded", "false")
+    more.click()
+    expect(more).to_have_attribute("aria-expanded", "true")
+    more.click()
+    expect(more).to_have_attribute("aria-expanded", "false")
+
+
+@pytest.mark.parametrize(("prompt", "begins"), [("a castle", "left"), ("قلعة", "right")])
+def test_a_prompt_begins_where_its_language_does(open_page: Callable[..., Visit], prompt: str, begins: str) -> None:
+    """A prompt in Arabic stands on the right of its field, one in English on the left."""
+    page = open_page().page
+    field = page.locator("#prompt textarea")
+    field.fill(prompt)
+    shot = Image.open(io.BytesIO(field.screenshot(caret="hide", animations="disabled"))).convert("L")
+    inside = shot.crop((8, 8, shot.width - 8, shot.height - 8))  # without the border
+    ink = inside.point(lambda level: 255 if level < 128 else 0).getbbox()
+    assert ink
+    assert begins == ("left" if ink[0] < inside.width - ink[2] else "right")
+
+
+def test_forced_colours_leave_buttons_visible(open_page: Callable[..., Visit]) -> None:
+    """Where the system forces its colours, every button has a border, since its own background is gone."""
+    visit = open_page(forced_colors="active")
+    styles = visit.page.locator("#draw, #examples button").evaluate_all(
+        "buttons => buttons.map(button => getComputedStyle(button).border)"
+    )
+    assert len(styles) == 1 + len(page_text.DEMO_EXAMPLES)
+    assert all(style.startswith("1px solid") for style in styles)
 
 
 def test_download_keeps_the_metadata(open_page: Callable[..., Visit], tmp_path: Path) -> None:

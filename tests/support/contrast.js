@@ -20,7 +20,7 @@
     return [255, 255, 255, 1];
   };
   const low = [];
-  for (const element of document.querySelectorAll("#page *")) {
+  for (const element of document.querySelectorAll("#page *, footer *")) {
     const field = element.matches("input:not([type=checkbox]), textarea");
     const text = field ? element.value : [...element.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join("").trim();
     if (!text || !element.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true }) || element.closest(".sr-only")) continue;

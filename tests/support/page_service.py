@@ -74,12 +74,12 @@ class StandInService:
         """Drawings that are asked for from now on pass every gate; the others stay held."""
         self._newcomers_are_free = True
 
-    def submit(self, prompt: Any, **parameters: Any) -> Job:
+    def submit(self, *values: Any, **named: Any) -> Job:
         """See TextToImage."""
         if self.refuse_with is not None:
             raise self.refuse_with
         free = self._newcomers_are_free  # decided here: the job's thread may begin much later
-        request = GenerationRequest.checked(self.limits, prompt, **parameters)
+        request = GenerationRequest.checked(self.limits, *values, **named)
         job = self.jobs.start(request, lambda job: self._draw(job, free))
         self.started.append(job)
         return job
