@@ -1,4 +1,4 @@
-"""Client of the inference endpoint: healthcheck, drawing with progress, cancel."""
+"""Client of one inference endpoint: asks for its health, draws with progress, cancels."""
 
 import json
 import logging
@@ -28,8 +28,7 @@ class EndpointClient:
     `url`: `http://` or `https://`, host and port. `certificate_sha256`: the only certificate to trust, hexadecimal;
     None over https means the system's authorities. `silence_s`: how long a connection may bring nothing before it
     counts as dead; a server that tells no limits (upstream's) sends no signs of life and gets `patience_s` instead.
-    `drawing_s`: how long one drawing may take in all, however lively the server. `advice`: what its errors say to look
-    at.
+    `drawing_s`: how long one drawing may take in all, whatever comes. `advice`: what its errors tell to check.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class BusyError(SpaceError):
 
 
 class GpuBusyError(SpaceError):
-    """The GPU's memory is taken by something else, a game or a training, say; nobody needs to mend anything."""
+    """The GPU's memory is taken by something else, such as a game or a training. Nothing needs to be mended."""
 
     def __init__(self) -> None:
         super().__init__("The GPU is busy with something else of its owner's right now. Please try again later.")

@@ -71,8 +71,9 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class Service:
-    """One container that the chain needs, and the node that it belongs on: `node` is its name, `node_id` what the
-    command `fair node` takes. `node_away`: as Fair said of it last.
+    """One container that the chain needs, and its node.
+
+    `node`: the node's name; `node_id`: what the command `fair node` takes; `node_away`: Fair does not reach it.
     """
 
     role: Role
@@ -160,7 +161,7 @@ def strays(
 
 
 def refuse_away(services: Iterable[Service]) -> None:
-    """Raises: StartError naming the first node that Fair does not reach: what is sent there would only queue up."""
+    """Raises: StartError naming the first node that Fair does not reach: programs for it would only queue up."""
     for service in services:
         _refuse_unreachable(service, ())
 

@@ -167,7 +167,7 @@ class Settings(InferenceConfig, BaseSettings):
 
     @property
     def inference(self) -> InferenceConfig:
-        """What the inference server of a chain is told. On this machine alone it never goes by itself unless set."""
+        """What the inference server of a chain is told. On this machine alone it ends by itself only where set."""
         config = InferenceConfig(**{name: getattr(self, name) for name in InferenceConfig.model_fields})
         idle = {"idle_engine_s": 300.0, "idle_exit_s": 900.0} if self.mode == "fair" else {}
         return config.model_copy(update={name: s for name, s in idle.items() if getattr(self, name) is None})
@@ -179,7 +179,7 @@ class Settings(InferenceConfig, BaseSettings):
 
     @property
     def fair_is_readable(self) -> bool:
-        """Whether what is said to Fair, secrets included, crosses a network in plain text."""
+        """Whether requests to Fair, secrets included, cross a network in plain text."""
         parts = urlsplit(self.fair_address)
         return self.mode == "fair" and parts.scheme == "http" and not is_loopback(parts.hostname or "")
 

@@ -1,4 +1,4 @@
-"""Prompt -> picture: connect lazily, start only what is missing, draw, recover when a service has died since.
+"""From a prompt to a picture: starts what is missing when it is first needed, draws, recovers from a lost service.
 
 `text_to_image(prompt)` returns a PIL image, as in the tutorial; it is the short form of `submit(prompt) -> Job`.
 """

@@ -1,4 +1,4 @@
-"""Which place draws: decided here, from the settings, and nowhere else."""
+"""Chooses the backend that the settings ask for: a fixed endpoint, a configured Fair, or this machine alone."""
 
 import functools
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def choose_backend(settings: Settings) -> Backend:
     """The backend that these settings ask for; nothing is started yet."""
     if settings.endpoint_tls == "none":
-        log.warning("ENDPOINT_TLS=none: whoever is on the way can read prompts and pictures, and draw on that GPU")
+        log.warning("ENDPOINT_TLS=none: anyone on the way can read prompts and pictures, and draw on that GPU")
     if settings.without_effect:
         log.warning(
             "without effect here: %s: an inference server is told these by a configuration file, and %s",
@@ -54,7 +54,7 @@ def _fixed_endpoint(settings: Settings) -> FixedEndpoint:
 def _configured_chain(settings: Settings) -> FairChain:
     if settings.fair_is_readable:
         log.warning(
-            "FAIRCOMPUTE_SERVER_ADDRESS=%s is plain http to another machine: whoever is on the way reads the Fair "
+            "FAIRCOMPUTE_SERVER_ADDRESS=%s is plain http to another machine: anyone on the way reads the Fair "
             "password, the bearer and the private TLS key, and can then run anything on the nodes. Use https, or keep "
             "the way there within a network of your own.",
             settings.fair_address,

@@ -1,4 +1,4 @@
-"""The endpoint watched during a start: what it answers, and for how long there has been no way to it."""
+"""Watches one endpoint during a start: asks for its health and measures for how long it cannot be reached."""
 
 import time
 
@@ -11,7 +11,7 @@ from errors import EndpointError, EndpointUnreachableError, StartError
 class HealthProbe:
     """Asks one endpoint for its health, again and again.
 
-    `shut`: for how long nobody has listened at its port, or nothing has come from there; `unheard`: the latter alone.
+    `shut`: since when its port refuses connections, or nothing comes from there; `unheard`: the latter alone.
     """
 
     def __init__(self, endpoint: EndpointClient, start: Start) -> None:

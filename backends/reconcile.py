@@ -16,7 +16,7 @@ from fair_services import Role, refuse_away
 
 
 class Reconciler:
-    """One try to get a chain ready. What to do about what is seen depends on whether Fair lists containers."""
+    """One try to get a chain ready. Its moves are `ListedFair`'s, or `UnlistedFair`'s where Fair cannot list."""
 
     def __init__(self, deployment: FairDeployment, endpoint: EndpointClient, start: Start) -> None:
         self._deployment = deployment
@@ -75,7 +75,7 @@ class Reconciler:
     def _wait_for_answer(self, fair: ListedFair | UnlistedFair, answer: EndpointUnreachableError) -> None:
         """Nobody answers. After long silence the next suspect is replaced, the inference server first.
 
-        Raises: StartError where the way there is to blame and no service.
+        Raises: StartError where the way to the services fails, not a service.
         """
         fair.without_answer(answer)
         silent_s = self._start.silent_s

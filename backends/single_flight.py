@@ -1,4 +1,4 @@
-"""One run of some work at a time for the whole process, however many ask; a growing pause after a failure."""
+"""Runs one start at a time for the whole process, however many threads ask; pauses longer after each failure."""
 
 import contextvars
 import logging
@@ -15,7 +15,7 @@ PAUSE_MAX_S = 60.0
 
 
 class _Flight:
-    """One run: the seconds that it waits before it begins, what it says now, and how it ended."""
+    """One run of the work. `pause_s`: the pause before it; `stage`: what it does now; `error`: how it failed."""
 
     def __init__(self, pause_s: float) -> None:
         self.pause_s = pause_s
@@ -25,7 +25,7 @@ class _Flight:
 
 
 class SingleFlight:
-    """Runs `work(tell)` in a thread of its own; whoever joins meanwhile waits for that same run.
+    """Runs `work(tell)` in its own thread; all who join meanwhile wait for that same run.
 
     `work` gets a function that takes the stage as a short sentence. After a failure the next run begins with a pause:
     1 s, doubled with each further failure, 60 s at most; a success ends that. `overrun_s`: how long the work may take

@@ -1,4 +1,4 @@
-"""One start of a Fair chain: its waits, its deadline, what it tells, and for how long Fair may fail meanwhile."""
+"""What all parts of one start share: the waits, the deadline, the stages it tells, and its patience with Fair."""
 
 import logging
 import time

@@ -2,7 +2,7 @@
 
 The host ports of the inference server and of the tunnel server are the locks: "port taken" means that it runs already.
 The tunnel client has no port: it is started only while the public port stays closed, since two clients of one service
-displace each other for ever. What has to be stopped is told to the maintainer as commands to type.
+displace each other for ever. Where something has to be stopped, the error holds the commands to type.
 """
 
 import time
@@ -94,7 +94,7 @@ class UnlistedFair:
             self._launch(Role.TUNNEL_CLIENT)
 
     def _start_server_if_gone(self, answer: EndpointUnreachableError) -> None:
-        """Starts the inference server where its port was taken and the tunnel finds nobody: the holder was leaving."""
+        """Starts the inference server again where its port was taken, and yet the tunnel finds no server there."""
         taken_at = self._port_taken_at
         if taken_at is None or time.monotonic() - taken_at <= self._start.timing.client_after_s:
             return

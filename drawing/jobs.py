@@ -1,6 +1,6 @@
 """A drawing as a job: its events, who follows it, how it is cancelled.
 
-A job belongs to the process, not to whoever asked: closing the page does not end it, only cancel, failure, success or
+A job belongs to the process, not to its visitor: closing the page does not end it, only cancel, failure, success or
 expiry does. The work runs in a thread of the job's own; followers hold none.
 """
 
@@ -171,7 +171,7 @@ class Jobs:
         self._lock = threading.Lock()
 
     def start(self, request: GenerationRequest, draw: Callable[[Job], GeneratedImage]) -> Job:
-        """Begins to draw in a thread of its own.
+        """Begins to draw, in the job's own thread.
 
         Raises: BusyError when `max_active` jobs are under way.
         """

@@ -59,7 +59,7 @@ class Health(BaseModel):
 
     @property
     def takes_posts(self) -> bool:
-        """Whether to ask for a picture; what comes of it is told in the answer."""
+        """Whether to post a request: its answer tells what comes of it."""
         return self.state == "healthy" or self.gpu_busy
 
 
@@ -95,7 +95,7 @@ def read_object(link: str, text: str | bytes) -> dict[str, Any]:
 
 
 def read_event(answer: dict[str, Any], num_inference_steps: int | None) -> Waking | Queued | Step | None:
-    """The event that a line of the stream tells, None for one that tells nothing to a visitor."""
+    """The event in a line of the stream; None for a line without one that a visitor sees."""
     try:
         match answer.get("type"):
             case "waking":

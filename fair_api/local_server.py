@@ -1,7 +1,7 @@
 """The Fair server of this machine, started lazily when no other is configured.
 
-A `python -m fair_server` on loopback with an account made for this run. It ends with this process, however that ends:
-it watches its standard input, whose other end is here.
+It is a `python -m fair_server` on loopback, with an account made for this run. It ends with this process, however
+that ends: it watches its standard input, whose other end is here.
 """
 
 import json
