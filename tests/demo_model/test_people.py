@@ -98,10 +98,11 @@ def test_the_inference_server_draws_them_so() -> None:
 
     A name does not count in a negative prompt either.
     """
+    from inference_server.engine_config import EngineConfig
     from inference_server.engines.openvino import OpenVinoEngine
-    from inference_server.messages import GenerationParams, Load
+    from inference_server.messages import GenerationParams
 
-    engine = OpenVinoEngine(Load("openvino", None, None, None), lambda stage: None)
+    engine = OpenVinoEngine(EngineConfig(), lambda stage: None)
 
     def drawn(prompt: str, negative_prompt: str = "Angela Merkel") -> bytes:
         params = GenerationParams(prompt, negative_prompt, 256, 256, 20, 2.0, "DDIMScheduler", (7,))
