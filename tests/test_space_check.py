@@ -1,5 +1,6 @@
 """The check that says whether a Space would build: run on small repositories, with an index of its own."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -249,4 +250,6 @@ def test_this_repository_is_taken_by_a_space() -> None:
     """`make space-check` finds nothing wrong with this repository."""
     command = [sys.executable, "-m", "tools.space_check"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    if done.returncode == 2 and not os.environ.get("CI"):
+        pytest.skip(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
