@@ -77,7 +77,7 @@ class OpenVinoEngine:
         self._pipeline = openvino_genai.Text2ImagePipeline(str(found.folder), "CPU")
         self._own = self._scheduler = (self.model_info.scheduler, self._scheduler_config.get("timestep_spacing"))
         self._previews = PreviewMap()
-        self._window = _PromptWindow(found.folder)
+        self._window = _PromptWindow(found)
 
     def warm_up(self) -> None:
         """Two small pictures of one step each: memory is laid out, and the previews learn their first colours."""
@@ -183,7 +183,8 @@ class _PromptWindow:
     whose configuration names no window (T5) sees far more words: then none is told as unused.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, found: FoundModel) -> None:
+        folder, self._encoder_prompt = found.folder, found.encoder_prompt
         self._windows: list[tuple[Path, int]] = []  # tokenizer's folder, tokens with BOS and EOS
         for encoder in sorted(folder.glob("text_encoder*")):
             tokenizer = folder / encoder.name.replace("text_encoder", "tokenizer")
@@ -194,13 +195,13 @@ class _PromptWindow:
         shortest = min((window for _, window in self._windows), default=0)
         if not shortest or len(text.encode()) + BOS_AND_EOS <= shortest:  # a token is at least a byte
             return ()
-        unused = [unused_words(text, partial(_count_tokens, tokenizer), window) for tokenizer, window in self._windows]
+        unused = [unused_words(text, partial(self._count_tokens, tokenizer), size) for tokenizer, size in self._windows]
         return min(unused, key=len)
 
-
-def _count_tokens(tokenizer: Path, text: str) -> int:
-    """With BOS and EOS."""
-    return int(_tokenizer(tokenizer).encode(text).attention_mask.data.sum())
+    def _count_tokens(self, tokenizer: Path, text: str) -> int:
+        """Of what the text encoder is given for `text`, with BOS and EOS."""
+        encoded = _tokenizer(tokenizer).encode(self._encoder_prompt(text, otherwise=""))
+        return int(encoded.attention_mask.data.sum())
 
 
 @cache

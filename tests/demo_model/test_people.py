@@ -100,13 +100,13 @@ def test_the_inference_server_draws_them_so() -> None:
     """
     from inference_server.engine_config import EngineConfig
     from inference_server.engines.openvino import OpenVinoEngine
-    from inference_server.messages import GenerationParams
+    from inference_server.messages import Draw, GenerationParams
 
     engine = OpenVinoEngine(EngineConfig(), lambda stage: None)
 
     def drawn(prompt: str, negative_prompt: str = "Angela Merkel") -> bytes:
         params = GenerationParams(prompt, negative_prompt, 256, 256, 20, 2.0, "DDIMScheduler", (7,))
-        return engine.draw(params, lambda step, steps, preview: False)[0].rgb
+        return engine.draw(Draw(0, params), lambda step, steps, preview: False).images[0].rgb
 
     for plain, prompts in _DRAWN.items():
         expected = drawn(plain, "")
