@@ -22,7 +22,7 @@ def main(root: Path) -> int:
         card, card_faults = read_card(root)
         faults += card_faults
         if card is None:
-            not_checked = "what the builder installs, because it depends on the card"
+            not_checked = "what the builder installs, since the card does not say enough for that"
         else:
             warnings += unknown_fields(card)
             faults += disagreements(card, root, tracked)

@@ -69,7 +69,7 @@ class Card(BaseModel):
 
 
 def read_card(root: Path) -> tuple[Card | None, list[str]]:
-    """Returns the card, or None and the faults of its fields."""
+    """Returns the card without its faulty fields, None if one of those is required, and the faults."""
     try:
         fields = metadata_load(root / "README.md")
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -79,17 +79,24 @@ def read_card(root: Path) -> tuple[Card | None, list[str]]:
     try:
         return Card.model_validate(fields), []
     except ValidationError as error:
-        names = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors())
-        return None, [_field_fault(name, fields) for name in names]
+        faulty = {str(fault["loc"][0]): fault["type"] for fault in error.errors()}
+    faults = [_field_fault(name, kind, fields) for name, kind in faulty.items()]
+    try:
+        return Card.model_validate({name: value for name, value in fields.items() if name not in faulty}), faults
+    except ValidationError:
+        return None, faults
 
 
-def _field_fault(name: str, fields: dict[str, Any]) -> str:
-    if name not in fields:
-        stands = "is missing"
-    elif isinstance(value := fields[name], str):
+def _field_fault(name: str, kind: str, fields: dict[str, Any]) -> str:
+    value = fields.get(name)
+    if value is None:
+        stands = "is empty" if name in fields else "is missing"
+    elif kind == "string_too_long":
         stands = f"is {value!r}, {len(value)} characters"
-    else:
+    elif kind.endswith("_type") and not isinstance(value, list | dict):
         stands = f"is {value!r}, which is of type {type(value).__name__}"
+    else:
+        stands = f"is {value!r}"
     return f"README.md: {name} {stands}: write {Card.model_fields[name].description}"
 
 
