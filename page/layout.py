@@ -41,6 +41,7 @@ def create_page(service: TextToImage) -> gr.Blocks:
                         status_line = gr.HTML(
                             page_text.idle(status), elem_id="status", html_template=page_text.STATUS_TEMPLATE
                         )
+                        gr.HTML(page_text.OFFLINE_HTML, elem_id="offline")
                         cancel_button = gr.Button("Cancel", visible=False, elem_id="cancel", size="md")
             with gr.Column(elem_id="picture"):
                 result_image = gr.Image(
@@ -109,7 +110,18 @@ def create_page(service: TextToImage) -> gr.Blocks:
         # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
         seed_number.input(None, None, randomize_box, js="() => false")
         cancel_button.click(handlers.cancel, job_id, None, queue=False, **_RAW, **_PRIVATE)
-        page.load(handlers.resume, [job_id, prompt_box], screen, **_RAW, **_PRIVATE)
+        # What stands in the fields outlives a reload: Gradio reloads the page when its server was gone. See page.js.
+        kept = list(fields.values())
+        gr.on([field.change for field in kept], None, kept, None, js="keepFields", **_PRIVATE)
+        page.load(None, kept, kept, js="keptFields", **_PRIVATE)
+        page.load(
+            handlers.resume,
+            [job_id, prompt_box],
+            screen,
+            js="(jobId, typed) => [jobId, keptFields(typed)[0]]",
+            **_RAW,
+            **_PRIVATE,
+        )
         page.load(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
         gr.api(handlers.text_to_image, api_name=API_NAME, concurrency_limit=None)

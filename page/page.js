@@ -3,6 +3,29 @@
   const find = (selector) => document.querySelector(selector);
   const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+  // The fields' values, kept in this tab alone. They are read once, before anything on the page changes.
+  const KEY = "text-to-image-fields";
+  const kept = JSON.parse(sessionStorage.getItem(KEY));
+  window.keepFields = (...values) => (sessionStorage.setItem(KEY, JSON.stringify(values)), []);
+  window.keptFields = (...values) => kept ?? values;
+
+  // While the page's server does not answer, the last sentence would look as if all were well. When it is back, a drawing
+  // whose news broke off is looked for anew, by a reload: nothing else would end its "Drawing…".
+  let wasAway = false;
+  const lookForServer = async () => {
+    if (document.hidden || !find("#offline p")) return;
+    const { root, api_prefix } = window.gradio_config;
+    const asked = fetch(`${root}${api_prefix}/app_id`, { cache: "no-store", signal: AbortSignal.timeout(8000) });
+    const answered = await asked.then(({ ok }) => ok, () => false);
+    find("#offline p").hidden = answered;
+    const brokeOff = wasAway || find('#status [data-testid="status-tracker"] .error');
+    if (answered && brokeOff && find("#cancel")) location.reload();
+    wasAway = !answered;
+  };
+  setInterval(lookForServer, 10_000);
+  for (const event of ["online", "offline"]) addEventListener(event, lookForServer);
+  document.addEventListener("visibilitychange", lookForServer);
+
   // After Enter a phone's keyboard would go on covering the picture. With a mouse the field keeps the focus.
   document.addEventListener("keypress", ({ key, shiftKey, target }) => {
     const asked = key === "Enter" && !shiftKey && target.matches("#prompt textarea");

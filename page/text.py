@@ -25,6 +25,9 @@ HEADER_HTML = f"<h1>{TITLE}</h1>"
 PROMPT_LABEL = "What would you like to see?"
 EXAMPLES_LABEL = "Or pick one to fill in the prompt"
 STATUS_TEMPLATE = '<div role="status" aria-live="polite">${value}</div>'
+OFFLINE_HTML = (
+    '<p role="alert" hidden>This page is offline just now. What you typed is kept, and it goes on by itself.</p>'
+)
 ASKED = "Asking for your picture"
 STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
 

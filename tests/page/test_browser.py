@@ -299,6 +299,75 @@ def test_cancel_after_opening_again(open_page: Callable[..., Visit]) -> None:
     first.says(re.compile("Ready when you are"))
 
 
+def test_what_was_typed_outlives_a_reload(open_page: Callable[..., Visit]) -> None:
+    """After a reload the fields hold what was typed, beside the last picture; another tab knows nothing of it."""
+    visit = open_page()
+    visit.ask("a castle")
+    visit.page.get_by_role("button", name="More").click()
+    visit.page.get_by_label("Steps").fill("9")
+    visit.page.fill("#prompt textarea", "half a prom")
+    visit.page.reload()
+    wait_until_ready(visit.page)
+    expect(visit.page.locator("#result img")).to_have_attribute("alt", "a castle")
+    expect(visit.page.locator("#prompt textarea")).to_have_value("half a prom")
+    visit.page.get_by_role("button", name="More").click()
+    expect(visit.page.get_by_label("Steps")).to_have_value("9")
+    expect(visit.page.get_by_label("Another seed each time")).to_be_checked()
+
+    other = open_page(visit.page.context)
+    expect(other.page.locator("#prompt textarea")).to_have_value("a castle")  # of the drawing that it finds
+    other.page.get_by_role("button", name="More").click()
+    expect(other.page.get_by_label("Steps")).to_have_value("")
+
+
+def test_a_visitor_without_a_connection_is_told(open_page: Callable[..., Visit]) -> None:
+    """Offline, the page says so in place of its last sentence, and no longer than it is true; the rest stays."""
+    visit = open_page()
+    visit.ask("a castle")
+    visit.says(re.compile("Done"))
+    visit.page.fill("#prompt textarea", "half a prom")
+    visit.page.context.set_offline(True)
+    expect(visit.page.get_by_text("This page is offline just now.")).to_be_visible()
+    expect(visit.page.locator("#status")).to_be_hidden()
+    visit.page.context.set_offline(False)
+    expect(visit.page.get_by_text("This page is offline just now.")).to_be_hidden()
+    expect(visit.page.locator("#status")).to_be_visible()
+    expect(visit.page.locator("#result img")).to_have_attribute("alt", "a castle")
+    expect(visit.page.locator("#prompt textarea")).to_have_value("half a prom")
+
+
+def test_a_page_whose_server_was_gone_goes_on(browser: Browser) -> None:
+    """When the page's server ends while drawing, the page says so; when another one is there, the page can draw again,
+    and the prompt still stands in its field.
+    """
+    service = StandInService()
+    server, url = serve(service)
+    context = browser.new_context(viewport=PHONE)
+    visit = Visit(context.new_page(), service)
+    try:
+        visit.page.goto(url)
+        wait_until_ready(visit.page)
+        service.hold("drawing")
+        visit.ask("a castle")
+        visit.says("Drawing: step 8 of 20")
+        visit.page.fill("#prompt textarea", "half a prom")
+        server.close(verbose=False)
+        visit.page.evaluate("dispatchEvent(new Event('offline'))")  # it would look by itself every 10 s
+        expect(visit.page.get_by_text("This page is offline just now.")).to_be_visible()
+
+        server, _ = serve(StandInService(), port=urlsplit(url).port)
+        with visit.page.expect_navigation():
+            visit.page.evaluate("dispatchEvent(new Event('online'))")
+        wait_until_ready(visit.page)
+        expect(visit.page.locator("#prompt textarea")).to_have_value("half a prom")
+        visit.ask("an owl")
+        visit.says(re.compile("Done"))
+    finally:
+        service.let("drawing")
+        context.close()
+        server.close(verbose=False)
+
+
 def test_examples_fill_the_prompt(open_page: Callable[..., Visit]) -> None:
     """An example fills the prompt, which a phone then shows together with Draw: one touch away from being drawn."""
     visit = open_page(**TOUCH)

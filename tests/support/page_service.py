@@ -120,7 +120,7 @@ class StandInService:
             raise JobCancelledError("The drawing was cancelled.")
 
 
-def serve(service: StandInService) -> tuple[gr.Blocks, str]:
-    """The page of this service on a free port of this machine, and its address; `page.close()` ends it."""
+def serve(service: StandInService, port: int | None = None) -> tuple[gr.Blocks, str]:
+    """The page of this service and its address; `page.close()` ends it. `port`: None takes a free one."""
     page = create_page(service)  # type: ignore[arg-type]  # a stand-in: it has what the page uses
-    return page, launch(page, port=free_port())
+    return page, launch(page, port=port or free_port())
