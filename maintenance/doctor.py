@@ -13,6 +13,7 @@ from maintenance.console import Console
 from maintenance.doctor_places import look_at_endpoint, look_at_fair, look_at_this_machine
 from maintenance.doctor_space import SpacePage, look_at_space
 from maintenance.env_file import SECRET, EnvFile, read_env_file
+from maintenance.space_files import ROOT, space_files
 
 PROMPT = "a red apple"
 _DRAWING_S = 600.0
@@ -24,9 +25,10 @@ def run(console: Console, *, space: str | None, draw: bool) -> None:
     try:
         env = read_env_file()
     except SettingsError as error:
-        console.failure(error)
+        console.row("failed", "settings", str(error), "Correct it in .env or in the environment, look again.")
         return
     _tell_settings(console, env)
+    _tell_card(console)
     page = look_at_space(console, space, env) if space else None
     if env.settings.mode == "fair" and not console.has_failed:
         look_at_fair(console, env.settings, from_space=bool(space))
@@ -57,6 +59,21 @@ def _tell_settings(console: Console, env: EnvFile) -> None:
     if differing:
         told = f"{', '.join(differing)}: .env and the environment differ"
         console.row("warning", "settings", told, "A page started here takes the environment's, `deploy` that of .env.")
+
+
+def _tell_card(console: Console) -> None:
+    """The head of README.md and the pins, as far as that is seen without installing anything."""
+    try:
+        from tools.space_check.card import disagreements, read_card
+    except ModuleNotFoundError:  # a checkout without its tools
+        return
+    card, faults = read_card(ROOT)
+    if card:
+        faults += disagreements(card, ROOT, list(space_files().values()))
+    if faults:
+        console.row("failed", "card", "; ".join(faults), "Mend that; `make space-check` looks at more.")
+    else:
+        console.ok("card", "README.md's head and requirements.txt agree")
 
 
 def _draw(console: Console, page: SpacePage | None, *, here: bool) -> None:

@@ -152,6 +152,8 @@ class Hub:
                     repo_type="space",
                     parent_commit=parent,
                 )
+            except HfHubHTTPError:  # some of these are ValueErrors, too
+                raise
             except ValueError as error:  # the card's fields are wrong
                 reason = " ".join(str(error).split())
                 raise HubError(tried="upload the files", came_back=reason, next_step="Mend README.md's head.") from None
@@ -221,10 +223,10 @@ def _refusal(tried: str, error: HfHubHTTPError) -> HubError:
     status = error.response.status_code
     told = " ".join((error.server_message or "").split())[:300]
     came_back = f"it answered {status}{f': {told}' if told else ''}"
-    return HubError(tried=tried, came_back=came_back, next_step=_next_step(status, tried), status=status)
+    return HubError(tried=tried, came_back=came_back, next_step=_next_step(status), status=status)
 
 
-def _next_step(status: int, tried: str) -> str:
+def _next_step(status: int) -> str:
     hub = constants.ENDPOINT
     if status == 402:
         return (
@@ -247,4 +249,4 @@ def _next_step(status: int, tried: str) -> str:
         return "Wait some minutes, then run the same command again."
     if status >= 500:
         return "The fault is at Hugging Face. Run the same command again later."
-    return f"That was to {tried}: mend what it names, then run the same command again."
+    return "Mend what it names, then run the same command again."

@@ -15,7 +15,6 @@ PATTERNS = (
     "endpoint_client.py",
     "settings.py",
     "errors.py",
-    "addresses.py",
     "page/*.py",
     "page/*.css",
     "page/*.js",
