@@ -134,7 +134,7 @@ def _tell(console: Console, plan: DeployPlan, env: EnvFile, *, known: bool) -> N
     elif not known:
         console.plan("removed", "what else the Space has")
     if plan.replaced:
-        console.plan("replaced", f"the values that the Space has of {', '.join(plan.replaced)}", warn=True)
+        console.plan("replaced", f"{', '.join(plan.replaced)} on the Space, by what .env has", warn=True)
     if plan.left:
         console.plan("kept", f"only the Space has {', '.join(plan.left)}: that stays as it is", warn=True)
     if env.repaired:
@@ -214,5 +214,7 @@ def _tell_home(console: Console, line: str, *, private: bool) -> None:
     console.say()
     console.verbatim("docker build -t draw inference_server")
     console.verbatim(line)
+    if "=OWNER/MODEL " in line:
+        console.say("\nPut a model's id at the Hub in place of OWNER/MODEL (or set MODEL_ID in .env).")
     if private:
         console.say("\nThe Space is private: add -e HF_TOKEN=... with a token that may read it.")

@@ -97,8 +97,13 @@ def _draw(console: Console, page: SpacePage | None, *, here: bool) -> None:
 def _draw_on(page: SpacePage) -> Path:
     from gradio_client import Client  # type: ignore[import-untyped]
 
-    folder = tempfile.mkdtemp(prefix="doctor-")
-    client = Client(page.address, token=page.token, verbose=False, download_files=folder, analytics_enabled=False)
+    client = Client(
+        page.address,
+        token=page.token or False,  # with None it would take the one of this machine along
+        verbose=False,
+        download_files=tempfile.mkdtemp(prefix="doctor-"),
+        analytics_enabled=False,
+    )
     drawn = client.submit(PROMPT, api_name="/text_to_image").result(timeout=_DRAWING_S)
     return Path(drawn[0])
 
@@ -119,4 +124,4 @@ def _draw_here() -> Path:
 def _sum(console: Console) -> str:
     if console.has_failed:
         return "Mend what failed, then look again: what lies behind it was not looked at."
-    return "No link has failed." if console.has_warned else "Every link is ok."
+    return "No link has failed; mind the warnings." if console.has_warned else "Every link is ok."

@@ -122,10 +122,12 @@ class Hub:
             return secrets, {name: row.value for name, row in self._api.get_space_variables(space).items()}
 
     def set_secret(self, space: str, name: str, value: str) -> None:
+        """Adds or replaces a secret. The Space restarts by itself."""
         with _asking(f"set the secret {name} of {space}"):
             self._api.add_space_secret(space, name, value)
 
     def set_variable(self, space: str, name: str, value: str) -> None:
+        """Adds or replaces a variable, which everybody can read. The Space restarts by itself."""
         with _asking(f"set the variable {name} of {space}"):
             self._api.add_space_variable(space, name, value)
 
