@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 import requests
 
@@ -10,7 +11,7 @@ from errors import ServiceError
 from maintenance.console import Console
 from maintenance.hub import BUILDING, RESTING, STARTING, Hub, HubError, SpaceState, settings_page
 
-_POLL_S = 1.0
+_POLL_S, _POLL_SLOWLY_S = 1.0, 5.0  # a long build is asked for less often: the Hub counts requests
 _HICCUP_S = 60.0  # for so long the Hub may be silent while a build is followed
 _UNTOLD_S = 15.0  # a Hub that tells no running commit shows within this that it builds
 _PAGE_S = 10.0
@@ -35,7 +36,7 @@ def follow_build(console: Console, hub: Hub, space: str, commit: str, *, timeout
     state = _until_running(console, hub, space, commit, started + timeout_s)
     console.ok("build", f"runs, after {time.monotonic() - started:.0f} s")
     console.begin("page", f"waiting for {state.host}")
-    _until_answered(hub, state, started + timeout_s)
+    _until_answered(state, hub.token if state.private else None, started + timeout_s)
     console.ok("page", f"answers at {state.host}")
 
 
@@ -74,41 +75,44 @@ def ask_page(address: str, token: str | None, path: str = "/") -> requests.Respo
 
 
 def _until_running(console: Console, hub: Hub, space: str, commit: str, deadline: float) -> SpaceState:
-    stage, was_busy, log = "", False, _BuildLog(console, hub, space)
-    began = last_heard = time.monotonic()
-    with contextlib.closing(log):
-        while True:
-            try:
-                state, last_heard = hub.space(space), time.monotonic()
-            except HubError:
-                if time.monotonic() - last_heard > _HICCUP_S:
-                    raise
-                state = None
-            if state and state.stage != stage:
-                stage = state.stage
-                if stage in _WORDS:
-                    console.begin("build", _WORDS[stage], lasting=True)
+    stage, was_busy, began = "", False, time.monotonic()
+    with contextlib.closing(_BuildLog(console, hub, space)) as log:
+        for state in _states(hub, space, deadline):
+            if state.stage != stage and state.stage in _WORDS:
+                console.begin("build", _WORDS[state.stage], lasting=True)
+            stage = state.stage
             if stage in BUILDING:
                 log.start()
             was_busy |= stage in BUILDING | STARTING
             early = not was_busy and time.monotonic() - began < _UNTOLD_S  # what it says may still be of before
-            if state and stage == "RUNNING":
-                old = state.running_commit not in (None, commit)
-                if not old and (state.running_commit or not early):
-                    return state
-            if state and (state.is_flagged or not early) and (error := trouble(hub, space, state)):
+            if stage == "RUNNING" and (state.running_commit == commit or not (state.running_commit or early)):
+                return state
+            if (state.is_flagged or not early) and (error := trouble(hub, space, state)):
                 log.close()
                 raise error
-            if time.monotonic() > deadline:
-                next_step = f"{settings_page(space)} shows how far it is; nothing needs to be repeated."
-                raise _trouble(space, f"it is still {stage or 'unknown'} after {deadline - began:.0f} s", next_step)
-            time.sleep(_POLL_S)
+    next_step = f"{settings_page(space)} shows how far it is; nothing needs to be repeated."
+    raise _trouble(space, f"it is still {stage or 'unknown'} after {time.monotonic() - began:.0f} s", next_step)
 
 
-def _until_answered(hub: Hub, state: SpaceState, deadline: float) -> None:
+def _states(hub: Hub, space: str, deadline: float) -> Iterator[SpaceState]:
+    """The Space's state again and again until the deadline; the Hub may be silent for a while."""
+    began = last_heard = time.monotonic()
+    while time.monotonic() < deadline:
+        try:
+            state = hub.space(space)
+            last_heard = time.monotonic()
+            if state:
+                yield state
+        except HubError:
+            if time.monotonic() - last_heard > _HICCUP_S:
+                raise
+        time.sleep(min(_POLL_SLOWLY_S, _POLL_S + (time.monotonic() - began) / 30))
+
+
+def _until_answered(state: SpaceState, token: str | None, deadline: float) -> None:
     while True:
         try:
-            answer = ask_page(state.host, hub.token)
+            answer = ask_page(state.host, token)
             if answer.ok:
                 return
             came_back = f"it answered {answer.status_code}"

@@ -16,6 +16,7 @@ Status = Literal["ok", "warning", "failed"]
 _COLOURS = {"ok": "32", "warning": "33", "failed": "31"}
 _CHECK_WIDTH = 11
 _INDENT = " " * (2 + 9 + _CHECK_WIDTH + 1)
+_QUOTED = "    | "  # before each line of a foreign log, in a detail as well
 
 
 class UsageError(SpaceError):
@@ -104,7 +105,7 @@ class Console:
     def quote(self, line: str) -> None:
         """One line of a foreign log, cut at the terminal's edge; not in JSON."""
         if not self.as_json:
-            self._print(f"{_INDENT}| {line}"[: self._width])
+            self._print(f"{_QUOTED}{line}"[: self._width])
 
     def verbatim(self, line: str) -> None:
         """A line to be copied: never wrapped, so that it stays one line in the clipboard; not in JSON."""
@@ -124,15 +125,18 @@ class Console:
             self._is_passing = passing
 
     def _wrapped(self, text: str, first: str, rest: str) -> str:
-        filled = [
-            textwrap.fill(
-                line,
-                self._width,
-                initial_indent=first if number == 0 else rest,
-                subsequent_indent=rest,
-                break_long_words=False,  # an address or a command stays whole
-                break_on_hyphens=False,
+        """`text` within the terminal's width; a line of it that begins with `| ` is a foreign log's."""
+        filled = []
+        for number, line in enumerate(text.splitlines() or [""]):
+            quoted = line.startswith("| ")
+            filled.append(
+                textwrap.fill(
+                    line.removeprefix("| ") if quoted else line,
+                    self._width,
+                    initial_indent=_QUOTED if quoted else first if number == 0 else rest,
+                    subsequent_indent=_QUOTED if quoted else rest,
+                    break_long_words=False,  # an address or a command stays whole
+                    break_on_hyphens=False,
+                )
             )
-            for number, line in enumerate(text.splitlines() or [""])
-        ]
         return "\n".join(filled)

@@ -65,7 +65,7 @@ def run(console: Console, *, space: str, dry_run: bool, yes: bool, timeout_s: fl
     commit, private = _carry_out(console, hub, plan)
     follow_build(console, hub, space, commit, timeout_s=timeout_s)
     if secret and by_workers:
-        _tell_home(console, home_line(secret, space, env.settings.model_id), private=private)
+        _tell_home(console, home_line(env, secret, space), private=private)
     console.say(f"\n`python manage.py doctor --space {space} --draw` looks at every link.")
 
 
@@ -125,7 +125,7 @@ def _tell(console: Console, plan: DeployPlan, env: EnvFile, *, known: bool) -> N
         console.plan("space", f"it exists ({state.stage}){' and is started again' if rests else ''}")
     console.plan("secrets", ", ".join(sorted(plan.secrets)) or "none")
     if SECRET in plan.secrets and not env.secret:
-        console.plan("", f"{SECRET} is made now and kept in {ENV_FILE}, which only you can read")
+        console.plan("new secret", f"{SECRET} is made now and kept in {ENV_FILE}, which only you can read")
     console.plan("variables", ", ".join(f"{key}={value}" for key, value in sorted(plan.variables.items())) or "none")
     size_mb = sum(file.stat().st_size for file in plan.files.values()) / 1e6
     console.plan("files", f"{len(plan.files)} that a Space runs, {size_mb:.0f} MB{_difference(plan) if known else ''}")
@@ -134,7 +134,7 @@ def _tell(console: Console, plan: DeployPlan, env: EnvFile, *, known: bool) -> N
     elif not known:
         console.plan("removed", "what else the Space has")
     if plan.replaced:
-        console.plan("replaced", f"the values that the Space has of {', '.join(plan.replaced)}", warn=True)
+        console.plan("replaced", f"{', '.join(plan.replaced)} on the Space, by what .env has", warn=True)
     if plan.left:
         console.plan("kept", f"only the Space has {', '.join(plan.left)}: that stays as it is", warn=True)
     if env.repaired:
@@ -185,9 +185,14 @@ def _carry_out(console: Console, hub: Hub, plan: DeployPlan) -> tuple[str, bool]
     console.ok("settings", _counted(plan))
     console.interrupted = f"The settings are set; the files are there wholly or not at all. {_SAME_COMMAND}"
     console.begin("files", "uploading them")
+    before = state.commit if state else None
     gone = sorted(there - set(plan.files))
-    commit = hub.commit(space, plan.files, gone, state.commit if state else None)
-    console.ok("files", f"uploaded, commit {commit[:8]}")
+    if before and not (plan.new or plan.changed or gone):
+        commit = before
+        console.ok("files", "as they are already")
+    else:
+        commit = hub.commit(space, plan.files, gone, before)
+        console.ok("files", f"uploaded, commit {commit[:8]}")
     if state and state.stage in RESTING and not state.is_flagged:
         hub.restart(space)
     return commit, bool(state and state.private)
@@ -209,5 +214,7 @@ def _tell_home(console: Console, line: str, *, private: bool) -> None:
     console.say()
     console.verbatim("docker build -t draw inference_server")
     console.verbatim(line)
+    if "=OWNER/MODEL " in line:
+        console.say("\nPut a model's id at the Hub in place of OWNER/MODEL (or set MODEL_ID in .env).")
     if private:
         console.say("\nThe Space is private: add -e HF_TOKEN=... with a token that may read it.")

@@ -13,6 +13,7 @@ from maintenance.console import Console
 from maintenance.doctor_places import look_at_endpoint, look_at_fair, look_at_this_machine
 from maintenance.doctor_space import SpacePage, look_at_space
 from maintenance.env_file import SECRET, EnvFile, read_env_file
+from maintenance.space_files import ROOT, space_files
 
 PROMPT = "a red apple"
 _DRAWING_S = 600.0
@@ -24,9 +25,10 @@ def run(console: Console, *, space: str | None, draw: bool) -> None:
     try:
         env = read_env_file()
     except SettingsError as error:
-        console.failure(error)
+        console.row("failed", "settings", str(error), "Correct it in .env or in the environment, look again.")
         return
     _tell_settings(console, env)
+    _tell_card(console)
     page = look_at_space(console, space, env) if space else None
     if env.settings.mode == "fair" and not console.has_failed:
         look_at_fair(console, env.settings, from_space=bool(space))
@@ -59,6 +61,21 @@ def _tell_settings(console: Console, env: EnvFile) -> None:
         console.row("warning", "settings", told, "A page started here takes the environment's, `deploy` that of .env.")
 
 
+def _tell_card(console: Console) -> None:
+    """The head of README.md and the pins, as far as that is seen without installing anything."""
+    try:
+        from tools.space_check.card import disagreements, read_card
+    except ModuleNotFoundError:  # a checkout without its tools
+        return
+    card, faults = read_card(ROOT)
+    if card:
+        faults += disagreements(card, ROOT, list(space_files().values()))
+    if faults:
+        console.row("failed", "card", "; ".join(faults), "Mend that; `make space-check` looks at more.")
+    else:
+        console.ok("card", "README.md's head and requirements.txt agree")
+
+
 def _draw(console: Console, page: SpacePage | None, *, here: bool) -> None:
     """Asks for one picture, as a visitor would: of the Space's page, or of what draws for this machine."""
     if page is None and not here:
@@ -80,8 +97,13 @@ def _draw(console: Console, page: SpacePage | None, *, here: bool) -> None:
 def _draw_on(page: SpacePage) -> Path:
     from gradio_client import Client  # type: ignore[import-untyped]
 
-    folder = tempfile.mkdtemp(prefix="doctor-")
-    client = Client(page.address, token=page.token, verbose=False, download_files=folder, analytics_enabled=False)
+    client = Client(
+        page.address,
+        token=page.token or False,  # with None it would take the one of this machine along
+        verbose=False,
+        download_files=tempfile.mkdtemp(prefix="doctor-"),
+        analytics_enabled=False,
+    )
     drawn = client.submit(PROMPT, api_name="/text_to_image").result(timeout=_DRAWING_S)
     return Path(drawn[0])
 
@@ -102,4 +124,4 @@ def _draw_here() -> Path:
 def _sum(console: Console) -> str:
     if console.has_failed:
         return "Mend what failed, then look again: what lies behind it was not looked at."
-    return "No link has failed." if console.has_warned else "Every link is ok."
+    return "No link has failed; mind the warnings." if console.has_warned else "Every link is ok."

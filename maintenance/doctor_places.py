@@ -54,12 +54,12 @@ def look_at_this_machine(console: Console, settings: Settings) -> None:
     """What it takes to draw here: the model and what runs it."""
     from demo_model import DemoModelError, folder
 
-    engine = "diffusers" if settings.engine == "diffusers" else "openvino_genai"
-    if importlib.util.find_spec(engine) is None:
-        told = f"the package {engine} is not installed"
+    package = "diffusers" if settings.engine == "diffusers" else "openvino_genai"
+    if importlib.util.find_spec(package) is None:
+        told = f"the package {package} is not installed"
         console.row("failed", "engine", told, "`make run` installs it, or pip install -r requirements.txt.")
         return
-    console.ok("engine", f"{engine} is installed")
+    console.ok("engine", f"{package} is installed")
     if settings.model_id:
         console.ok("model", f"{settings.model_id}, fetched when it is first needed")
         return

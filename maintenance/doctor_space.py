@@ -140,7 +140,7 @@ def _tell_workers(console: Console, page: SpacePage) -> None:
         console.ok("workers", f"connected: {', '.join(names)}")
     elif names is not None:
         told = "no machine is connected: the Space draws sketches on its own CPU, or nothing"
-        console.row("warning", "workers", told, "Run there the line that `python manage.py worker-key` prints.")
+        console.row("warning", "workers", told, "Run on yours the line that `python manage.py worker-key` prints.")
 
 
 def _tell_clock(console: Console, date: str | None, our_s: float) -> None:

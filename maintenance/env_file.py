@@ -4,7 +4,7 @@ It lies in the current folder, where the page looks for it as well. Only setting
 """
 
 import os
-import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pydantic import AliasChoices
 
 from endpoint.credentials import Credentials
 from errors import SettingsError
-from settings import Settings
+from settings import InferenceConfig, Settings
 
 ENV_FILE = Path(".env")
 SECRET = "ENDPOINT_SECRET"  # noqa: S105  # its name
@@ -21,16 +21,18 @@ SECRET = "ENDPOINT_SECRET"  # noqa: S105  # its name
 # What a copy from a web page or a chat brings along unseen; no setting means it.
 INVISIBLE = {ord(character): None for character in "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"}
 _OF_A_SPACE_ITSELF = {"SPACE_ID", "GRADIO_SERVER_PORT"}
-_OF_THE_BOX_AT_HOME = {"MODEL_ID", "MODEL_REVISION", "MODEL_PRECISION", "INFERENCE_ENGINE"}
 _PERSONAL = {"FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_USER_EMAIL"}
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A setting: the keyword by which `Settings.load` takes it, and whether it is nobody else's business."""
+    """A setting: the keyword by which `Settings.load` takes it, whether it is nobody else's business, and whether it
+    is meant for the inference server.
+    """
 
     keyword: str
     secret: bool
+    of_the_engine: bool
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,13 @@ class EnvFile:
 
     def for_the_space(self) -> dict[str, str]:
         """What a Space is told, by name: not what the hub sets itself, nor what is the machine's with the GPU."""
-        at_home = _OF_THE_BOX_AT_HOME if self.settings.mode == "local" else set()
-        return {name: value for name, value in self.values.items() if name not in _OF_A_SPACE_ITSELF | at_home}
+        kept = _OF_A_SPACE_ITSELF | (set(self.for_the_worker()) if self.settings.mode == "local" else set())
+        return {name: value for name, value in self.values.items() if name not in kept}
+
+    def for_the_worker(self) -> dict[str, str]:
+        """What the inference server is told, by name."""
+        known = _known()
+        return {name: value for name, value in self.values.items() if known[name].of_the_engine}
 
 
 def read_env_file() -> EnvFile:
@@ -102,14 +109,14 @@ def keep_secret(secret: str) -> None:
         ) from None
 
 
-def home_line(secret: str, space: str | None, model_id: str | None) -> str:
+def home_line(env: EnvFile, secret: str, space: str | None) -> str:
     """The command that makes a machine with a GPU draw for the Space. It holds the worker's key."""
-    key = Credentials.from_secret(secret).worker_key
-    model = model_id if model_id and re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) else "OWNER/MODEL"
-    return (
-        "docker run -d --restart unless-stopped --gpus all --name draw -v draw:/data "
-        f"-e SPACE={space or 'OWNER/NAME'} -e WORKER_KEY={key} -e MODEL_ID={model} draw"
-    )
+    told = {"SPACE": space or "OWNER/NAME", "WORKER_KEY": Credentials.from_secret(secret).worker_key}
+    told |= {"MODEL_ID": "OWNER/MODEL", **env.for_the_worker()}
+    if Path(told["MODEL_ID"]).is_absolute():  # a folder here is none in a container
+        told["MODEL_ID"] = "OWNER/MODEL"
+    settings = " ".join(f"-e {name}={shlex.quote(value)}" for name, value in told.items())
+    return f"docker run -d --restart unless-stopped --gpus all --name draw -v draw:/data {settings} draw"
 
 
 def _known() -> dict[str, _Known]:
@@ -117,10 +124,11 @@ def _known() -> dict[str, _Known]:
     known = {}
     for name, info in Settings.model_fields.items():
         alias = info.validation_alias
-        keywords = {str(choice): str(choice) for choice in alias.choices} if isinstance(alias, AliasChoices) else {}
-        for environment_name, keyword in (keywords or {name.upper(): name}).items():
+        aliases = alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
+        for keyword in map(str, aliases or [name]):
+            environment_name = keyword.upper()
             secret = "SecretStr" in repr(info.annotation) or environment_name in _PERSONAL
-            known[environment_name] = _Known(keyword, secret)
+            known[environment_name] = _Known(keyword, secret, name in InferenceConfig.model_fields)
     return known
 
 

@@ -122,10 +122,12 @@ class Hub:
             return secrets, {name: row.value for name, row in self._api.get_space_variables(space).items()}
 
     def set_secret(self, space: str, name: str, value: str) -> None:
+        """Adds or replaces a secret. The Space restarts by itself."""
         with _asking(f"set the secret {name} of {space}"):
             self._api.add_space_secret(space, name, value)
 
     def set_variable(self, space: str, name: str, value: str) -> None:
+        """Adds or replaces a variable, which everybody can read. The Space restarts by itself."""
         with _asking(f"set the variable {name} of {space}"):
             self._api.add_space_variable(space, name, value)
 
@@ -152,6 +154,8 @@ class Hub:
                     repo_type="space",
                     parent_commit=parent,
                 )
+            except HfHubHTTPError:  # some of these are ValueErrors, too
+                raise
             except ValueError as error:  # the card's fields are wrong
                 reason = " ".join(str(error).split())
                 raise HubError(tried="upload the files", came_back=reason, next_step="Mend README.md's head.") from None
@@ -221,10 +225,10 @@ def _refusal(tried: str, error: HfHubHTTPError) -> HubError:
     status = error.response.status_code
     told = " ".join((error.server_message or "").split())[:300]
     came_back = f"it answered {status}{f': {told}' if told else ''}"
-    return HubError(tried=tried, came_back=came_back, next_step=_next_step(status, tried), status=status)
+    return HubError(tried=tried, came_back=came_back, next_step=_next_step(status), status=status)
 
 
-def _next_step(status: int, tried: str) -> str:
+def _next_step(status: int) -> str:
     hub = constants.ENDPOINT
     if status == 402:
         return (
@@ -247,4 +251,4 @@ def _next_step(status: int, tried: str) -> str:
         return "Wait some minutes, then run the same command again."
     if status >= 500:
         return "The fault is at Hugging Face. Run the same command again later."
-    return f"That was to {tried}: mend what it names, then run the same command again."
+    return "Mend what it names, then run the same command again."

@@ -37,4 +37,5 @@ def run(console: Console, *, space: str | None) -> None:
     console.row(
         "warning", "workers", "each one's key is void now", "On its machine: docker rm -f draw, then this line:"
     )
-    tell_line(console, secret, space, env.settings.model_id)
+    console.say()
+    tell_line(console, env, secret, space)

@@ -4,7 +4,7 @@ import sys
 
 from errors import SettingsError
 from maintenance.console import Console
-from maintenance.env_file import ENV_FILE, SECRET, home_line, read_env_file
+from maintenance.env_file import ENV_FILE, SECRET, EnvFile, home_line, read_env_file
 
 
 def run(console: Console, *, space: str | None) -> None:
@@ -16,12 +16,12 @@ def run(console: Console, *, space: str | None) -> None:
             f"There is no {SECRET} in {ENV_FILE.resolve()}, so there is no worker's key. "
             "`python manage.py deploy --space OWNER/NAME` makes one, keeps it there and tells the Space."
         )
-    tell_line(console, env.secret, space, env.settings.model_id)
+    tell_line(console, env, env.secret, space)
 
 
-def tell_line(console: Console, secret: str, space: str | None, model_id: str | None) -> None:
+def tell_line(console: Console, env: EnvFile, secret: str, space: str | None) -> None:
     """The line on stdout; what there is to know about it on stderr."""
-    line = home_line(secret, space, model_id)
+    line = home_line(env, secret, space)
     if console.as_json:
         console.row("ok", "worker", line, "Run it on the machine with the GPU. It holds the worker's key.")
         return

@@ -85,10 +85,12 @@ def test_the_file_is_in_no_repr(env_file: Path) -> None:
     assert SECRET not in repr(read_env_file())
 
 
-def test_the_line_for_home() -> None:
-    """It holds the worker's key, never the secret; a model's folder at home is no id of the Hub."""
-    line = home_line(SECRET, "you/draw", "/models/mine")
+def test_the_line_for_home(env_file: Path) -> None:
+    """It holds the worker's key, never the secret; a model's folder here is none in a container."""
+    env_file.write_text(f"ENDPOINT_SECRET={SECRET}\nMODEL_ID=/models/mine\n")
+    line = home_line(read_env_file(), SECRET, "you/draw")
     assert f"-e SPACE=you/draw -e WORKER_KEY={Credentials.from_secret(SECRET).worker_key} " in line
     assert SECRET not in line
     assert "-e MODEL_ID=OWNER/MODEL draw" in line
-    assert "-e MODEL_ID=a/b draw" in home_line(SECRET, None, "a/b")
+    env_file.write_text(f"ENDPOINT_SECRET={SECRET}\nMODEL_ID=a/b\nMODEL_PRECISION=fp16\n")
+    assert home_line(read_env_file(), SECRET, None).endswith("-e MODEL_ID=a/b -e MODEL_PRECISION=fp16 draw")
