@@ -37,7 +37,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="text-to-image-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         try:
-            print(f"The page is at {launch(create_page(service))}", flush=True)
+            print(f"The page is at {launch(create_page(service), routes=service.routes())}", flush=True)
             while not stop.wait(0.5):  # a signal that reaches another thread does not wake this one: it has to look
                 pass
         except OSError as error:

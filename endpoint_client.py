@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from drawing.events import Tell
 from drawing.models import GeneratedImage, GenerationRequest
-from endpoint.transport import EndpointTransport
+from endpoint.transport import EndpointTransport, Transport
 from endpoint.transport_errors import FIXED_ENDPOINT, Advice
 from endpoint.wire_format import Health, is_result, read_event, read_health, read_object, read_result, write_request
 from errors import (
@@ -41,9 +41,13 @@ class EndpointClient:
         patience_s: float = 300.0,
         drawing_s: float = 3600.0,
         advice: Advice = FIXED_ENDPOINT,
+        transport: Transport | None = None,
     ) -> None:
-        self._transport = EndpointTransport(url, bearer=bearer, certificate_sha256=certificate_sha256, advice=advice)
-        self.url, self.link = self._transport.url, self._transport.trouble.link
+        transport = transport or EndpointTransport(
+            url, bearer=bearer, certificate_sha256=certificate_sha256, advice=advice
+        )
+        self._transport = transport
+        self.url, self.link = transport.url, transport.trouble.link
         self._silence_s = silence_s
         self._patience_s = patience_s
         self._drawing_s = drawing_s

@@ -70,7 +70,7 @@ def _long_secret(value: SecretStr) -> SecretStr:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Host = Annotated[str, AfterValidator(_host)]
-Mode = Literal["local", "fair", "endpoint"]
+Mode = Literal["local", "fair", "endpoint", "workers"]
 
 
 def _env(*names: str) -> Any:
@@ -126,6 +126,9 @@ class Settings(InferenceConfig, BaseSettings):
     deployment: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         default="local", validation_alias=AliasChoices("DEPLOYMENT", "SPACE_ID")
     )
+    worker_wait_s: Seconds = 60
+    fallback: Literal["cpu", "none"] = "cpu"
+    fallback_model_id: str | None = None
     start_timeout_s: Annotated[float, Field(ge=1, le=24 * 3600, allow_inf_nan=False)] = 300
     gradio_server_port: Port | None = None  # Gradio reads it itself; a wrong one is named here
 
@@ -155,10 +158,14 @@ class Settings(InferenceConfig, BaseSettings):
 
     @property
     def mode(self) -> Mode:
-        """`endpoint`: a fixed endpoint; `fair`: a Fair that was configured; `local`: neither, this machine alone."""
+        """`endpoint`: a fixed endpoint; `fair`: a Fair that was configured; `workers`: those that dial in, where
+        ENDPOINT_SECRET stands alone; `local`: this machine alone, with the model that is named, if one is.
+        """
         if self.endpoint_url:
             return "endpoint"
-        return "fair" if self._fair_settings() else "local"
+        if self._fair_settings():
+            return "fair"
+        return "workers" if self.endpoint_secret and not (self.model_id or self.engine) else "local"
 
     @property
     def fair_address(self) -> str:
@@ -223,7 +230,7 @@ class Settings(InferenceConfig, BaseSettings):
     def _check_ports(self) -> None:
         """On one node two programs cannot have one port; on this machine alone, what is not set gets a free one."""
         names = ["tunnel_control_port", "tunnel_public_port"] if self.tunnel == "rathole" else []
-        if self.mode == "local" or self.inference_node == self.tunnel_node:
+        if self.mode in ("local", "workers") or self.inference_node == self.tunnel_node:
             names.append("inference_host_port")
         taken: dict[int, str] = {}
         for name in names if self.mode != "endpoint" else ():

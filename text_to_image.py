@@ -6,9 +6,11 @@
 import functools
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
+from starlette.routing import BaseRoute
 
 from backends.base import Backend
 from backends.choose import choose_backend
@@ -46,6 +48,10 @@ class TextToImage:
     def status(self) -> BackendStatus:
         """What is known of the place that draws; asks nobody."""
         return self._backend.status()
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """What the page's server answers for the place that draws."""
+        return self._backend.routes()
 
     def close(self) -> None:
         """Ends what this process started."""

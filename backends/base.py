@@ -1,8 +1,10 @@
 """One place that draws: the protocol that all follow, and what those with an inference endpoint share."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from starlette.routing import BaseRoute
 
 from backends.single_flight import SingleFlight
 from backends.start import TellStage
@@ -30,6 +32,9 @@ class Backend(Protocol):
 
     def status(self) -> BackendStatus:
         """What is known of it now; asks nobody."""
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """What the page's server answers for it."""
 
     def close(self) -> None:
         """Ends what this process started for it."""
@@ -78,6 +83,10 @@ class EndpointBackend:
             limits=(health.limits if health else None) or Limits(),
             defaults=health.defaults if health else Defaults(),
         )
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """See `Backend`. Nobody connects to this page for an endpoint elsewhere."""
+        return ()
 
     def close(self) -> None:
         """See `Backend`."""

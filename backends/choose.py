@@ -2,18 +2,20 @@
 
 import functools
 import logging
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from backends.base import Backend
 from backends.fair_chain import FairChain
 from backends.fixed_endpoint import FixedEndpoint
 from backends.start import Timing
+from backends.workers import Workers
 from endpoint.credentials import Credentials
 from endpoint_client import EndpointClient
 from fair_api.client import DeadlineFairClient
 from fair_api.local_server import INFERENCE_IMAGE, NODE, LocalFair, find_rathole
 from fair_services import ChainSettings
-from settings import Settings
+from settings import InferenceConfig, Settings
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +28,48 @@ def choose_backend(settings: Settings) -> Backend:
         log.warning(
             "without effect here: %s: an inference server is told these by a configuration file, and %s",
             ", ".join(settings.without_effect),
-            "ENDPOINT_URL leads to one that has its own"
-            if settings.mode == "endpoint"
-            else "with ENDPOINT_TLS=none it gets none, as it may be upstream's",
+            {
+                "endpoint": "ENDPOINT_URL leads to one that has its own",
+                "workers": "each worker has its own",
+                "fair": "with ENDPOINT_TLS=none it gets none, as it may be upstream's",
+            }[settings.mode],
         )
     if settings.mode == "endpoint":
         return _fixed_endpoint(settings)
     if settings.mode == "fair":
         return _configured_chain(settings)
+    if settings.mode == "workers":
+        return _workers(settings)
     if settings.endpoint_secret:
-        log.warning("ENDPOINT_SECRET alone does not say where to draw: it is done on this machine")
+        log.warning(
+            "MODEL_ID is set beside ENDPOINT_SECRET: it is drawn on this machine; without it, workers would draw"
+        )
     return _local_chain(settings)
+
+
+def _workers(settings: Settings) -> Workers:
+    log.info("ENDPOINT_SECRET alone is set: the workers that connect draw")
+    return Workers(
+        Credentials.from_secret(_secret(settings) or "").worker_key,
+        wait_s=settings.worker_wait_s,
+        start_s=settings.start_timeout_s,
+        fallback=_fallback(settings) if settings.fallback == "cpu" else None,
+    )
+
+
+def _fallback(settings: Settings) -> FairChain:
+    """Draws on this machine's own CPU, without a tunnel; nothing of it runs before it is needed."""
+    engine = InferenceConfig(model_id=settings.fallback_model_id, idle_engine_s=300, idle_exit_s=900)
+    chain = _chain(settings, inference_node=NODE, inference_image=INFERENCE_IMAGE, tunnel_node=None)
+    fair = LocalFair(tunnel_image=settings.tunnel_image, rathole=None)
+    return FairChain(
+        replace(chain, inference=engine),
+        fair.connect,
+        secret=None,
+        kind="local",
+        timing=Timing(timeout_s=settings.start_timeout_s),
+        close=fair.close,
+    )
 
 
 def _fixed_endpoint(settings: Settings) -> FixedEndpoint:

@@ -1,7 +1,7 @@
 """A picture's request with its limits, and the picture that comes back: plain values that all other modules share."""
 
 import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from PIL import Image
@@ -139,12 +139,25 @@ class GenerationRequest:
         request.check(limits)
         return request
 
+    def within(self, limits: Limits) -> "GenerationRequest":
+        """The request without the numbers that lie outside `limits`: there the server takes its own."""
+        outside: dict[str, Any] = {}
+        for parameter in fields(self):
+            try:
+                self._check_parameter(parameter.name, limits)
+            except InvalidRequestError:
+                outside[parameter.name] = None
+        return replace(self, **outside)
+
     def check(self, limits: Limits) -> None:
         """Raises: InvalidRequestError if a number lies outside `limits` (a server may be stricter than the first)."""
         for parameter in fields(self):
-            bounds, value = getattr(limits, parameter.name, None), getattr(self, parameter.name)
-            if isinstance(bounds, Range) and value is not None:
-                bounds.check(_label(parameter.name), value, " px" if parameter.name in ("width", "height") else "")
+            self._check_parameter(parameter.name, limits)
+
+    def _check_parameter(self, name: str, limits: Limits) -> None:
+        bounds, value = getattr(limits, name, None), getattr(self, name)
+        if isinstance(bounds, Range) and value is not None:
+            bounds.check(_label(name), value, " px" if name in ("width", "height") else "")
 
 
 def _label(name: str) -> str:
@@ -162,6 +175,7 @@ class Receipt:
     queue_s: float | None = None
     substituted: tuple[str, ...] = field(default=())
     unused_words: tuple[str, ...] = ()  # of the prompt: the model reads only so many
+    worker: str | None = None  # which of several drew it
 
 
 @dataclass(frozen=True)

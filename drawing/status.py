@@ -5,7 +5,7 @@ from typing import Literal
 
 from drawing.models import Defaults, Limits
 
-Kind = Literal["local", "fair", "endpoint"]
+Kind = Literal["local", "fair", "endpoint", "workers"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class BackendStatus:
     """What is known of a backend without asking anybody.
 
     `demo`: the built-in model on this machine's own CPU; `tunnel`: a tunnel is in the chain; `ready`: a prompt is no
-    cold start; `model`: as the server names it, None until seen.
+    cold start; `model`: as the server names it, None until seen; `away`: the owner's machine is off, `demo` then tells
+    whether the built-in model draws meanwhile.
     """
 
     kind: Kind
@@ -23,3 +24,4 @@ class BackendStatus:
     model: str | None
     limits: Limits
     defaults: Defaults
+    away: bool = False

@@ -46,12 +46,66 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
 
 
-class EndpointTransport:
+class Transport:
+    """What every way to an endpoint has: its address, its errors, and how a refusal is read."""
+
+    def __init__(self, url: str, trouble: TransportErrors) -> None:
+        self.url = url
+        self.trouble = trouble
+
+    def request(
+        self, method: str, path: str, *, tried: str, timeout_s: float, data: bytes | None = None
+    ) -> contextlib.AbstractContextManager[Any]:
+        """A response with `status_code` and `headers`, closed afterwards; every trouble a typed error."""
+        raise NotImplementedError
+
+    def lines(self, response: Any, tried: str, go_on: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+        """The lines of a body as they come; `go_on()` is asked at every piece of it, and several times a second."""
+        raise NotImplementedError
+
+    def drain(self, response: Any) -> None:
+        """Reads to the end of an answer, so that its connection serves again."""
+
+    def renew(self) -> None:
+        """The next request takes a fresh connection."""
+
+    def close(self) -> None:
+        """Closes the idle connections."""
+
+    def refusal(self, response: Any, tried: str) -> SpaceError:
+        """The typed error for an answer that is not 200: what our server says, or what stands in front of it."""
+        status, text = response.status_code, ""
+        with contextlib.suppress(EndpointAnswerError, EndpointUnreachableError):
+            text = b" ".join(self.lines(response, tried, self.within(_REFUSAL_S, tried))).decode(errors="replace")
+        told, retry_after_s = _error_of(text), _retry_after_s(response)
+        if told is not None or status == 401:
+            return read_error(self.trouble.link, told, tried=tried, status=status, retry_after_s=retry_after_s or 5.0)
+        came_back = f"it answered {status} {text[:200]}".rstrip()
+        if status == 429 or (status == 503 and retry_after_s is not None):
+            return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s or 5.0)
+        if status in (502, 503, 504):  # a proxy in front, and nobody behind it
+            return self.trouble.unreachable("closed", tried, came_back)
+        where = response.headers.get("Location")
+        return self.trouble.wrong_answer(
+            tried, f"{came_back} (to {where[:200]}; redirects are not followed)" if where else came_back
+        )
+
+    def within(self, seconds: float, tried: str) -> Callable[[], None]:
+        """For `lines`: an answer that is not whole after `seconds` counts as silence, however lively it drips."""
+        deadline = time.monotonic() + seconds
+
+        def go_on() -> None:
+            if time.monotonic() > deadline:
+                raise self.trouble.unreachable("silent", tried, f"the answer was not whole after {seconds:g} s")
+
+        return go_on
+
+
+class EndpointTransport(Transport):
     """Requests to one endpoint; safe to use from many threads at once. See `EndpointClient` for the parameters."""
 
     def __init__(self, url: str, *, bearer: str | None, certificate_sha256: str | None, advice: Advice) -> None:
-        self.url = url.rstrip("/")
-        self.trouble = TransportErrors(self.url, advice)
+        super().__init__(url.rstrip("/"), TransportErrors(url.rstrip("/"), advice))
         self._bearer = bearer
         self._pin = certificate_sha256
         self._lock = threading.Lock()
@@ -131,34 +185,6 @@ class EndpointTransport:
                 if time.monotonic() > deadline:
                     break
 
-    def refusal(self, response: requests.Response, tried: str) -> SpaceError:
-        """The typed error for an answer that is not 200: what our server says, or what stands in front of it."""
-        status, text = response.status_code, ""
-        with contextlib.suppress(EndpointAnswerError, EndpointUnreachableError):
-            text = b" ".join(self.lines(response, tried, self.within(_REFUSAL_S, tried))).decode(errors="replace")
-        told, retry_after_s = _error_of(text), _retry_after_s(response)
-        if told is not None or status == 401:
-            return read_error(self.trouble.link, told, tried=tried, status=status, retry_after_s=retry_after_s or 5.0)
-        came_back = f"it answered {status} {text[:200]}".rstrip()
-        if status == 429 or (status == 503 and retry_after_s is not None):
-            return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s or 5.0)
-        if status in (502, 503, 504):  # a proxy in front, and nobody behind it
-            return self.trouble.unreachable("closed", tried, came_back)
-        where = response.headers.get("Location")
-        return self.trouble.wrong_answer(
-            tried, f"{came_back} (to {where[:200]}; redirects are not followed)" if where else came_back
-        )
-
-    def within(self, seconds: float, tried: str) -> Callable[[], None]:
-        """For `lines`: an answer that is not whole after `seconds` counts as silence, however lively it drips."""
-        deadline = time.monotonic() + seconds
-
-        def go_on() -> None:
-            if time.monotonic() > deadline:
-                raise self.trouble.unreachable("silent", tried, f"the answer was not whole after {seconds:g} s")
-
-        return go_on
-
     def _new_session(self) -> requests.Session:
         session = requests.Session()
         session.trust_env = False
@@ -197,6 +223,6 @@ def _error_of(text: str) -> Any:
     return answer.get("$error") if isinstance(answer, dict) else None
 
 
-def _retry_after_s(response: requests.Response) -> float | None:
+def _retry_after_s(response: Any) -> float | None:
     value = response.headers.get("Retry-After", "")
     return min(float(value), 3600.0) if value.isdecimal() else None

@@ -36,8 +36,8 @@ _CALLERS_FAULT = ("INVALID_INPUTS", "INVALID_SCHEDULER", "NO_SUCH_PIPELINE", "MO
 class TransportErrors:
     """Makes the errors of the endpoint at `url`."""
 
-    def __init__(self, url: str, advice: Advice) -> None:
-        self.link = f"Inference endpoint {url}"
+    def __init__(self, url: str, advice: Advice, link: str | None = None) -> None:
+        self.link = link or f"Inference endpoint {url}"
         self._url = url
         self._advice = advice
 

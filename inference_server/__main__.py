@@ -26,7 +26,7 @@ def _run(child: EngineChild) -> int:
         from inference_server import server
 
         start_child = partial(EngineChild, told.config.engine_config)
-        server.run(told.config, server.bind(told.host, told.port), start_child, child)
+        server.run(told.config, told.space or server.bind(told.host, told.port), start_child, child)
     except ConfigError as exc:
         print(f"inference_server: {exc}", file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from inference_server.connect import Space, space_of
 from inference_server.engine_config import DEMO_MODEL_NAME, Device, EngineConfig, EngineName, Text
 from inference_server.json_model import Float, wrong_values
 from inference_server.limits import Limits, LimitsOverride
@@ -112,6 +113,7 @@ class CommandLine:
     host: str
     port: int
     config: InferenceConfig
+    space: Space | None = None  # to connect to, instead of listening
 
 
 def from_command_line(arguments: Sequence[str]) -> CommandLine:
@@ -123,14 +125,18 @@ def from_command_line(arguments: Sequence[str]) -> CommandLine:
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port {options.port} is no port; from 1 to 65535, or 0 for a free one.")
     config = read_config(options.config)
-    if not config.bearer and not options.open and not is_loopback(options.host):
+    try:
+        space = space_of(options.connect, os.environ)
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from None
+    if not space and not config.bearer and not options.open and not is_loopback(options.host):
         raise ConfigError(
             f"Without a bearer anyone who reaches {options.host} could draw here. Give one in the file of --config, "
             "listen on 127.0.0.1, or say --open if this is meant."
         )
     if options.lenient:
         config = config.model_copy(update={"lenient": True})
-    return CommandLine(options.host, options.port, config)
+    return CommandLine(options.host, options.port, config, space)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--open", action="store_true", help="no bearer, and reachable from other machines: anyone draws"
+    )
+    parser.add_argument(
+        "--connect", metavar="URL", help="dial this Space instead of listening (or SPACE=owner/name); needs WORKER_KEY"
     )
     parser.add_argument("--lenient", action="store_true", help="serve the nearest instead of refusing")
     return parser

@@ -12,12 +12,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from inference_server.config import ConfigError, InferenceConfig
+from inference_server.connect import Space, serve_space
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
 from inference_server.dispatcher import Dispatcher
 from inference_server.engine_child import EngineChild
 from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
-from inference_server.routes import Services, create_app
+from inference_server.routes import Services, create_app, health
 from inference_server.security import BearerMiddleware, server_context
 from inference_server.supervisor import Phase
 
@@ -42,14 +43,17 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run(
-    config: InferenceConfig, bound: socket.socket, start_child: Callable[[], EngineChild], child: EngineChild
+    config: InferenceConfig, place: socket.socket | Space, start_child: Callable[[], EngineChild], child: EngineChild
 ) -> None:
-    """Serves until a signal, `POST /shutdown` or idleness ends it. `child` was started before this was imported."""
+    """Serves until a signal, `POST /shutdown` or idleness ends it. `child` was started before this was imported.
+
+    `place`: the bound socket that clients connect to, or the Space that this server dials.
+    """
     context = None
     if config.tls_key is not None and config.tls_certificate is not None:
         context = server_context(config.tls_key.get_secret_value(), config.tls_certificate)
     with asyncio.Runner(loop_factory=DeadlineLoop) as runner:
-        runner.run(_serve(config, bound, context, start_child, child))
+        runner.run(_serve(config, place, context, start_child, child))
 
 
 class Server(uvicorn.Server):
@@ -97,15 +101,22 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ending.set)
-        yield
+        with signals_end(self._ending):
+            yield
+
+
+@contextlib.contextmanager
+def signals_end(ending: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set the event."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    yield
 
 
 async def _serve(
     config: InferenceConfig,
-    bound: socket.socket,
+    place: socket.socket | Space,
     context: ssl.SSLContext | None,
     start_child: Callable[[], EngineChild],
     child: EngineChild,
@@ -114,11 +125,16 @@ async def _serve(
     dispatcher = Dispatcher(config, start_child, metrics)
     store = IdempotencyStore(dispatcher.submit, dispatcher.cancel)
     bearer = config.bearer.get_secret_value() if config.bearer else None
-    app = BearerMiddleware(create_app(Services(config, dispatcher, store, metrics, ending.set)), bearer)
+    services = Services(config, dispatcher, store, metrics, ending.set)
+    app = BearerMiddleware(create_app(services), None if isinstance(place, Space) else bearer)
     dispatcher.start(child)
     idle = asyncio.create_task(_end_when_idle(config.idle_exit_s, dispatcher, metrics, ending))
     try:
-        await Server(app, bound, context, ending, dispatcher.close).serve(sockets=[bound])
+        if isinstance(place, Space):
+            with signals_end(ending):
+                await serve_space(place, app, lambda: health(services, True), ending)
+        else:
+            await Server(app, place, context, ending, dispatcher.close).serve(sockets=[place])
     finally:
         idle.cancel()
         dispatcher.close()

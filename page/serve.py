@@ -2,11 +2,13 @@
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_space
+from starlette.routing import BaseRoute
 
 API_NAME = "text_to_image"
 # Gradio gives each running event one of `max_threads` places, also an async one that holds no thread. With its default
@@ -67,11 +69,13 @@ class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.
         return [value if value is new else [["replace", [], new]] for value, new in zip(told, whole, strict=True)]
 
 
-def launch(page: gr.Blocks, *, port: int | None = None) -> str:
+def launch(page: gr.Blocks, *, port: int | None = None, routes: Sequence[BaseRoute] = ()) -> str:
     """Serves the page from threads of its own and returns its address; `page.close()` ends it.
 
     `port`: None means GRADIO_SERVER_PORT, else the first free one from 7860. The page listens on GRADIO_SERVER_NAME,
     else on every address of a Space, and on this machine alone elsewhere.
+
+    `routes`: what else this server answers, the line of workers for instance.
 
     Raises: OSError when that port is taken, or none is free.
     """
@@ -102,6 +106,7 @@ def launch(page: gr.Blocks, *, port: int | None = None) -> str:
         css_paths=[_STYLE],
         head=_HEAD,
     )
+    page.app.router.routes[:0] = routes  # ahead of Gradio's own, which take every path
     return str(page.local_url)
 
 

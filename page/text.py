@@ -31,6 +31,8 @@ OFFLINE_HTML = (
 ASKED = "Asking for your picture"
 STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
 
+AWAY = "The machine that draws is off right now. Its owner has to start it: please come back later."
+SKETCHING = "The machine that draws is off right now. Until it is back, a tiny model sketches for you."
 NO_KNOWN_WORDS = "This little model knows none of these words and drew what came to its mind."
 
 DEMO_EXAMPLES = (
@@ -74,6 +76,8 @@ _WRITTEN_FOR_VISITORS = ("NSFW_CONTENT_DETECTED",)  # codes of a DrawingError wh
 
 def idle(status: BackendStatus) -> str:
     """The sentence before anything was asked for."""
+    if status.away:
+        return SKETCHING if status.demo else AWAY
     asleep = "" if status.ready else " The first picture takes a little longer: its server is asleep."
     return f"Ready when you are.{asleep}"
 
@@ -133,7 +137,8 @@ def picture_html(drawing: GeneratedImage, elapsed_s: float, note: str = "") -> s
     """
     seed = "" if drawing.seed is None else f", seed {drawing.seed}"
     notes = [f" {part.rstrip('.')}." for part in (*drawing.receipt.substituted, note) if part]
-    sentence = escape(f"Done in {elapsed_s:.1f} s{seed}{'.' if notes else ''}{''.join(notes)}")
+    on = f" on {drawing.receipt.worker}" if drawing.receipt.worker else ""
+    sentence = escape(f"Done in {elapsed_s:.1f} s{on}{seed}{'.' if notes else ''}{''.join(notes)}")
     return sentence + _unused_html(drawing.receipt.unused_words)
 
 
@@ -155,6 +160,8 @@ def waiting_html(what: str, elapsed_s: float) -> str:
 
 def notice_html(status: BackendStatus) -> str:
     """Where pictures are drawn, and how to connect a GPU; empty when a GPU draws already."""
+    if status.kind == "workers":  # they come and go while the page stands: `idle` tells
+        return ""
     demo = "A demo: a tiny model draws little pictures on this machine's own processor." if status.demo else ""
     tunnel = "No tunnel in between." if status.kind == "local" and not status.tunnel else ""
     said = " ".join(part for part in (demo, tunnel) if part)

@@ -77,7 +77,8 @@ def test_nothing_set_is_this_machine_alone() -> None:
         ({"ENDPOINT_URL": "http://127.0.0.1:8000"}, "endpoint"),
         ({"ENDPOINT_URL": "http://gpu.example.org", "ENDPOINT_TLS": "none"}, "endpoint"),
         ({"MODEL_ID": "/models/sd", "INFERENCE_ENGINE": "openvino", "TUNNEL": "none"}, "local"),
-        ({"ENDPOINT_SECRET": SECRET, "TUNNEL_PUBLIC_PORT": "8080"}, "local"),
+        ({"ENDPOINT_SECRET": SECRET}, "workers"),
+        ({"ENDPOINT_SECRET": SECRET, "MODEL_ID": "/models/sd"}, "local"),
     ],
 )
 def test_modes(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], mode: str) -> None:

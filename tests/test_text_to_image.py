@@ -72,6 +72,9 @@ class ScriptedBackend:
         limits = (self._limits if self.ensured else None) or Limits()
         return BackendStatus("fair", False, True, bool(self.ensured), None, limits, Defaults())
 
+    def routes(self) -> tuple[()]:
+        return ()
+
     def close(self) -> None:
         self.closed = True
 

@@ -93,6 +93,9 @@ class StandInService:
         """See TextToImage."""
         return BackendStatus("local", self._demo, self._tunnel, bool(self.started), None, self.limits, self.defaults)
 
+    def routes(self) -> tuple[()]:
+        return ()
+
     def close(self) -> None:
         """See TextToImage."""
         self.closed = True

@@ -1,0 +1,199 @@
+"""The workers that dial this Space: GPU boxes behind NAT, each with a line that it opened itself.
+
+Nothing is started from here and no address is known: who is connected can draw. A drawing goes to the worker with the
+most room; one whose worker is lost goes to another, or waits for it to come back and takes up what it had drawn.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from backends.base import Backend, Cancelled
+from drawing.events import Tell, Waking
+from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits
+from drawing.status import BackendStatus
+from endpoint.worker_connection import WorkerConnection
+from endpoint.worker_transport import WorkerTransport
+from endpoint_client import EndpointClient
+from errors import EndpointUnreachableError, JobCancelledError, StartError
+
+log = logging.getLogger(__name__)
+
+KEY_HEADER = "x-worker-key"
+WRONG_KEYS_A_MINUTE = 10
+_SLOWED_S = 3.0
+_START_GRACE_S = 15.0  # after this Space's own start its workers need a moment to come back
+_LINK = "Workers"
+SKETCH = "A sketch: the machine that draws is off, and a small model stood in for it"
+
+
+class Workers:
+    """The backend of the workers that connect. `key`: the one that they show; `wait_s`: how long a drawing waits for a
+    worker that was there a moment ago; `fallback`: who draws while none is there, None: nobody.
+    """
+
+    def __init__(
+        self, key: str, *, wait_s: float = 60.0, start_s: float = 300.0, fallback: Backend | None = None
+    ) -> None:
+        self._digest = _digest(key)
+        self._wait_s, self._start_s = wait_s, start_s
+        self._fallback = fallback
+        self._changed = threading.Condition()
+        self._clients: dict[WorkerConnection, EndpointClient] = {}
+        self._last_there_s = time.monotonic() - max(0.0, wait_s - _START_GRACE_S)
+        self._seen: WorkerConnection | None = None  # the newest one, gone or not: what it draws, we remember
+        self._wrong: deque[float] = deque(maxlen=WRONG_KEYS_A_MINUTE)
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One worker's WebSocket, until it ends. A wrong key is refused before the handshake is done."""
+        if not hmac.compare_digest(_digest(socket.headers.get(KEY_HEADER, "")), self._digest):
+            await self._refuse(socket)
+            return
+        await socket.accept()
+        connection = WorkerConnection(socket)
+        try:
+            await connection.run(self._on_beat)
+        finally:
+            self._remove(connection)
+
+    async def _refuse(self, socket: WebSocket) -> None:
+        now = time.monotonic()
+        if len(self._wrong) == WRONG_KEYS_A_MINUTE and now - self._wrong[0] < 60:
+            await asyncio.sleep(_SLOWED_S)
+        else:
+            log.warning("somebody showed a wrong worker's key; `python manage.py worker-key` prints the right one")
+        self._wrong.append(now)
+        await socket.close()
+
+    def _on_beat(self, connection: WorkerConnection) -> None:
+        if connection in self._clients:
+            with self._changed:
+                self._changed.notify_all()
+            return
+        log.info("worker %s (%s) is there and draws with %s", connection.name, connection.version, _model(connection))
+        transport = WorkerTransport(connection)
+        with self._changed:
+            self._clients[connection] = EndpointClient(transport.url, transport=transport)
+            self._seen = connection
+            self._changed.notify_all()
+
+    def _remove(self, connection: WorkerConnection) -> None:
+        with self._changed:
+            if self._clients.pop(connection, None) is not None:
+                log.warning("worker %s is gone: %s", connection.name, connection.ended)
+                self._last_there_s = time.monotonic()
+            self._changed.notify_all()
+
+    def _best(self) -> WorkerConnection | None:
+        """The worker with the most room among those that take a drawing now."""
+        able = [
+            worker
+            for worker in list(self._clients)
+            if not worker.leaving and worker.ended is None and worker.health is not None and worker.health.takes_posts
+        ]
+        return min(able, key=lambda worker: worker.in_flight, default=None)
+
+    def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
+        """Waits for a worker as long as one may be about to come.
+
+        Raises: StartError when none came and there is no fallback; JobCancelledError.
+        """
+        begun = time.monotonic()
+        told = ""
+        with self._changed:
+            while self._best() is None:
+                if cancelled():
+                    raise JobCancelledError("The drawing was cancelled.")
+                connected, now = bool(self._clients), time.monotonic()
+                until = begun + self._start_s if connected else self._last_there_s + self._wait_s
+                if now >= until:
+                    break
+                stage = self._stage(connected)
+                if stage != told:
+                    tell(Waking(stage))
+                    told = stage
+                self._changed.wait(min(0.25, until - now))
+            else:
+                return
+        if self._fallback is None:
+            raise self._nobody()
+        self._fallback.ensure(tell, cancelled)
+
+    def _stage(self, connected: bool) -> str:
+        if connected:
+            return "Loading the model"
+        return "The machine that draws is away for a moment; waiting for it"
+
+    def _nobody(self) -> StartError:
+        loading = bool(self._clients)
+        return StartError(
+            _LINK,
+            tried="find one that draws",
+            came_back="the one that is connected could not load its model" if loading else "none is connected",
+            next_step="See its log." if loading else "Its owner's machine is off; start the worker there.",
+        )
+
+    def draw(self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> GeneratedImage:
+        """Draws on the worker with the most room, or on the fallback. Raises: what EndpointClient.infer raises."""
+        with self._changed:
+            worker = self._best()
+            client = self._clients[worker] if worker else None
+            several = len(self._clients) > 1
+        if worker is not None and client is not None:
+            image = client.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
+            return replace(image, receipt=replace(image.receipt, worker=worker.name)) if several else image
+        if self._fallback is not None:
+            request = request.within(self._fallback.status().limits)
+            image = self._fallback.draw(request, job_id=job_id, tell=tell, cancelled=cancelled)
+            return replace(image, receipt=replace(image.receipt, substituted=(*image.receipt.substituted, SKETCH)))
+        raise EndpointUnreachableError(
+            _LINK,
+            how="closed",
+            tried="draw",
+            came_back="no worker is connected any more",
+            next_step="It is waited for.",
+        )
+
+    def status(self) -> BackendStatus:
+        """What is known now; of the newest worker where none is there."""
+        with self._changed:
+            worker = self._best() or self._seen
+            away = not self._clients
+        health = worker.health if worker else None
+        sketching = away and self._fallback is not None and self._fallback.status().demo
+        return BackendStatus(
+            kind="workers",
+            demo=sketching,
+            tunnel=False,
+            ready=bool(health and health.engine == "ready" and worker in self._clients),
+            model=health.model if health else None,
+            limits=(health.limits if health else None) or Limits(),
+            defaults=health.defaults if health else Defaults(),
+            away=away,
+        )
+
+    def routes(self) -> list[BaseRoute]:
+        """See `Backend`."""
+        return [WebSocketRoute("/worker", self.serve)]
+
+    def close(self) -> None:
+        """Ends the fallback; the lines end with the page's server."""
+        if self._fallback is not None:
+            self._fallback.close()
+
+
+def _model(connection: WorkerConnection) -> str:
+    return (connection.health.model if connection.health else None) or "a model that it does not name"
+
+
+def _digest(key: str) -> bytes:
+    """Digests are compared, not keys: the time taken tells nothing of the key."""
+    return hashlib.sha256(key.strip().encode()).digest()

@@ -1,0 +1,240 @@
+"""The Space's side of the line to one worker: requests go out, answers come back, over the WebSocket that it opened.
+
+The messages are described in `inference_server/connect.py`. The socket belongs to the event loop of the page's server;
+drawings wait for their answers on threads of their own.
+"""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import logging
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from endpoint.wire_format import Health, read_health
+from errors import EndpointAnswerError
+
+log = logging.getLogger(__name__)
+
+PROTOCOL, VERSION = 1, "0.1.0"
+LEASE_EVERY_S = 2.5
+SILENCE_S = 12.0  # a worker tells a beat every 2.5 s
+HELLO_S = 15.0
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+_ids = itertools.count(1)  # for the whole process: an answer under an old id finds nobody, on whatever line it comes
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of an answer."""
+
+    status: int
+    retry_after: str | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of an answer: a JSON object, finished pictures in base64 as over HTTP."""
+
+    text: bytes
+
+
+@dataclass(frozen=True)
+class End:
+    """Nothing more comes. `broken`: why, where the answer is not whole."""
+
+    broken: str | None = None
+
+
+Piece = Head | Line | End
+
+
+@dataclass
+class Exchange:
+    """One request and its answer, piece by piece."""
+
+    id: int = field(default_factory=lambda: next(_ids))
+    pieces: "SimpleQueue[Piece]" = field(default_factory=SimpleQueue)
+    pictures: dict[int, bytearray] = field(default_factory=dict)
+    received_bytes: int = 0
+
+    def next(self, timeout_s: float) -> Piece:
+        """The next piece. Raises: TimeoutError when none comes within `timeout_s`."""
+        try:
+            return self.pieces.get(timeout=timeout_s)
+        except Empty:
+            raise TimeoutError from None
+
+
+class WorkerConnection:
+    """One worker's line. `run` belongs to the event loop; everything else may be called from any thread."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._loop = asyncio.get_running_loop()
+        self._exchanges: dict[int, Exchange] = {}
+        self._accepted: set[int] = set()
+        self._beat = -1
+        self._heard_s = time.monotonic()
+        self.name, self.version = "a worker", "?"
+        self.health: Health | None = None
+        self.leaving = False
+        self.ended: str | None = None  # why the line is no more
+
+    @property
+    def link(self) -> str:
+        return f"Worker {self.name}"
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it answers now, drawings for the most part."""
+        return len(self._exchanges)
+
+    async def run(self, on_health: Any) -> None:
+        """Receives until the line ends. `on_health(connection)` is called at every beat.
+
+        The caller has accepted the socket.
+        """
+        watching = asyncio.create_task(self._watch())
+        why = "the line broke"
+        try:
+            await self._send(type="hello", protocol=PROTOCOL, version=VERSION)
+            async with asyncio.timeout(HELLO_S):
+                hello = json.loads(await self._socket.receive_text())
+            why = await self._greet(hello) or why
+            while not self.ended and self.version != "?":
+                message = await self._socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    break
+                self._heard_s = time.monotonic()
+                if (data := message.get("bytes")) is not None:
+                    self._on_picture(data)
+                else:
+                    self._on_message(json.loads(message["text"]), on_health)
+                    if self._accepted:
+                        await self._grant()
+        except (WebSocketDisconnect, RuntimeError, TimeoutError):
+            pass
+        except (ValueError, KeyError, TypeError, EndpointAnswerError) as error:
+            log.warning("%s sent what this Space does not understand: %s", self.link, type(error).__name__)
+        finally:
+            watching.cancel()
+            self._end("it said goodbye" if self.leaving else self.ended or why)
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+                await self._socket.close(1011, (self.ended or "")[:120])
+
+    async def _greet(self, hello: dict[str, Any]) -> str | None:
+        """Takes the worker in; returns why not, when its version does not fit."""
+        self.name = str(hello.get("name") or "a worker")[:64]
+        protocol = hello.get("protocol")
+        if hello.get("type") != "hello" or protocol != PROTOCOL:
+            older = "worker (docker build, docker run)" if (protocol or 0) < PROTOCOL else "Space (git push)"
+            ours = f"this Space version {PROTOCOL}"
+            why = f"it speaks version {protocol} of the workers' protocol, {ours}: update the {older}"
+            log.warning("%s cannot draw here: %s", self.link, why)
+            self.ended = why
+            return why
+        self.version = str(hello.get("version"))[:32]
+        return None
+
+    def _on_message(self, message: dict[str, Any], on_health: Any) -> None:
+        kind = message["type"]
+        if kind == "beat":
+            self._beat = int(message["beat"])
+            self.health = read_health(self.link, json.dumps(message["health"]))
+            on_health(self)
+        elif kind == "leaving":
+            self.leaving = True
+        elif exchange := self._exchanges.get(message["id"]):
+            self._on_answer(kind, message, exchange)
+
+    def _on_answer(self, kind: str, message: dict[str, Any], exchange: Exchange) -> None:
+        match kind:
+            case "accepted":
+                self._accepted.add(exchange.id)
+            case "head":
+                exchange.pieces.put(Head(int(message["status"]), message.get("retry_after")))
+            case "line":
+                content = message["line"]
+                files = [base64.b64encode(exchange.pictures.pop(n, b"")).decode() for n in range(message["pictures"])]
+                if len(files) == 1:
+                    content["image_base64"] = files[0]
+                elif files:
+                    content["images_base64"] = files
+                exchange.pieces.put(Line(json.dumps(content).encode()))
+            case "end":
+                exchange.pieces.put(End(message.get("broken")))
+
+    def _on_picture(self, data: bytes) -> None:
+        request_id, number = struct.unpack_from(">II", data)
+        exchange = self._exchanges.get(request_id)
+        if exchange is None:
+            return
+        exchange.received_bytes += len(data)
+        if exchange.received_bytes > ANSWER_BYTES_MAX:
+            exchange.pieces.put(End(f"more than {ANSWER_BYTES_MAX // 2**20} MB came back"))
+            return
+        exchange.pictures.setdefault(number, bytearray()).extend(data[8:])
+
+    async def _watch(self) -> None:
+        """Renews the leases, and gives a silent worker up; a suspended Space grants one fresh window first."""
+        looked = time.monotonic()
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                await asyncio.sleep(LEASE_EVERY_S)
+                now = time.monotonic()
+                if now - looked > 2 * LEASE_EVERY_S:
+                    self._heard_s = now
+                looked = now
+                if now - self._heard_s > SILENCE_S:
+                    self._end(f"nothing came for {SILENCE_S:g} s")
+                    await self._socket.close(1011, "nothing came from this worker")
+                    return
+                await self._grant()
+
+    async def _grant(self) -> None:
+        self._accepted &= self._exchanges.keys()
+        await self._send(type="lease", beat=self._beat, ids=sorted(self._accepted))
+
+    async def _send(self, **message: Any) -> None:
+        await self._socket.send_text(json.dumps(message))
+
+    def _end(self, why: str) -> None:
+        self.ended = why
+        for exchange in list(self._exchanges.values()):
+            exchange.pieces.put(End(why))
+
+    @contextlib.contextmanager
+    def request(self, method: str, path: str, body: bytes = b"") -> Iterator[Exchange]:
+        """Sends a request; the answer comes piece by piece. Left early, the worker is told that nobody waits."""
+        exchange = Exchange()
+        self._exchanges[exchange.id] = exchange
+        if self.ended is not None:
+            exchange.pieces.put(End(self.ended))
+        else:
+            self._post(type="request", id=exchange.id, method=method, path=path, body=body.decode())
+        finished = False
+        try:
+            yield exchange
+            finished = True
+        finally:
+            self._exchanges.pop(exchange.id, None)
+            if not finished and self.ended is None:
+                self._post(type="hang_up", id=exchange.id)
+
+    def _post(self, **message: Any) -> None:
+        """Sends from another thread; a line that breaks meanwhile ends every exchange by itself."""
+
+        async def send() -> None:
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+                await self._send(**message)
+
+        asyncio.run_coroutine_threadsafe(send(), self._loop)

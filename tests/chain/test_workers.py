@@ -1,0 +1,74 @@
+"""A Space that only knows ENDPOINT_SECRET, and workers that dial it: two real programs and the line between them."""
+
+import signal
+import sys
+
+import pytest
+
+from endpoint.credentials import Credentials
+from tests.support.chain import SECRET
+from tests.support.processes import Processes, Program, wait_until
+from tests.support.space import Space, start_space
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+KEY = Credentials.from_secret(SECRET).worker_key
+
+
+def start_worker(processes: Processes, url: str, **settings: str) -> Program:
+    command = [sys.executable, "-m", "inference_server", "--connect", url]
+    return processes.start(command, {"WORKER_KEY": KEY, "WORKER_NAME": "box", **settings})
+
+
+def start_connected(processes: Processes, space: Space, name: str = "box") -> Program:
+    """A worker that the Space has seen."""
+    worker = start_worker(processes, space.url, WORKER_NAME=name)
+    space.program.wait_for_line(f"worker {name} .*is there", 120)
+    return worker
+
+
+@pytest.fixture
+def space(processes: Processes) -> Space:
+    """A page whose workers alone draw."""
+    return start_space(processes, {"ENDPOINT_SECRET": SECRET, "FALLBACK": "none"})
+
+
+def test_a_worker_dials_a_space_and_draws(processes: Processes, space: Space) -> None:
+    """The visitor's prompt is drawn at home; the worker listens on no port, and the Space starts no program."""
+    worker = start_connected(processes, space)
+    assert space.draw().size == (256, 256)
+    assert space.living() == {}
+    assert "listening" not in worker.output()
+    assert KEY not in worker.output() + space.program.output()
+
+
+def test_a_worker_that_is_killed_and_started_again(processes: Processes, space: Space) -> None:
+    """Between two pictures the worker dies and another one is started: the next prompt waits for it."""
+    first = start_connected(processes, space)
+    space.draw()
+    first.signal(signal.SIGKILL)
+    wait_until("the Space to miss it", lambda: "worker box is gone" in space.program.output())
+    start_connected(processes, space, "another")
+    assert space.draw().size == (256, 256)
+
+
+def test_sigterm_ends_a_worker_in_order(processes: Processes, space: Space) -> None:
+    """A worker that is told to end says goodbye and exits with 0."""
+    worker = start_connected(processes, space)
+    space.draw()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait_for_end() == 0
+    wait_until("the goodbye", lambda: "it said goodbye" in space.program.output())
+
+
+def test_a_sketch_meanwhile(processes: Processes) -> None:
+    """While no worker is there the Space draws on its own CPU, and says so once one has come."""
+    space = start_space(processes, {"ENDPOINT_SECRET": SECRET, "WORKER_WAIT_S": "0"})
+    assert space.draw().size == (256, 256)
+    assert any("inference_server" in argv for argv in space.living().values())
+
+
+def test_a_wrong_key(processes: Processes, space: Space) -> None:
+    """The worker's log says in one sentence that the key is wrong and how to get the right one."""
+    worker = start_worker(processes, space.url, WORKER_KEY="0" * 64)
+    worker.wait_for_line("the key is wrong", 60)
+    assert "0" * 64 not in worker.output()
