@@ -49,6 +49,10 @@ class Scale(_Frozen):
     def nearest(self, value: float) -> float:
         return max(self.min, min(self.max, value))
 
+    def refusal(self, value: str) -> str:
+        """Why `value` is not allowed, and what is."""
+        return f"{value} is outside the limits, {self.min:g} to {self.max:g}."
+
 
 class Range(Scale):
     """Any integer from `min` to `max`."""
@@ -74,6 +78,9 @@ class Side(Range):
     def nearest(self, value: float) -> int:
         lowest, highest = -(-self.min // self.multiple), self.max // self.multiple
         return max(lowest, min(highest, round(super().nearest(value) / self.multiple))) * self.multiple
+
+    def refusal(self, value: str) -> str:
+        return f"{value} px cannot be drawn; from {self.min} to {self.max} px in multiples of {self.multiple}."
 
 
 class Number(Range):

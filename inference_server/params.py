@@ -7,6 +7,7 @@ Source of the names: https://github.com/kiri-art/docker-diffusers-api#usage
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -93,10 +94,10 @@ class GenerationParams:
     safety_checker: bool = True  # where the model has one
 
     @classmethod
-    def of(cls, inputs: ModelInputs, call: CallInputs, **decided: Any) -> "GenerationParams":
-        """What was decided; what nothing decides is as it was asked for."""
+    def of(cls, inputs: ModelInputs, call: CallInputs, decided: Mapping[str, Any]) -> "GenerationParams":
+        """What was decided, by the wire's names; what nothing decides is as it was asked for."""
         values = {**dict(inputs), **dict(call), **decided}
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        return cls(**{field.name: values[field.name.removesuffix("_px")] for field in fields(cls)})
 
     def by_wire_names(self) -> dict[str, Any]:
         """Every parameter as used, by the name that a client posts it with; `seeds` has one for each image."""

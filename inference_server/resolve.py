@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inference_server.errors import Refusal, invalid_inputs
-from inference_server.limits import Defaults, Limits, Scale, Side
+from inference_server.limits import Defaults, Limits, Scale
 from inference_server.messages import ModelInfo
 from inference_server.params import MAX_SEED, GenerationParams
 from inference_server.wire import PictureRequest
 
 TEXT_PIPELINE = "AutoPipelineForText2Image"  # "text to image", whatever the model's own class is
+# The inputs that `Limits` bounds, by the names that both have.
+BOUNDED = ("width", "height", "num_inference_steps", "num_images_per_prompt", "guidance_scale")
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What the server offers: the limits always, the model's model_info and defaults once it was loaded."""
+    """What a request may ask for: the limits, and once the model was loaded what it can do and its defaults."""
 
     model_name: str
     limits: Limits
@@ -69,27 +71,19 @@ class _Resolver:
         self._model()
         self.scheduler = self._choice("SCHEDULER", call.SCHEDULER, limits.schedulers, "INVALID_SCHEDULER")
         self.image_format = self._choice("image_format", call.image_format, limits.image_formats, "INVALID_INPUTS")
-        self.width_px = self._side("width", inputs.width, limits.width)
-        self.height_px = self._side("height", inputs.height, limits.height)
-        self.steps = self._count("num_inference_steps", inputs.num_inference_steps, limits.num_inference_steps)
-        self.images = self._count("num_images_per_prompt", inputs.num_images_per_prompt, limits.num_images_per_prompt)
-        self.guidance = self._count("guidance_scale", inputs.guidance_scale, limits.guidance_scale)
+        self.bounded = {name: self._number(name, getattr(inputs, name), getattr(limits, name)) for name in BOUNDED}
 
     def resolved(self) -> Resolved:
         request, model_info, defaults = self._request, self._offer.model_info, self._offer.defaults
         if model_info is None or defaults is None:
             raise RuntimeError("a request was resolved before the model was loaded")
-        images = 1 if self.images is None else int(self.images)
-        drawing = GenerationParams.of(
-            request.inputs,
-            request.call,
-            width_px=defaults.width if self.width_px is None else self.width_px,
-            height_px=defaults.height if self.height_px is None else self.height_px,
-            num_inference_steps=int(defaults.num_inference_steps if self.steps is None else self.steps),
-            guidance_scale=defaults.guidance_scale if self.guidance is None else float(self.guidance),
-            scheduler=self.scheduler or defaults.scheduler,
-            seeds=tuple((request.inputs.seed + image) % (MAX_SEED + 1) for image in range(images)),
-        )
+        decided: dict[str, Any] = {
+            name: getattr(defaults, name) if one is None else one for name, one in self.bounded.items()
+        }
+        decided["scheduler"] = self.scheduler or defaults.scheduler
+        first, images = request.inputs.seed, decided["num_images_per_prompt"]
+        decided["seeds"] = tuple((first + image) % (MAX_SEED + 1) for image in range(images))
+        drawing = GenerationParams.of(request.inputs, request.call, decided)
         return Resolved(drawing, model_info, self.image_format or defaults.image_format, self._instead)
 
     def _pipeline(self) -> None:
@@ -136,28 +130,17 @@ class _Resolver:
             400, code, f"callInputs.{name}: there is no {_quoted(asked)} here. Offered: {', '.join(offered)}."
         )
 
-    def _side(self, name: str, asked: int | None, side: Side) -> int | None:
-        if asked is None or side.allows(asked):
-            return asked
-        if not self._offer.lenient:
-            raise invalid_inputs(
-                f"modelInputs.{name}: {_short(asked)} px cannot be drawn; from {side.min} to {side.max} px "
-                f"in multiples of {side.multiple}."
-            )
-        return int(self._tell(name, asked, side.nearest(asked)))
-
-    def _count(self, name: str, asked: float | None, bounds: Scale) -> float | None:
+    def _number(self, name: str, asked: float | None, bounds: Scale) -> float | None:
+        """The number that was asked for, or the nearest; None for the default."""
         if asked is None or bounds.allows(asked):
             return asked
         if not self._offer.lenient:
-            raise invalid_inputs(
-                f"modelInputs.{name}: {_short(asked)} is outside the limits, {bounds.min:g} to {bounds.max:g}."
-            )
-        return float(self._tell(name, asked, bounds.nearest(asked)))
+            raise invalid_inputs(f"modelInputs.{name}: {bounds.refusal(_short(asked))}")
+        self._tell(name, asked, bounds.nearest(asked))
+        return bounds.nearest(asked)
 
-    def _tell(self, name: str, asked: Any, served: Any) -> Any:
+    def _tell(self, name: str, asked: Any, served: Any) -> None:
         self._instead[name] = {"asked": asked, "served": served}
-        return served
 
 
 def _quoted(text: str) -> str:
