@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_server.connect import Space, space_of
-from inference_server.engine_config import DEMO_MODEL_NAME, Device, EngineConfig, EngineName, Text
+from inference_server.engine_config import DEMO_MODEL_NAME, Device, EngineConfig, EngineName, NonEmpty
 from inference_server.json_model import Float, wrong_values
 from inference_server.limits import Limits, LimitsOverride
 
@@ -98,7 +98,7 @@ class _Environment(EngineConfig, BaseSettings):
 
     engine: EngineName = Field(default="openvino", validation_alias="INFERENCE_ENGINE")
     device: Device | None = Field(default=None, validation_alias="INFERENCE_DEVICE")
-    compile_cache: Text | None = Field(default_factory=_user_cache)
+    compile_cache: NonEmpty | None = Field(default_factory=_user_cache)
 
     @model_validator(mode="before")
     @classmethod

@@ -48,7 +48,7 @@ def _size(text: Any) -> tuple[int, int]:
     return sides
 
 
-Text = Annotated[str, Field(min_length=1)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 EngineName = Annotated[str, AfterValidator(_check_engine)]
 Device = Literal["cuda", "cpu"]
 
@@ -57,11 +57,11 @@ class EngineConfig(JsonModel):
     """Frozen and picklable: the first message to each new engine process. It holds no secret."""
 
     engine: EngineName = "openvino"
-    model_id: Text | None = None  # a folder, an id of the hub; None: the demo model
-    model_revision: Text | None = None
-    model_precision: Text | None = None
+    model_id: NonEmpty | None = None  # a folder, an id of the hub; None: the demo model
+    model_revision: NonEmpty | None = None
+    model_precision: NonEmpty | None = None
     device: Device | None = None  # None: what the engine finds
     max_batch: Annotated[Int, Field(ge=1, le=MAX_BATCH)] = MAX_BATCH  # images side by side
-    compile_cache: Text | None = None  # folder for what was compiled; None: nothing is kept
+    compile_cache: NonEmpty | None = None  # folder for what was compiled; None: nothing is kept
     # (width, height) in px to compile for; (): none, None: the model's own
     compile_sizes: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_sizes)] | None = None

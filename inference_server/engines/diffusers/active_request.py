@@ -52,8 +52,11 @@ class ActiveRequest:
         with self._lock:
             self._tell_step(preview)
 
-    def finish(self, image: int, pixels: npt.NDArray[np.uint8], nsfw: bool | None) -> None:
-        """Keeps a picture (H, W, 3), black if the safety checker found something; the last one ends the request."""
+    def finish(self, image: int, pixels: npt.NDArray[np.uint8], nsfw: bool | None, mem_usage: float = 0.0) -> None:
+        """Keeps a picture (H, W, 3), black if the safety checker found something; the last one ends the request.
+
+        `mem_usage`: see `Drawn`.
+        """
         height, width, _ = pixels.shape
         shown = np.zeros_like(pixels) if nsfw else pixels
         with self._lock:
@@ -68,6 +71,7 @@ class ActiveRequest:
                     images,
                     self._clock() - self._taken_s - self._waited_s,
                     nsfw=flags if len(flags) == len(images) else None,
+                    mem_usage=mem_usage,
                     unused_words=self.unused_words,
                     unused_negative_words=self.unused_negative_words,
                 )

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.engines.diffusers.streams import empty_cache
+from inference_server.engines.diffusers.streams import empty_cache, mem_usage
 from inference_server.engines.previews import PreviewMap
 
 TILE_PX = 512  # takes about a quarter of the memory of a 1024 px picture in one piece
@@ -46,7 +46,7 @@ class LatentDecoder:
                 "The model's numbers ran out of range. Try another scheduler or another number of steps; for the "
                 "maintainer: MODEL_PRECISION=bf16 or fp32 leaves more room."
             )
-        request.finish(index, pixels, nsfw)
+        request.finish(index, pixels, nsfw, mem_usage())
         self._previews.learn(latents[0].float().cpu().numpy(), pixels)
 
     def preview(self, request: ActiveRequest, denoised: torch.Tensor) -> None:

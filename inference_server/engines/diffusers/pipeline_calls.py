@@ -17,7 +17,7 @@ import torch
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import cuda_errors, schedulers
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.engines.diffusers.streams import StepTimer, empty_cache
+from inference_server.engines.diffusers.streams import StepTimer, empty_cache, mem_usage
 from inference_server.engines.diffusers.unused_words import PromptWindows
 from inference_server.engines.previews import PreviewMap
 from inference_server.messages import BatchStats, Capacity, GenerationParams
@@ -184,7 +184,7 @@ class PipelineCalls:
             for image in range(len(one.drawing.seeds)):
                 if not one.end_if_cancelled():
                     nsfw = None if result.nsfw is None else result.nsfw[first + image]
-                    one.finish(image, _pixels(result.pictures[first + image]), nsfw)
+                    one.finish(image, _pixels(result.pictures[first + image]), nsfw, mem_usage())
             if self._latents is not None and not (result.nsfw and result.nsfw[first]):  # what was found is black
                 self._previews.learn(self._latents[first].float().cpu().numpy(), _pixels(result.pictures[first]))
         self._latents = None

@@ -126,6 +126,12 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def mem_usage() -> float:
+    """The memory that PyTorch has allocated on CUDA now, over the most that it ever had; 0 without CUDA."""
+    most = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    return torch.cuda.memory_allocated() / most if most else 0.0
+
+
 def empty_cache() -> None:
     """Returns unused memory to the device, so that the next allocation finds it in one piece."""
     if torch.cuda.is_initialized():

@@ -46,7 +46,7 @@ def test_waiting_for_a_place_is_no_drawing() -> None:
     now_s = 21.0
     request.begin()
     now_s = 23.0
-    request.finish(0, np.zeros((8, 8, 3), np.uint8), None)
+    request.finish(0, np.zeros((8, 8, 3), np.uint8), None, mem_usage=0.5)
     (drawn,) = channel.messages
     assert isinstance(drawn, Drawn)
-    assert drawn.inference_s == 3.0
+    assert (drawn.inference_s, drawn.mem_usage) == (3.0, 0.5)
