@@ -42,8 +42,7 @@ def run(console: Console, *, space: str, dry_run: bool, yes: bool, timeout_s: fl
     """Does it all. Raises: SettingsError, UsageError, HubError, ServiceError."""
     console.check = "settings"
     env = read_env_file()
-    by_workers = env.settings.mode == "local"  # on a Space: the machines that connect draw
-    secret = env.secret or (new_secret() if by_workers else None)
+    secret = env.secret or (new_secret() if env.by_workers else None)
     wanted = {**env.for_the_space(), **({SECRET: secret} if secret else {})}
     secrets = {name: value for name, value in wanted.items() if is_secret(name)}
     variables = {name: value for name, value in wanted.items() if not is_secret(name)}
@@ -64,7 +63,7 @@ def run(console: Console, *, space: str, dry_run: bool, yes: bool, timeout_s: fl
         keep_secret(secret)
     commit, private = _carry_out(console, hub, plan)
     follow_build(console, hub, space, commit, timeout_s=timeout_s)
-    if secret and by_workers:
+    if secret and env.by_workers:
         _tell_home(console, home_line(env, secret, space), private=private)
     console.say(f"\n`python manage.py doctor --space {space} --draw` looks at every link.")
 

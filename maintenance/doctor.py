@@ -47,8 +47,10 @@ def _tell_settings(console: Console, env: EnvFile) -> None:
         told = f"it is drawn through Fair at {settings.fair_address}"
     elif settings.mode == "endpoint":
         told = f"it is drawn at {settings.endpoint_url}"
-    elif env.secret:
+    elif settings.mode == "workers":
         told = f"{SECRET} alone: it is drawn on the machines that connect to the Space"
+    elif env.secret:
+        told = f"{SECRET}: a Space's is drawn on the machines that connect, a page's here with MODEL_ID"
     else:
         told = f"none: it is drawn on this machine, with {settings.model_id or 'the built-in model'}"
     console.ok("settings", told)

@@ -10,7 +10,7 @@ from fair_api.client import DeadlineFairClient
 from fair_api.models import Node
 from maintenance.console import Console
 from network.addresses import host_port, is_loopback
-from settings import DEFAULT_PORTS, Settings
+from settings import Settings
 
 PORTS_OF_A_SPACE = (80, 443, 8080)
 _SCHEMES = {"http": 80, "https": 443}
@@ -73,7 +73,7 @@ def _look_at_chain(console: Console, settings: Settings, node: Node, *, from_spa
     """The way to the inference server. Nobody there is no fault: the first drawing starts what is missing."""
     behind_tunnel = settings.tunnel == "rathole"
     name = "tunnel_public_port" if behind_tunnel else "inference_host_port"
-    port = getattr(settings, name) or DEFAULT_PORTS[name]
+    port = settings.port(name)
     host = settings.tunnel_address or node.host_address
     console.check = "endpoint"
     if host is None:

@@ -45,7 +45,7 @@ def look_at_space(console: Console, space: str, env: EnvFile) -> SpacePage | Non
     if hub.token:
         _tell_settings(console, hub, space, env)
         _tell_log(console, hub, space)
-    return _tell_page(console, hub, state, waits_for_workers=env.settings.mode == "local" and bool(env.secret))
+    return _tell_page(console, hub, state, waits_for_workers=env.by_workers and bool(env.secret))
 
 
 def _tell_token(console: Console, hub: Hub) -> None:

@@ -52,9 +52,16 @@ class EnvFile:
         """ENDPOINT_SECRET, None where there is none."""
         return self.values.get(SECRET)
 
+    @property
+    def by_workers(self) -> bool:
+        """Whether a Space with these settings leaves the drawing to the machines that connect to it. A model named here
+        is theirs: the Space is not told of it.
+        """
+        return self.settings.mode in ("local", "workers")
+
     def for_the_space(self) -> dict[str, str]:
         """What a Space is told, by name: not what the hub sets itself, nor what is the machine's with the GPU."""
-        kept = _OF_A_SPACE_ITSELF | (set(self.for_the_worker()) if self.settings.mode == "local" else set())
+        kept = _OF_A_SPACE_ITSELF | (set(self.for_the_worker()) if self.by_workers else set())
         return {name: value for name, value in self.values.items() if name not in kept}
 
     def for_the_worker(self) -> dict[str, str]:

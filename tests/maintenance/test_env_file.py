@@ -26,7 +26,7 @@ def test_only_settings_of_ours(env_file: Path) -> None:
 
 
 def test_the_model_is_the_workers(env_file: Path) -> None:
-    """With ENDPOINT_SECRET alone the model is drawn at home: a Space is not told of it. Through Fair it is."""
+    """Where workers draw, the model is theirs: a Space is not told of it. Through Fair it is."""
     env_file.write_text(f"ENDPOINT_SECRET={SECRET}\nMODEL_ID=owner/name\n")
     assert "MODEL_ID" not in read_env_file().for_the_space()
     env_file.write_text(
