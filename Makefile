@@ -9,7 +9,7 @@ BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wi
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run test check space-check bench clean demo-sheet demo-train install rathole chromium $(BENCHMARKS)
+.PHONY: help run worker test check space-check bench clean demo-sheet demo-train install rathole chromium $(BENCHMARKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
@@ -20,6 +20,9 @@ run: .venv/installed-run rathole ## install what is missing, start the page and 
 # Two workers, each with services, ports and folders of its own; one that has nothing left to do takes over half of what
 # the other one still has before it, so that the two end together.
 PYTEST_TWO := $(PYTHON) -m pytest --numprocesses 2 --dist worksteal
+
+worker: .venv/installed-engine ## draw for a Space that this machine dials: SPACE=you/draw WORKER_KEY=... MODEL_ID=...
+	@INFERENCE_ENGINE=$${INFERENCE_ENGINE:-$${MODEL_ID:+diffusers}} PYTHONUNBUFFERED=1 exec $(PYTHON) -m inference_server
 
 test: install ## install what the tests need (Chromium included), run all of them
 	@$(PYTEST_TWO) -m "not alone"; together=$$?; $(PYTHON) -m pytest -m alone; alone=$$?; exit $$((together | alone))
