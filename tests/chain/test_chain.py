@@ -173,6 +173,7 @@ def test_without_a_tunnel(cold: Chain) -> None:
     assert cold.starts() == {"inference": 1}
 
 
+@pytest.mark.alone
 def test_idle_container_ends_and_comes_back(cold: Chain) -> None:
     """After IDLE_EXIT_S without a prompt the inference server ends by itself; the next prompt starts only it again."""
     with cold.service(IDLE_EXIT_S="8") as service:

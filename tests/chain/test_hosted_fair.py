@@ -111,6 +111,7 @@ def test_frozen_server(chain: Chain, service: TextToImage) -> None:
     expect_one_each(chain)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("node", [GPU_NODE, TUNNEL_NODE])
 def test_node_down(processes: Processes, tmp_path: Path, rathole: Path, node: str) -> None:
     """A node that is off is named in time, and nothing is put there twice; when it is on, the next prompt draws."""

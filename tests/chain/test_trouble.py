@@ -135,6 +135,7 @@ def test_control_port_taken(new_chain: StartChain) -> None:
         draw(service)
 
 
+@pytest.mark.alone
 def test_tunnel_that_never_comes_up(new_chain: StartChain) -> None:
     """The tunnel's client does not reach its server: told when START_TIMEOUT_S is over, naming the tunnel."""
     with new_chain().service(START_TIMEOUT_S="9", TUNNEL_ADDRESS="127.0.0.2") as service:

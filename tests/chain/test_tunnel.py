@@ -90,7 +90,6 @@ def test_wrong_token_displaces_nobody(processes: Processes, tmp_path: Path, rath
     assert chain.containers() == before
 
 
-@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 def test_public_port_is_open_to_strangers_for_their_state_only(chain: Chain) -> None:
     """Through the tunnel a stranger learns the state alone, and draws nothing: no bearer or a wrong one is a 401."""
     url = f"https://127.0.0.1:{chain.public_port}"
