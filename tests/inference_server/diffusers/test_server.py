@@ -60,6 +60,14 @@ def test_formats_and_what_is_told_beside_the_picture(server: InferenceProcess, i
     assert result["nsfw_content_detected"] == [False]
 
 
+def test_words_that_no_encoder_reads_are_told(server: InferenceProcess) -> None:
+    """The answer names the words of both prompts beyond the window (here 14 letters), and no word that is read."""
+    told = draw(server, prompt="a cat with a small hat", negative_prompt="fog, heavy rain and snow")["$meta"]
+    assert told["unused_prompt_words"] == ["hat"]
+    assert told["unused_negative_prompt_words"] == ["snow"]
+    assert "unused_prompt_words" not in draw(server)["$meta"]
+
+
 def test_sizes_are_those_that_the_healthcheck_tells(server: InferenceProcess) -> None:
     """From 64 px in steps of 8, not only square; anything else is refused with what there is."""
     limits = server.health()["limits"]
