@@ -342,7 +342,7 @@ def test_a_page_whose_server_was_gone_goes_on(browser: Browser) -> None:
     """
     service = StandInService()
     server, url = serve(service)
-    context = browser.new_context(viewport=PHONE)
+    context = browser.new_context()
     visit = Visit(context.new_page(), service)
     try:
         visit.page.goto(url)
