@@ -1,7 +1,7 @@
 """The Space's side of the line to one worker: requests go out, answers come back, over the WebSocket that it opened.
 
-The messages are described in `inference_server/connect.py`. The socket belongs to the event loop of the page's server;
-drawings wait for their answers on threads of their own.
+The messages are described in `inference_server/space_connection.py`. The socket belongs to the event loop of the
+page's server; drawings wait for their answers on threads of their own.
 """
 
 import asyncio

@@ -26,10 +26,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from inference_server.connect import Space, space_of
 from inference_server.engine_config import DEMO_MODEL_NAME, Device, EngineConfig, EngineName, NonEmpty
 from inference_server.json_model import Float, wrong_values
 from inference_server.limits import Limits, LimitsOverride
+from inference_server.space import Space, space_of
 
 
 class ConfigError(Exception):

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from inference_server.config import ConfigError, InferenceConfig
-from inference_server.connect import Space, serve_space
+from inference_server.connect import serve_space
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
 from inference_server.dispatcher import Dispatcher
 from inference_server.engine_child import EngineChild
@@ -20,6 +20,7 @@ from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
 from inference_server.routes import Services, create_app, health
 from inference_server.security import BearerMiddleware, server_context
+from inference_server.space import Space
 from inference_server.supervisor import Phase
 
 log = logging.getLogger("inference_server")

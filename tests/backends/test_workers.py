@@ -22,6 +22,7 @@ from endpoint import worker_connection
 from endpoint.wire_format import Health
 from errors import JobCancelledError, StartError
 from inference_server import connect as worker_side
+from inference_server import space_connection
 from tests.support.processes import wait_until
 from tests.support.worker_line import DEADLINE_S, KEY, Drawing, DrawingApp, png, relay, space_side, worker
 
@@ -138,9 +139,9 @@ def test_a_line_without_a_sound_is_given_up_on_both_sides(monkeypatch: pytest.Mo
     """A half-open line: the Space and the worker each notice, a new line is made and the picture comes."""
     monkeypatch.setattr(worker_connection, "SILENCE_S", 0.6)
     monkeypatch.setattr(worker_connection, "LEASE_EVERY_S", 0.2)
-    monkeypatch.setattr(worker_side, "BEAT_S", 0.2)
-    monkeypatch.setattr(worker_side, "_PING_S", 0.3)
-    monkeypatch.setattr(worker_side, "_PONG_S", 0.6)
+    monkeypatch.setattr(space_connection, "BEAT_S", 0.2)
+    monkeypatch.setattr(worker_side, "PING_S", 0.3)
+    monkeypatch.setattr(worker_side, "PONG_S", 0.6)
     with space_side(new_workers()) as space, relay(space.port) as line, worker(line.port) as box:
         box.app.may_finish.clear()
         drawing = Drawing(space.workers, 4)
@@ -249,12 +250,12 @@ def test_a_request_is_leased_once_it_was_accepted() -> None:
 
 def test_a_worker_begins_nothing_without_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request whose lease never comes is not drawn."""
-    monkeypatch.setattr(worker_side, "LEASE_S", 0.3)
+    monkeypatch.setattr(space_connection, "LEASE_S", 0.3)
     app = DrawingApp()
     accepted: list[dict[str, Any]] = []
 
     def space(line: ServerConnection) -> None:
-        line.send(json.dumps({"type": "hello", "protocol": worker_side.PROTOCOL, "version": "0.1.0"}))
+        line.send(json.dumps({"type": "hello", "protocol": space_connection.PROTOCOL, "version": "0.1.0"}))
         line.send(json.dumps({"type": "request", "id": 1, "method": "POST", "path": "/", "body": "{}"}))
         for message in line:
             accepted.extend(m for m in [json.loads(message)] if m["type"] == "accepted")

@@ -19,7 +19,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from backends.workers import Workers
 from drawing.models import GenerationRequest
-from inference_server.connect import Space, serve_space
+from inference_server.connect import serve_space
+from inference_server.space import Space
 
 KEY = "k" * 64
 DEADLINE_S = 30.0
