@@ -13,7 +13,10 @@ import time
 from collections import deque
 from dataclasses import replace
 
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from backends.base import Backend, Cancelled
@@ -54,7 +57,7 @@ class Workers:
 
     async def serve(self, socket: WebSocket) -> None:
         """One worker's WebSocket, until it ends. A wrong key is refused before the handshake is done."""
-        if not hmac.compare_digest(_digest(socket.headers.get(KEY_HEADER, "")), self._digest):
+        if not self._knows_key(socket.headers):
             await self._refuse(socket)
             return
         await socket.accept()
@@ -182,7 +185,17 @@ class Workers:
 
     def routes(self) -> list[BaseRoute]:
         """See `Backend`."""
-        return [WebSocketRoute("/worker", self.serve)]
+        return [WebSocketRoute("/worker", self.serve), Route("/worker-status", self.tell_owner)]
+
+    async def tell_owner(self, request: Request) -> Response:
+        """Tells who is connected, to whoever shows the workers' key, as the maintainer's doctor does."""
+        if not self._knows_key(request.headers):
+            return Response(status_code=404)
+        workers = [{"name": worker.name, "version": worker.version} for worker in list(self._clients)]
+        return JSONResponse({"workers": workers})
+
+    def _knows_key(self, headers: Headers) -> bool:
+        return hmac.compare_digest(_digest(headers.get(KEY_HEADER, "")), self._digest)
 
     def close(self) -> None:
         """Ends the fallback; the lines end with the page's server."""

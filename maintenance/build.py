@@ -68,9 +68,10 @@ def trouble(hub: Hub, space: str, state: SpaceState) -> ServiceError | None:
     return None
 
 
-def ask_page(address: str, token: str | None, path: str = "/") -> requests.Response:
+def ask_page(address: str, token: str | None, path: str = "/", **headers: str) -> requests.Response:
     """What the page answers, after 10 s at most. Raises: requests.RequestException."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     return requests.get(f"{address}{path}", headers=headers, timeout=_PAGE_S)
 
 

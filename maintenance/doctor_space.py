@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import requests
 
+from endpoint.credentials import Credentials
 from maintenance.build import ask_page, trouble
 from maintenance.console import Console
 from maintenance.env_file import EnvFile, is_known, is_secret
@@ -45,7 +46,7 @@ def look_at_space(console: Console, space: str, env: EnvFile) -> SpacePage | Non
     if hub.token:
         _tell_settings(console, hub, space, env)
         _tell_log(console, hub, space)
-    return _tell_page(console, hub, state, waits_for_workers=env.by_workers and bool(env.secret))
+    return _tell_page(console, hub, state, worker_key=_worker_key(env))
 
 
 def _tell_token(console: Console, hub: Hub) -> None:
@@ -109,7 +110,7 @@ def _tell_log(console: Console, hub: Hub, space: str) -> None:
         console.ok("log", f"no error in it ({len(lines)} lines)")
 
 
-def _tell_page(console: Console, hub: Hub, state: SpaceState, *, waits_for_workers: bool) -> SpacePage | None:
+def _tell_page(console: Console, hub: Hub, state: SpaceState, *, worker_key: str | None) -> SpacePage | None:
     asked_s, page = time.time(), SpacePage(state.host, hub.token if state.private else None)
     try:
         answer = ask_page(page.address, page.token)
@@ -123,16 +124,21 @@ def _tell_page(console: Console, hub: Hub, state: SpaceState, *, waits_for_worke
         console.row("failed", "page", told, "Restart the Space at the Hub (Settings, Restart), look at its log.")
         return None
     console.ok("page", f"answers at {page.address} in {took_s:.1f} s")
-    if waits_for_workers:
-        _tell_workers(console, page)
+    if worker_key:
+        _tell_workers(console, page, worker_key)
     _tell_clock(console, answer.headers.get("Date"), (asked_s + time.time()) / 2)
     return page
 
 
-def _tell_workers(console: Console, page: SpacePage) -> None:
-    """Who is connected: `{"workers": [{"name": ...}, ...]}` at `/worker-status`, of a Space that tells it."""
+def _worker_key(env: EnvFile) -> str | None:
+    """The key that workers show to the Space; None where none are waited for."""
+    return Credentials.from_secret(env.secret).worker_key if env.by_workers and env.secret else None
+
+
+def _tell_workers(console: Console, page: SpacePage, key: str) -> None:
+    """Who is connected: `{"workers": [{"name": ...}, ...]}` at `/worker-status`, for who has their key."""
     try:
-        answer = ask_page(page.address, page.token, "/worker-status")
+        answer = ask_page(page.address, page.token, "/worker-status", **{"X-Worker-Key": key})
         names = [str(worker["name"]) for worker in answer.json()["workers"]] if answer.ok else None
     except (requests.RequestException, ValueError, LookupError, TypeError):
         names = None

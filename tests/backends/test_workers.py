@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+import requests
 from PIL import Image
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -175,6 +176,16 @@ def test_cancel_reaches_the_worker() -> None:
         drawing.cancelled.set()
         assert isinstance(drawing.result(), JobCancelledError)
         wait_until("the worker to know", lambda: box.app.hung_up == ["job-8"] == box.app.cancelled)
+
+
+def test_the_owner_learns_who_is_connected() -> None:
+    """With the workers' key `/worker-status` names them; without it there is no such page."""
+    with space_side(new_workers()) as space, worker(space.port, name="box7"):
+        wait_until("the worker", lambda: not space.workers.status().away)
+        url = f"http://127.0.0.1:{space.port}/worker-status"
+        told = requests.get(url, headers={"X-Worker-Key": KEY}, timeout=DEADLINE_S).json()
+        assert told == {"workers": [{"name": "box7", "version": "0.1.0"}]}
+        assert requests.get(url, timeout=DEADLINE_S).status_code == 404
 
 
 def test_nobody_there() -> None:

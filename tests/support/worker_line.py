@@ -14,7 +14,6 @@ from typing import Any
 import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from backends.workers import Workers
@@ -158,9 +157,7 @@ class SpaceSide:
     def __init__(self, workers: Workers, port: int = 0) -> None:
         self.workers = workers
         self._server = uvicorn.Server(
-            uvicorn.Config(
-                Starlette(routes=[WebSocketRoute("/worker", workers.serve)]), log_level="error", lifespan="off"
-            )
+            uvicorn.Config(Starlette(routes=workers.routes()), log_level="error", lifespan="off")
         )
         self._socket = socket.create_server(("127.0.0.1", port))
         self.port = int(self._socket.getsockname()[1])
