@@ -34,8 +34,10 @@ WORN = frozenset({
 _LIKENING = ("is", "are", "was", "were", "am", "be", "as", "like")
 
 
-def encoder_prompt(prompt: str, *, otherwise: str = RAINBOW) -> str:
-    """Returns the words that the text encoder is given for a prompt; `otherwise` if it holds nothing to draw.
+def encoder_prompt(prompt: str, *, negative: bool = False) -> str:
+    """Returns the words that the text encoder is given for a prompt, a rainbow's if it holds nothing to draw.
+
+    For a `negative` prompt that holds nothing these are none, and colours alone count: they stay out of the picture.
 
     Raises:
         OSError: the list of names cannot be read.
@@ -45,7 +47,16 @@ def encoder_prompt(prompt: str, *, otherwise: str = RAINBOW) -> str:
     texts = [_text(phrase, sized=not several) for phrase in phrases]
     links = [_learned_link(before, phrase) for before, phrase in pairwise(phrases)]
     joined = (f"{link} {text}".strip() for link, text in zip(links, texts[1:], strict=True))
-    return " ".join([*texts[:1], *joined]) or otherwise
+    told = " ".join([*texts[:1], *joined])
+    return told or (_colours_alone(prompt) if negative else RAINBOW)
+
+
+def _colours_alone(prompt: str) -> str:
+    """Returns the colours of a prompt that names nothing else, known or not."""
+    phrases = read_phrases(prompt, WORDS)
+    if any(phrase.unknown or phrase.of("name") for phrase in phrases):
+        return ""
+    return " ".join(colour for phrase in phrases for colour in phrase.of("colour"))
 
 
 def known_words(prompt: str, *, words: Path = WORDS) -> list[str]:

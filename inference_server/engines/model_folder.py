@@ -17,9 +17,9 @@ from inference_server.engines import ModelLoadError, short_reason
 from inference_server.messages import ModelInfo
 
 
-def as_typed(prompt: str, *, otherwise: str = "") -> str:
-    """The prompt, or `otherwise` if it is empty."""
-    return prompt or otherwise
+def as_typed(prompt: str, *, negative: bool = False) -> str:
+    """The prompt as it is, a negative one too."""
+    return prompt
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class OpenVinoEngine:
     def _draw_one(self, drawing: GenerationParams, image: int, on_step: OnStep) -> RawImage:
         watch = _StepWatch(drawing, image, on_step, self._previews, self._levels(drawing))
         # Below 1 the library draws without guidance and refuses a negative prompt.
-        negative_prompt = self._encoder_prompt(drawing.negative_prompt, otherwise="")
+        negative_prompt = self._encoder_prompt(drawing.negative_prompt, negative=True)
         negative = {"negative_prompt": negative_prompt} if _is_guided(drawing) else {}
         result = self._pipeline.generate(
             self._encoder_prompt(drawing.prompt),
@@ -200,7 +200,7 @@ class _PromptWindow:
 
     def _count_tokens(self, tokenizer: Path, text: str) -> int:
         """Of what the text encoder is given for `text`, with BOS and EOS."""
-        encoded = _tokenizer(tokenizer).encode(self._encoder_prompt(text, otherwise=""))
+        encoded = _tokenizer(tokenizer).encode(self._encoder_prompt(text, negative=True))
         return int(encoded.attention_mask.data.sum())
 
 

@@ -112,7 +112,9 @@ def test_every_known_name_reaches_the_encoder() -> None:
 
 def test_a_negative_prompt_may_be_empty() -> None:
     """Where nothing is known, what was asked for instead of the rainbow is returned."""
-    assert demo_model.encoder_prompt("Angela Merkel", otherwise="") == ""
+    assert demo_model.encoder_prompt("Angela Merkel", negative=True) == ""
+    assert demo_model.encoder_prompt("black people", negative=True) == ""
+    assert demo_model.encoder_prompt("red, blue", negative=True) == "red blue"
 
 
 def test_the_wording_is_that_of_the_training() -> None:
