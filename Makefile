@@ -25,7 +25,7 @@ worker: .venv/installed-engine ## draw for a Space that this machine dials: SPAC
 	@INFERENCE_ENGINE=$${INFERENCE_ENGINE:-$${MODEL_ID:+diffusers}} PYTHONUNBUFFERED=1 exec $(PYTHON) -m inference_server
 
 test: install ## install what the tests need (Chromium included), run all of them
-	@$(PYTEST_TWO) -m "not alone"; together=$$?; $(PYTHON) -m pytest -m alone; alone=$$?; exit $$((together | alone))
+	@$(PYTEST_TWO) -m "not alone" --durations=40 --durations-min=5; together=$$?; $(PYTHON) -m pytest -m alone; alone=$$?; exit $$((together | alone))
 
 check: .venv/installed-test ## format, lint, types and the quick tests, within a minute (the first time it installs 3 GB)
 	@$(PYTHON) -m ruff format --check .
