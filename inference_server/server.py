@@ -16,6 +16,7 @@ from inference_server.connect import serve_space
 from inference_server.connections import DeadlineLoop, DeadlineProtocol
 from inference_server.dispatcher import Dispatcher
 from inference_server.engine_child import EngineChild
+from inference_server.healthcheck import with_beats
 from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
 from inference_server.routes import Services, create_app, health
@@ -133,7 +134,7 @@ async def _serve(
     try:
         if isinstance(place, Space):
             with signals_end(ending):
-                await serve_space(place, app, lambda: health(services, True), ending)
+                await serve_space(place, app, with_beats(lambda: health(services, True)), ending)
         else:
             await Server(app, place, context, ending, dispatcher.close).serve(sockets=[place])
     finally:

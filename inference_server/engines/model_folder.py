@@ -7,10 +7,12 @@ Source: https://huggingface.co/docs/diffusers/using-diffusers/loading (model_ind
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from inference_server.engine_config import DEMO_MODEL_NAME, EngineConfig
 from inference_server.engines import ModelLoadError, short_reason
@@ -38,10 +40,15 @@ def snapshot(config: EngineConfig) -> Path:
     return Path(snapshot_download(str(config.model_id), revision=config.model_revision or None))
 
 
+def built_in(models: Path, config: EngineConfig) -> Path:
+    """Where an image with models in the folder `models` has this one, at this revision."""
+    return models / quote(f"{config.model_id}@{config.model_revision or 'main'}", safe="@")
+
+
 def find(
     config: EngineConfig, report: Callable[[str], None], fetch: Callable[[EngineConfig], Path] = snapshot
 ) -> FoundModel:
-    """The folder of the configured model, brought by `fetch` if the maintainer named a hub id.
+    """The folder of the configured model. A hub id's is built into this image (BUILT_IN_MODELS), or `fetch` brings it.
 
     Raises: ModelLoadError.
     """
@@ -57,6 +64,10 @@ def find(
         return FoundModel(folder, config.model_id)
     if folder.is_absolute() or config.model_id.startswith((".", "~")) or config.model_id.count("/") != 1:
         raise ModelLoadError(f"MODEL_ID {config.model_id!r} is no folder here and no model id of the hub (owner/name)")
+    if built_in_models := os.environ.get("BUILT_IN_MODELS"):
+        folder = built_in(Path(built_in_models), config)
+        if folder.is_dir():
+            return FoundModel(folder, config.model_id)
     report(f"fetching {config.model_id} from the hub")
     return FoundModel(_fetched(config, fetch), config.model_id)
 

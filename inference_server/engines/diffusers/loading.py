@@ -49,7 +49,7 @@ def load(config: EngineConfig, report: Callable[[str], None]) -> LoadedPipeline:
             "INFERENCE_ENGINE=diffusers needs a MODEL_ID (a folder or an id of the hub): the demo model, which serves "
             "without one, is made for INFERENCE_ENGINE=openvino"
         )
-    found = model_folder.find(config, report, fetch=lambda config: _from_hub(config, dtype))
+    found = model_folder.find(config, report, fetch=lambda config: from_hub(config, dtype))
     index = read_index(found.folder)
     variant = choose_variant(found.folder, dtype)
     weights_bytes = count_weights_bytes(found.folder, index, dtype, variant)
@@ -113,7 +113,7 @@ def _be_silent() -> None:
         logging.disable_progress_bar()
 
 
-def _from_hub(config: EngineConfig, dtype: torch.dtype) -> Path:
+def from_hub(config: EngineConfig, dtype: torch.dtype) -> Path:
     """Downloads the files that this pipeline needs and no others; the fp16 variant if it is wanted and exists."""
     download = partial(
         diffusers.DiffusionPipeline.download, str(config.model_id), revision=config.model_revision or None
