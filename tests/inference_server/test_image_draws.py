@@ -1,0 +1,241 @@
+"""The image, built and run by a real Docker: both ways to reach it draw. Skipped where no Docker daemon answers.
+
+The base is `python:3.11-slim-bookworm`, or IMAGE_TEST_BASE, or, where nothing can be pulled, a Debian made by
+debootstrap with this machine's certificates.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import demo_model
+from endpoint.credentials import Credentials
+from tests.support.chain import SECRET
+from tests.support.model_hub import running_model_hub
+from tests.support.processes import REPOSITORY, Processes, free_port, wait_until
+from tests.support.space import start_space
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+CREDENTIALS = Credentials.from_secret(SECRET)
+PULLED_BASE, MADE_BASE = "python:3.11-slim-bookworm", "inference-server-test-base"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+USER = 1000
+MODEL_ID, TOKEN = "owner/model", "hf_of_the_test"
+READ_ONLY = ("--read-only", "--tmpfs", "/tmp:exec", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+
+
+class Docker:
+    """The command `docker`, which fails the test when it fails."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+
+    def __call__(self, *arguments: str | Path, timeout_s: float = 60) -> str:
+        """What it prints, stderr included."""
+        ran = subprocess.run(
+            [self._program, *arguments],
+            env={**os.environ, "DOCKER_BUILDKIT": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert ran.returncode == 0, f"docker {' '.join(map(str, arguments))}: {ran.stdout[-3000:]}"
+        return ran.stdout.strip()
+
+    def has(self, image: str) -> bool:
+        return bool(self("images", "--quiet", image))
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of the image, run as a worker's owner or Fair would."""
+
+    docker: Docker
+    name: str
+
+    def inspect(self, template: str) -> Any:
+        return json.loads(self.docker("inspect", "--format", f"{{{{json {template}}}}}", self.name))
+
+    def logs(self) -> str:
+        return self.docker("logs", self.name)
+
+    def wait_until_healthy(self) -> None:
+        wait_until("a healthy container", lambda: self.inspect(".State.Health.Status") == "healthy", 120)
+
+    def written(self) -> list[str]:
+        """What is new or other than in the image, outside the volumes and the places that Docker mounts on."""
+        mounts = ["/app", *(mount["Destination"] for mount in self.inspect(".Mounts"))]
+        lines = self.docker("diff", self.name).splitlines()
+        return [line for line in lines if line.partition(" ")[2] not in mounts]
+
+    def stop(self) -> tuple[int, float]:
+        """The exit code after `docker stop`, and the seconds that it took."""
+        started_s = time.monotonic()
+        self.docker("stop", self.name)
+        return int(self.inspect(".State.ExitCode")), time.monotonic() - started_s
+
+
+@pytest.fixture(scope="module")
+def docker() -> Docker:
+    """Skips the module where no daemon answers, or none that can build this."""
+    places = [Path(folder) / "docker" for folder in os.get_exec_path()]
+    programs = [str(program) for program in places if os.access(program, os.X_OK)]
+    if not programs:
+        pytest.skip("there is no docker on the PATH")
+    for program in programs:
+        version = subprocess.run(
+            [program, "version", "--format", "{{.Client.Version}} {{.Server.Version}}"], capture_output=True, text=True
+        )
+        if version.returncode:
+            pytest.skip(f"no Docker daemon answers: {version.stderr.strip()}")
+        # From 23 on BuildKit's client is a program of its own.
+        if (
+            int(version.stdout.partition(".")[0]) < 23
+            or not subprocess.run([program, "buildx", "version"], capture_output=True).returncode
+        ):
+            return Docker(program)
+    pytest.skip(f"{', '.join(programs)} cannot build with BuildKit: docker buildx is not installed")
+
+
+@pytest.fixture(scope="module")
+def base(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if given := os.environ.get("IMAGE_TEST_BASE"):
+        return given
+    for image in (PULLED_BASE, MADE_BASE):
+        if docker.has(image):
+            return image
+    try:
+        docker("pull", PULLED_BASE, timeout_s=300)
+    except (AssertionError, subprocess.TimeoutExpired):
+        return _bootstrapped(docker, tmp_path_factory.mktemp("base"))
+    return PULLED_BASE
+
+
+def _bootstrapped(docker: Docker, folder: Path) -> str:
+    if shutil.which("debootstrap") is None or os.geteuid():
+        pytest.skip(f"{PULLED_BASE} cannot be pulled, and debootstrap, as root, is not there to make a base")
+    root, archive = folder / "root", folder / "root.tar"
+    packages = "--include=python3,python3-venv,ca-certificates"
+    subprocess.run(["debootstrap", "--variant=minbase", packages, "bookworm", root], check=True, capture_output=True)
+    variables = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+    if CERTIFICATES.is_file():
+        shutil.copy(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
+    subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
+    environment = "ENV " + " ".join(f"{name}={CERTIFICATES}" for name in variables)
+    docker("import", "--change", environment, archive, MADE_BASE, timeout_s=300)
+    return MADE_BASE
+
+
+def build(docker: Docker, base: str, tag: str, *options: str) -> str:
+    """Builds the image for a CPU; returns the build's output."""
+    arguments = ("--build-arg", f"BASE={base}", "--build-arg", "INFERENCE_ENGINE=openvino", "--progress", "plain")
+    return docker("build", *arguments, *options, "--tag", tag, REPOSITORY / "inference_server", timeout_s=1500)
+
+
+@pytest.fixture(scope="module")
+def image(docker: Docker, base: str) -> str:
+    build(docker, base, "inference-server-test")
+    return "inference-server-test"
+
+
+@pytest.fixture
+def run(docker: Docker, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Starts a container: options of `docker run`, the image, arguments; removes it and its volume after the test."""
+    names: list[str] = []
+
+    def start(options: tuple[str, ...], image: str, *arguments: str) -> Container:
+        name = f"inference-server-test-{os.getpid()}-{len(names)}"
+        names.append(name)
+        docker("run", "--detach", "--name", name, "--volume", f"{name}:/data", *options, image, *arguments)
+        return Container(docker, name)
+
+    yield start
+    for name in names:
+        docker("rm", "--force", "--volumes", name)
+        docker("volume", "rm", "--force", name)
+
+
+DEMO_MODEL = ("--volume", f"{REPOSITORY / 'demo_model'}:/app/demo_model:ro")  # what serves without a MODEL_ID
+
+
+def test_it_listens_with_tls_and_a_bearer(processes: Processes, image: str, run: Any, tmp_path: Path) -> None:
+    """As Fair runs it, read-only and as uid 1000: the page draws on it, and it ends with 0 when it is stopped."""
+    file = tmp_path / "endpoint.json"
+    keys = ("bearer", "tls_key", "tls_certificate")
+    file.write_text(json.dumps({key: getattr(CREDENTIALS, key) for key in keys}))
+    file.chmod(0o400)
+    os.chown(file, USER, USER)
+    port = free_port()
+    mounted = ("--volume", f"{file}:/app/endpoint.json:ro", "--publish", f"127.0.0.1:{port}:8000")
+    container = run((*READ_ONLY, *DEMO_MODEL, *mounted), image, "--config", "/app/endpoint.json")
+    container.wait_until_healthy()
+    space = start_space(processes, {"ENDPOINT_URL": f"https://127.0.0.1:{port}", "ENDPOINT_SECRET": SECRET})
+    assert space.draw().size == (256, 256)
+    assert container.docker("exec", container.name, "id", "-u") == str(USER)
+    assert container.written() == []
+    code, took_s = container.stop()
+    assert code == 0
+    assert took_s < 8
+    assert CREDENTIALS.bearer not in container.logs()
+
+
+def test_it_dials_a_space(processes: Processes, image: str, run: Any) -> None:
+    """A worker listens on no port, is healthy while its line holds, and the Space draws on it.
+
+    Its root may be written here: nothing is, outside /data and /tmp.
+    """
+    space = start_space(processes, {"ENDPOINT_SECRET": SECRET, "FALLBACK": "none"})
+    settings = ("--network", "host", "--env", f"WORKER_KEY={CREDENTIALS.worker_key}", "--env", "WORKER_NAME=box")
+    container = run(("--tmpfs", "/tmp:exec", *DEMO_MODEL, *settings), image, "--connect", space.url)
+    space.program.wait_for_line("worker box .*is there", 120)
+    assert space.draw().size == (256, 256)
+    container.wait_until_healthy()
+    assert "listening" not in container.logs()
+    assert container.written() == []
+    code, took_s = container.stop()
+    assert code == 0
+    assert took_s < 8
+    wait_until("the goodbye", lambda: "it said goodbye" in space.program.output())
+    assert CREDENTIALS.worker_key not in container.logs()
+
+
+def test_it_hears_a_stop_while_it_starts(image: str, run: Any) -> None:
+    """The first process of a container has no default for signals: this one has its own from the start."""
+    container = run(DEMO_MODEL, image, "--open")
+    pid = container.inspect(".State.Pid")
+    status = Path(f"/proc/{pid}/status")
+    wait_until("a handler for SIGTERM", lambda: int(status.read_text().partition("SigCgt:\t")[2][:16], 16) >> 14 & 1)
+    code, took_s = container.stop()
+    assert code == 0
+    assert took_s < 8
+
+
+def test_weights_are_built_in(docker: Docker, base: str, run: Any, tmp_path: Path) -> None:
+    """A gated model is fetched by the build, with a secret that no layer holds; it is drawn with without a network."""
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    with running_model_hub(MODEL_ID, demo_model.folder(), TOKEN) as hub:
+        build(
+            *(docker, base, "inference-server-test-model"),
+            *("--network", "host", "--secret", f"id=HF_TOKEN,src={token}"),
+            *("--build-arg", f"MODEL_ID={MODEL_ID}", "--build-arg", f"HF_ENDPOINT={hub.url}"),
+        )
+        assert hub.asked
+    assert TOKEN not in docker("history", "--no-trunc", "inference-server-test-model")
+    assert TOKEN not in docker("inspect", "inference-server-test-model")
+    container = run((*READ_ONLY, "--network", "none"), "inference-server-test-model", "--open")
+    container.wait_until_healthy()
+    wait_until("the model", lambda: f"engine ready: {MODEL_ID}" in container.logs(), 120)
+    assert (
+        docker("exec", "--user", "0", container.name, "sh", "-c", f"grep -rl {TOKEN} /models /app /root || true") == ""
+    )
