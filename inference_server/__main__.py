@@ -1,6 +1,7 @@
 """`python -m inference_server`: the engine process first, then the web framework, which takes as long to import."""
 
 import logging
+import os
 import signal
 import sys
 from functools import partial
@@ -11,8 +12,9 @@ from inference_server.engine_child import EngineChild
 def main() -> int:
     """The exit code: 0 after an orderly end, 2 when the server cannot start as it was told to."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # The first process of a container has no default action for signals: it would not hear one while it starts.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # The first process of a container has no default action for signals: it would not hear one while it starts. An
+    # exception out of the handler may be lost in an import. The engine process ends with this one.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     child = EngineChild()  # its interpreter starts while this one reads the configuration
     try:
         return _run(child)
