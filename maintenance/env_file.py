@@ -123,7 +123,8 @@ def home_line(env: EnvFile, secret: str, space: str | None) -> str:
     if Path(told["MODEL_ID"]).is_absolute():  # a folder here is none in a container
         told["MODEL_ID"] = "OWNER/MODEL"
     settings = " ".join(f"-e {name}={shlex.quote(value)}" for name, value in told.items())
-    return f"docker run -d --restart unless-stopped --gpus all --name draw -v draw:/data {settings} draw"
+    how = "docker run -d --restart unless-stopped --stop-timeout 40 --gpus all --name draw -v draw:/data"
+    return f"{how} {settings} draw"
 
 
 def _known() -> dict[str, _Known]:

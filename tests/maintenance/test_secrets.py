@@ -19,7 +19,7 @@ def test_worker_key(hub: FakeHub, manage: Manage) -> None:
     ran = manage("worker-key", "--space", "you/draw", env_file=ENV_FILE)
     assert ran.status == 0
     assert ran.out == (
-        "docker run -d --restart unless-stopped --gpus all --name draw -v draw:/data "
+        "docker run -d --restart unless-stopped --stop-timeout 40 --gpus all --name draw -v draw:/data "
         f"-e SPACE=you/draw -e WORKER_KEY={KEY} -e MODEL_ID=owner/model draw\n"
     )
     assert SECRET not in ran.err
