@@ -1,8 +1,6 @@
 """Workers that dial in: one picture for each request, whatever happens to the line."""
 
-import contextlib
 import json
-import struct
 import threading
 import time
 from typing import Any
@@ -25,7 +23,7 @@ from errors import JobCancelledError, StartError
 from inference_server import connect as worker_side
 from inference_server import space_connection
 from tests.support.processes import wait_until
-from tests.support.worker_line import DEADLINE_S, KEY, Drawing, DrawingApp, png, relay, space_side, worker
+from tests.support.worker_line import DEADLINE_S, KEY, Drawing, DrawingApp, RawWorker, png, relay, space_side, worker
 
 
 def new_workers(wait_s: float = DEADLINE_S) -> Workers:
@@ -210,37 +208,6 @@ def test_a_restarted_space_gets_its_worker_back() -> None:
         finally:
             box_context.__exit__(None, None, None)
         assert box.app.posted == ["job-1", "job-2"]
-
-
-class RawWorker:
-    """A worker whose every message the test says itself."""
-
-    def __init__(self, port: int, name: str = "raw") -> None:
-        self._stack = contextlib.ExitStack()
-        line = connect(f"ws://127.0.0.1:{port}/worker", additional_headers={"X-Worker-Key": KEY})
-        self.line = self._stack.enter_context(line)
-        self.say(type="hello", protocol=worker_connection.PROTOCOL, version="0.1.0", name=name)
-        self.say(type="beat", beat=0, health=DrawingApp().health())
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def say(self, **message: object) -> None:
-        self.line.send(json.dumps(message))
-
-    def hear(self, kind: str) -> dict[str, Any]:
-        """The next message of that type."""
-        while True:
-            message: dict[str, Any] = json.loads(self.line.recv(DEADLINE_S))
-            if message["type"] == kind:
-                return message
-
-    def answer(self, request_id: int, seed: int) -> None:
-        """The picture of that seed, whole."""
-        self.say(type="head", id=request_id, status=200, retry_after=None)
-        self.line.send(struct.pack(">II", request_id, 0) + png(seed))
-        self.say(type="line", id=request_id, line={"$meta": {"seeds": [seed]}}, pictures=1)
-        self.say(type="end", id=request_id)
 
 
 def test_a_request_is_leased_once_it_was_accepted() -> None:
