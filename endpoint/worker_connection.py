@@ -65,6 +65,7 @@ class Exchange:
     pieces: "SimpleQueue[Piece]" = field(default_factory=SimpleQueue)
     pictures: dict[int, bytearray] = field(default_factory=dict)
     received_bytes: int = 0
+    heard_s: float = 0.0  # when the newest piece of a picture came, on the monotonic clock
 
     def next(self, timeout_s: float) -> Piece:
         """The next piece. Raises: TimeoutError when none comes within `timeout_s`."""
@@ -178,6 +179,7 @@ class WorkerConnection:
         exchange = self._exchanges.get(request_id)
         if exchange is None:
             return
+        exchange.heard_s = time.monotonic()
         exchange.received_bytes += len(data)
         if exchange.received_bytes > ANSWER_BYTES_MAX:
             exchange.pieces.put(End(f"more than {ANSWER_BYTES_MAX // 2**20} MB came back"))

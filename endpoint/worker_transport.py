@@ -50,14 +50,17 @@ class WorkerTransport(Transport):
     def _next(
         self, exchange: Exchange, tried: str, timeout_s: float, go_on: Callable[[], None] = lambda: None
     ) -> Piece:
-        """Raises: EndpointUnreachableError when the line is lost or silent."""
+        """Waits for the next piece as long as something comes, on a slow line the bytes of a picture.
+
+        Raises: EndpointUnreachableError when the line is lost or silent.
+        """
         since = time.monotonic()
         while True:
             go_on()
             try:
                 piece = exchange.next(min(_GO_ON_EVERY_S, timeout_s))
             except TimeoutError:
-                waited = time.monotonic() - since
+                waited = time.monotonic() - max(since, exchange.heard_s)
                 if waited > timeout_s:
                     raise self.trouble.unreachable("silent", tried, f"nothing came for {waited:.1f} s") from None
                 continue
