@@ -95,6 +95,11 @@ class WorkerConnection:
         return f"Worker {self.name}"
 
     @property
+    def is_going(self) -> bool:
+        """It takes no more drawings: it said goodbye, or its line is no more."""
+        return self.leaving or self.ended is not None
+
+    @property
     def in_flight(self) -> int:
         """How many requests it answers now, drawings for the most part."""
         return len(self._exchanges)

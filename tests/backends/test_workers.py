@@ -1,5 +1,6 @@
 """Workers that dial in: one picture for each request, whatever happens to the line."""
 
+import functools
 import json
 import threading
 import time
@@ -19,7 +20,7 @@ from drawing.events import Waking
 from drawing.models import GeneratedImage, GenerationRequest, Limits, Range, Receipt
 from endpoint import worker_connection
 from endpoint.wire_format import Health
-from errors import JobCancelledError, StartError
+from errors import EndpointUnreachableError, JobCancelledError, StartError
 from inference_server import connect as worker_side
 from inference_server import space_connection
 from tests.support.processes import wait_until
@@ -295,3 +296,26 @@ class SketchingBackend(EndpointBackend):
     def draw(self, request: GenerationRequest, **how: object) -> GeneratedImage:
         self.drawn.append(request)
         return GeneratedImage(Image.new("RGB", (8, 8)), png(0), "PNG", request.seed, Receipt())
+
+
+def test_a_worker_that_is_lost_before_it_was_asked_is_waited_for() -> None:
+    """Between `ensure` and `draw`: no sketch, as it may be back in a moment; with nobody to wait for, a sketch."""
+    request = GenerationRequest("a red apple", seed=3)
+    for wait_s in (DEADLINE_S, 0.0):
+        fallback = SketchingBackend()
+        with space_side(Workers(KEY, wait_s=wait_s, fallback=fallback)) as space:
+            raw = RawWorker(space.port)
+            wait_until("the worker", lambda: not space.workers.status().away)
+            space.workers.ensure(lambda event: None, lambda: False)
+            raw.close()
+            wait_until("it to be gone", lambda: space.workers.status().away)
+            draw = functools.partial(
+                space.workers.draw, request, job_id="job", tell=lambda event: None, cancelled=lambda: False
+            )
+            if wait_s:
+                with pytest.raises(EndpointUnreachableError):
+                    draw()
+                assert fallback.drawn == []
+            else:
+                assert draw().receipt.substituted
+                assert fallback.status().ready

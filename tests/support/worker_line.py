@@ -237,6 +237,12 @@ class RawWorker:
         self.say(type="accepted", id=request["id"])
         return request
 
+    def refuse(self, request_id: int, code: str) -> None:
+        """A refusal of that code."""
+        self.say(type="head", id=request_id, status=503, retry_after="5")
+        self.say(type="line", id=request_id, line={"$error": {"code": code, "message": "not now"}}, pictures=0)
+        self.say(type="end", id=request_id)
+
     def answer(self, request_id: int, seed: int) -> None:
         """The picture of that seed, whole."""
         self.say(type="head", id=request_id, status=200, retry_after=None)
