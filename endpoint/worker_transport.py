@@ -37,6 +37,8 @@ class WorkerTransport(Transport):
         """The answer, once its head is there; every trouble a typed error."""
         with self._connection.request(method, path, data or b"") as exchange:
             head = self._next(exchange, tried, timeout_s)
+            if isinstance(head, End):
+                raise self.trouble.unreachable("closed", tried, "the answer broke off before it began")
             if not isinstance(head, Head):
                 raise self.trouble.wrong_answer(tried, "an answer without a beginning came back")
             headers = {"Retry-After": head.retry_after} if head.retry_after else {}
@@ -52,7 +54,7 @@ class WorkerTransport(Transport):
     ) -> Piece:
         """Waits for the next piece as long as something comes, on a slow line the bytes of a picture.
 
-        Raises: EndpointUnreachableError when the line is lost or silent.
+        Raises: EndpointUnreachableError when the line is lost or silent, EndpointAnswerError for too large an answer.
         """
         since = time.monotonic()
         while True:
@@ -65,6 +67,8 @@ class WorkerTransport(Transport):
                     raise self.trouble.unreachable("silent", tried, f"nothing came for {waited:.1f} s") from None
                 continue
             if isinstance(piece, End) and piece.broken is not None:
+                if piece.refused:
+                    raise self.trouble.wrong_answer(tried, piece.broken)
                 raise self.trouble.unreachable("closed", tried, piece.broken)
             return piece
 

@@ -243,9 +243,11 @@ class RawWorker:
         self.say(type="line", id=request_id, line={"$error": {"code": code, "message": "not now"}}, pictures=0)
         self.say(type="end", id=request_id)
 
-    def answer(self, request_id: int, seed: int) -> None:
-        """The picture of that seed, whole."""
+    def answer(self, request_id: int, seed: int, *lines: object) -> None:
+        """The picture of that seed, whole, after these lines."""
         self.say(type="head", id=request_id, status=200, retry_after=None)
+        for line in lines:
+            self.say(type="line", id=request_id, line=line, pictures=0)
         self.line.send(struct.pack(">II", request_id, 0) + png(seed))
         self.say(type="line", id=request_id, line={"$meta": {"seeds": [seed]}}, pictures=1)
         self.say(type="end", id=request_id)
