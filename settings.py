@@ -62,7 +62,9 @@ def _one_line(value: SecretStr) -> SecretStr:
 
 
 def _long_secret(value: SecretStr) -> SecretStr:
-    text = value.get_secret_value().strip()
+    text = value.get_secret_value().strip("\ufeff\u200b \t\r\n")  # pasted along
+    if not text.isprintable():
+        raise ValueError("holds a line's end or an invisible character: paste it once more")
     if len(text.encode()) < 32 or len(set(text)) < 8:
         raise ValueError(f"must be at least 32 random bytes as text; this prints one: {HOW_TO_MAKE_ONE}")
     return SecretStr(text)

@@ -26,7 +26,7 @@ from drawing.status import BackendStatus
 from endpoint.worker_connection import WorkerConnection
 from endpoint.worker_transport import WorkerTransport
 from endpoint_client import EndpointClient
-from errors import EndpointUnreachableError, JobCancelledError, StartError
+from errors import BusyError, EndpointUnreachableError, GpuBusyError, JobCancelledError, StartError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ WRONG_KEYS_A_MINUTE = 10
 _SLOWED_S = 3.0
 _START_GRACE_S = 15.0  # after this Space's own start its workers need a moment to come back
 _LINK = "Workers"
+AWAY_FOR_A_MOMENT = "The machine that draws is away for a moment; waiting for it"
 SKETCH = "A sketch: the machine that draws is off, and a small model stood in for it"
 
 
@@ -97,12 +98,16 @@ class Workers:
 
     def _best(self) -> WorkerConnection | None:
         """The worker with the most room among those that take a drawing now."""
+        return next(iter(self._by_room()), None)
+
+    def _by_room(self) -> list[WorkerConnection]:
+        """Those that take a drawing now; one whose GPU is busy draws nothing, but has no room either: it comes last."""
         able = [
-            worker
+            (worker.health.gpu_busy, worker.in_flight, worker)
             for worker in list(self._clients)
-            if not worker.leaving and worker.ended is None and worker.health is not None and worker.health.takes_posts
+            if not worker.is_going and worker.health is not None and worker.health.takes_posts
         ]
-        return min(able, key=lambda worker: worker.in_flight, default=None)
+        return [worker for *_, worker in sorted(able, key=lambda one: one[:2])]
 
     def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
         """Waits for a worker as long as one may be about to come.
@@ -115,11 +120,10 @@ class Workers:
             while self._best() is None:
                 if cancelled():
                     raise JobCancelledError("The drawing was cancelled.")
-                connected, now = bool(self._clients), time.monotonic()
-                until = begun + self._start_s if connected else self._last_there_s + self._wait_s
+                stage, until = self._wait(begun)
+                now = time.monotonic()
                 if now >= until:
                     break
-                stage = self._stage(connected)
                 if stage != told:
                     tell(Waking(stage))
                     told = stage
@@ -130,40 +134,60 @@ class Workers:
             raise self._nobody()
         self._fallback.ensure(tell, cancelled)
 
-    def _stage(self, connected: bool) -> str:
-        if connected:
-            return "Loading the model"
-        return "The machine that draws is away for a moment; waiting for it"
+    def _wait(self, begun: float) -> tuple[str, float]:
+        """What is waited for while no worker takes a drawing, and until when."""
+        if any(worker.health and worker.health.state == "loading" for worker in self._clients if not worker.is_going):
+            return "Loading the model", begun + self._start_s
+        return AWAY_FOR_A_MOMENT, self._back_until()
+
+    def _back_until(self) -> float:
+        """Until when one that was there a moment ago is waited for, by the monotonic clock. One that ends is there."""
+        if any(worker.is_going for worker in self._clients):
+            self._last_there_s = time.monotonic()
+        return self._last_there_s + self._wait_s
 
     def _nobody(self) -> StartError:
-        loading = bool(self._clients)
-        return StartError(
-            _LINK,
-            tried="find one that draws",
-            came_back="the one that is connected could not load its model" if loading else "none is connected",
-            next_step="See its log." if loading else "Its owner's machine is off; start the worker there.",
-        )
+        there = next(iter(self._clients), None)
+        if there is None:
+            came_back, next_step = "none is connected", "Its owner's machine is off; start the worker there."
+        elif there.health and there.health.broken:
+            reason = f" ({there.health.reason})" if there.health.reason else ""
+            came_back, next_step = f"{there.name} could not load its model{reason}", "See its log."
+        else:
+            came_back, next_step = f"{there.name} was not ready in time", "See its log."
+        return StartError(_LINK, tried="find one that draws", came_back=came_back, next_step=next_step)
 
     def draw(self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> GeneratedImage:
-        """Draws on the worker with the most room, or on the fallback. Raises: what EndpointClient.infer raises."""
+        """Draws on the worker with the most room, the next one where it refuses for now, or on the fallback.
+
+        Raises: what EndpointClient.infer raises.
+        """
         with self._changed:
-            worker = self._best()
-            client = self._clients[worker] if worker else None
+            able = [(worker, self._clients[worker]) for worker in self._by_room()]
             several = len(self._clients) > 1
-        if worker is not None and client is not None:
-            image = client.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
+            awaited = time.monotonic() < self._back_until()
+        refused: BusyError | GpuBusyError | StartError | None = None
+        for worker, client in able:
+            try:
+                image = client.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
+            except (BusyError, GpuBusyError, StartError) as error:
+                refused = refused or error
+                continue
             return replace(image, receipt=replace(image.receipt, worker=worker.name)) if several else image
-        if self._fallback is not None:
-            request = request.within(self._fallback.status().limits)
-            image = self._fallback.draw(request, job_id=job_id, tell=tell, cancelled=cancelled)
-            return replace(image, receipt=replace(image.receipt, substituted=(*image.receipt.substituted, SKETCH)))
-        raise EndpointUnreachableError(
-            _LINK,
-            how="closed",
-            tried="draw",
-            came_back="no worker is connected any more",
-            next_step="It is waited for.",
-        )
+        if refused:
+            raise refused
+        if self._fallback is None or awaited:
+            raise EndpointUnreachableError(
+                _LINK,
+                how="closed",
+                tried="draw",
+                came_back="no worker is connected any more",
+                next_step="It is waited for.",
+            )
+        self._fallback.ensure(tell, cancelled)  # a worker may have been lost since ours
+        request = request.within(self._fallback.status().limits)
+        image = self._fallback.draw(request, job_id=job_id, tell=tell, cancelled=cancelled)
+        return replace(image, receipt=replace(image.receipt, substituted=(*image.receipt.substituted, SKETCH)))
 
     def status(self) -> BackendStatus:
         """What is known now; of the newest worker where none is there."""

@@ -29,6 +29,11 @@ LEASE_EVERY_S = 2.5
 SILENCE_S = 12.0  # a worker tells a beat every 2.5 s
 HELLO_S = 15.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
+_CLOSE_S = 5.0
+_SENSELESS = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error),
+    EndpointAnswerError,
+)
 _ids = itertools.count(1)  # for the whole process: an answer under an old id finds nobody, on whatever line it comes
 
 
@@ -37,7 +42,7 @@ class Head:
     """The beginning of an answer."""
 
     status: int
-    retry_after: str | None
+    retry_after: str  # empty: it did not say
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,10 @@ class Line:
 
 @dataclass(frozen=True)
 class End:
-    """Nothing more comes. `broken`: why, where the answer is not whole."""
+    """Nothing more comes. `broken`: why, where the answer is not whole; `refused`: nor would be another one."""
 
     broken: str | None = None
+    refused: bool = False
 
 
 Piece = Head | Line | End
@@ -65,6 +71,7 @@ class Exchange:
     pieces: "SimpleQueue[Piece]" = field(default_factory=SimpleQueue)
     pictures: dict[int, bytearray] = field(default_factory=dict)
     received_bytes: int = 0
+    heard_s: float = 0.0  # when the newest piece of a picture came, on the monotonic clock
 
     def next(self, timeout_s: float) -> Piece:
         """The next piece. Raises: TimeoutError when none comes within `timeout_s`."""
@@ -94,6 +101,11 @@ class WorkerConnection:
         return f"Worker {self.name}"
 
     @property
+    def is_going(self) -> bool:
+        """It takes no more drawings: it said goodbye, or its line is no more."""
+        return self.leaving or self.ended is not None
+
+    @property
     def in_flight(self) -> int:
         """How many requests it answers now, drawings for the most part."""
         return len(self._exchanges)
@@ -103,49 +115,55 @@ class WorkerConnection:
 
         The caller has accepted the socket.
         """
-        watching = asyncio.create_task(self._watch())
+        tasks = [asyncio.create_task(self._receive(on_health)), asyncio.create_task(self._watch())]
         why = "the line broke"
         try:
-            await self._send(type="hello", protocol=PROTOCOL, version=VERSION)
-            async with asyncio.timeout(HELLO_S):
-                hello = json.loads(await self._socket.receive_text())
-            why = await self._greet(hello) or why
-            while not self.ended and self.version != "?":
-                message = await self._socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    break
-                self._heard_s = time.monotonic()
-                if (data := message.get("bytes")) is not None:
-                    self._on_picture(data)
-                else:
-                    self._on_message(json.loads(message["text"]), on_health)
-                    if self._accepted:
-                        await self._grant()
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            why = next((told for task in ended if (told := task.result())), why)
+        except _SENSELESS as error:
+            why = "it sent what this Space does not understand"
+            log.warning("%s: %s (%s)", self.link, why, type(error).__name__)
         except (WebSocketDisconnect, RuntimeError, TimeoutError):
             pass
-        except (ValueError, KeyError, TypeError, EndpointAnswerError) as error:
-            log.warning("%s sent what this Space does not understand: %s", self.link, type(error).__name__)
         finally:
-            watching.cancel()
-            self._end("it said goodbye" if self.leaving else self.ended or why)
-            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-                await self._socket.close(1011, (self.ended or "")[:120])
+            self._end("it said goodbye" if self.leaving else why)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._socket.close(1011, (self.ended or "")[:120])
 
-    async def _greet(self, hello: dict[str, Any]) -> str | None:
+    async def _receive(self, on_health: Any) -> str | None:
+        """Takes the worker's messages in; returns why the line ends, None where it broke."""
+        await self._send(type="hello", protocol=PROTOCOL, version=VERSION)
+        async with asyncio.timeout(HELLO_S):
+            hello = json.loads(await self._socket.receive_text())
+        if why := self._greet(hello):
+            return why
+        while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+            self._heard_s = time.monotonic()
+            if (data := message.get("bytes")) is not None:
+                self._on_picture(data)
+            elif self._on_message(json.loads(message["text"]), on_health):
+                await self._grant()
+        return None
+
+    def _greet(self, hello: dict[str, Any]) -> str | None:
         """Takes the worker in; returns why not, when its version does not fit."""
-        self.name = str(hello.get("name") or "a worker")[:64]
+        self.name = _printable(hello.get("name") or "", 64) or "a worker"
         protocol = hello.get("protocol")
         if hello.get("type") != "hello" or protocol != PROTOCOL:
             older = "worker (docker build, docker run)" if (protocol or 0) < PROTOCOL else "Space (git push)"
             ours = f"this Space version {PROTOCOL}"
             why = f"it speaks version {protocol} of the workers' protocol, {ours}: update the {older}"
             log.warning("%s cannot draw here: %s", self.link, why)
-            self.ended = why
             return why
-        self.version = str(hello.get("version"))[:32]
+        self.version = _printable(hello.get("version"), 32)
         return None
 
-    def _on_message(self, message: dict[str, Any], on_health: Any) -> None:
+    def _on_message(self, message: dict[str, Any], on_health: Any) -> bool:
+        """Returns whether the worker waits for its lease now."""
         kind = message["type"]
         if kind == "beat":
             self._beat = int(message["beat"])
@@ -155,16 +173,17 @@ class WorkerConnection:
             self.leaving = True
         elif exchange := self._exchanges.get(message["id"]):
             self._on_answer(kind, message, exchange)
+        return bool(kind == "accepted")
 
     def _on_answer(self, kind: str, message: dict[str, Any], exchange: Exchange) -> None:
         match kind:
             case "accepted":
                 self._accepted.add(exchange.id)
             case "head":
-                exchange.pieces.put(Head(int(message["status"]), message.get("retry_after")))
+                exchange.pieces.put(Head(int(message["status"]), str(message["retry_after"] or "")))
             case "line":
                 content = message["line"]
-                files = [base64.b64encode(exchange.pictures.pop(n, b"")).decode() for n in range(message["pictures"])]
+                files = [base64.b64encode(exchange.pictures.pop(n)).decode() for n in range(message["pictures"])]
                 if len(files) == 1:
                     content["image_base64"] = files[0]
                 elif files:
@@ -178,34 +197,35 @@ class WorkerConnection:
         exchange = self._exchanges.get(request_id)
         if exchange is None:
             return
+        exchange.heard_s = time.monotonic()
         exchange.received_bytes += len(data)
         if exchange.received_bytes > ANSWER_BYTES_MAX:
-            exchange.pieces.put(End(f"more than {ANSWER_BYTES_MAX // 2**20} MB came back"))
+            self._exchanges.pop(request_id, None)  # what else comes of it finds nobody
+            exchange.pieces.put(End(f"more than {ANSWER_BYTES_MAX // 2**20} MB came back", refused=True))
             return
         exchange.pictures.setdefault(number, bytearray()).extend(data[8:])
 
-    async def _watch(self) -> None:
-        """Renews the leases, and gives a silent worker up; a suspended Space grants one fresh window first."""
+    async def _watch(self) -> str:
+        """Renews the leases until the worker is silent; a suspended Space grants one fresh window first."""
         looked = time.monotonic()
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            while True:
-                await asyncio.sleep(LEASE_EVERY_S)
-                now = time.monotonic()
-                if now - looked > 2 * LEASE_EVERY_S:
-                    self._heard_s = now
-                looked = now
-                if now - self._heard_s > SILENCE_S:
-                    self._end(f"nothing came for {SILENCE_S:g} s")
-                    await self._socket.close(1011, "nothing came from this worker")
-                    return
-                await self._grant()
+        while True:
+            await asyncio.sleep(LEASE_EVERY_S)
+            now = time.monotonic()
+            if now - looked > 2 * LEASE_EVERY_S:
+                self._heard_s = now
+            looked = now
+            if now - self._heard_s > SILENCE_S:
+                return f"nothing came for {SILENCE_S:g} s"
+            await self._grant()
 
     async def _grant(self) -> None:
         self._accepted &= self._exchanges.keys()
         await self._send(type="lease", beat=self._beat, ids=sorted(self._accepted))
 
     async def _send(self, **message: Any) -> None:
-        await self._socket.send_text(json.dumps(message))
+        """Raises: TimeoutError when the line has been full for as long as a worker may be silent."""
+        async with asyncio.timeout(SILENCE_S):
+            await self._socket.send_text(json.dumps(message))
 
     def _end(self, why: str) -> None:
         self.ended = why
@@ -234,7 +254,17 @@ class WorkerConnection:
         """Sends from another thread; a line that breaks meanwhile ends every exchange by itself."""
 
         async def send() -> None:
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
                 await self._send(**message)
 
-        asyncio.run_coroutine_threadsafe(send(), self._loop)
+        sending = send()
+        try:
+            asyncio.run_coroutine_threadsafe(sending, self._loop)
+        except RuntimeError:  # that loop is closed
+            sending.close()
+            self._end("this Space's server has ended")
+
+
+def _printable(text: Any, length: int) -> str:
+    """What a worker calls itself, fit for a log and a page."""
+    return "".join(character for character in str(text) if character.isprintable())[:length]

@@ -37,6 +37,8 @@ class WorkerTransport(Transport):
         """The answer, once its head is there; every trouble a typed error."""
         with self._connection.request(method, path, data or b"") as exchange:
             head = self._next(exchange, tried, timeout_s)
+            if isinstance(head, End):
+                raise self.trouble.unreachable("closed", tried, "the answer broke off before it began")
             if not isinstance(head, Head):
                 raise self.trouble.wrong_answer(tried, "an answer without a beginning came back")
             headers = {"Retry-After": head.retry_after} if head.retry_after else {}
@@ -50,18 +52,23 @@ class WorkerTransport(Transport):
     def _next(
         self, exchange: Exchange, tried: str, timeout_s: float, go_on: Callable[[], None] = lambda: None
     ) -> Piece:
-        """Raises: EndpointUnreachableError when the line is lost or silent."""
+        """Waits for the next piece as long as something comes, on a slow line the bytes of a picture.
+
+        Raises: EndpointUnreachableError when the line is lost or silent, EndpointAnswerError for too large an answer.
+        """
         since = time.monotonic()
         while True:
             go_on()
             try:
                 piece = exchange.next(min(_GO_ON_EVERY_S, timeout_s))
             except TimeoutError:
-                waited = time.monotonic() - since
+                waited = time.monotonic() - max(since, exchange.heard_s)
                 if waited > timeout_s:
                     raise self.trouble.unreachable("silent", tried, f"nothing came for {waited:.1f} s") from None
                 continue
             if isinstance(piece, End) and piece.broken is not None:
+                if piece.refused:
+                    raise self.trouble.wrong_answer(tried, piece.broken)
                 raise self.trouble.unreachable("closed", tried, piece.broken)
             return piece
 

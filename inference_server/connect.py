@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -17,6 +18,7 @@ from inference_server.space_connection import FINISH_S, SpaceConnection
 log = logging.getLogger("inference_server.connect")
 
 PING_S, PONG_S = 5.0, 10.0  # a dead line is found within the sum
+_SETTLED_S = 5.0  # a line that held for so long is made again at once
 _MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 
 
@@ -45,7 +47,8 @@ async def _reconnect(
     connected: asyncio.Event,  # while there is a line
 ) -> None:
     complaints = _Complaints(space)
-    connecting = connect(
+    delays = _delays()
+    connecting = _Connect(
         space.address,
         additional_headers=space.headers,
         compression=None,  # pictures are compressed already
@@ -59,6 +62,7 @@ async def _reconnect(
         logger=_quiet(),
     )
     async for line in connecting:
+        begun = time.monotonic()
         complaints.connected()
         connected.set()
         await SpaceConnection(line, space.name, app, health).run(ending)
@@ -66,11 +70,20 @@ async def _reconnect(
         if ending.is_set():
             return
         log.warning("the line to %s broke (%s); connecting again", space.url, _closed_because(line))
-        await asyncio.sleep(random.uniform(0, 1))  # noqa: S311  all workers of a Space that restarts come back at once
+        if time.monotonic() - begun > _SETTLED_S:
+            delays = _delays()
+        await asyncio.sleep(next(delays))
+
+
+class _Connect(connect):
+    """Follows no redirect: it would take the key elsewhere, and every later try would go there too."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
 
 
 def _delays() -> Generator[float]:
-    """Between two tries, s: within a second at first, at most ten."""
+    """Between two tries, s: half a second at first, at most ten; no two workers of a Space that restarts are alike."""
     delay = 0.5
     while True:
         yield delay * random.uniform(0.5, 1.0)  # noqa: S311
@@ -114,7 +127,8 @@ class _Complaints:
         status = exc.response.status_code
         advice = {
             401: "the Space is private: set HF_TOKEN to a token that may read it",
-            403: "the key is wrong: `python manage.py worker-key` prints the one that belongs to the Space's secret",
+            403: "the key is wrong: `python manage.py worker-key` prints the one that belongs to the Space's secret. "
+            "Or no worker may connect there: ENDPOINT_SECRET has to be set, and no other place that draws",
             404: "no worker may connect there: is it the right Space, with ENDPOINT_SECRET set, and not private "
             "(else HF_TOKEN is needed)?",
             426: "a proxy on the way lets no WebSocket through",

@@ -38,6 +38,7 @@ LEASE_S = 10.0
 PIECE_BYTES = 16 * 1024  # a beat goes between two pieces: half a second at 0.25 Mbit/s
 FINISH_S = 30.0  # for what is being drawn when this process is told to end
 _SEND_BUFFER_BYTES = 64 * 1024  # what the kernel holds delays every beat behind it
+_SENSELESS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _ALLOWED = {"GET": "/healthcheck", "POST": "/", "DELETE": "/requests/"}
 
 
@@ -65,8 +66,9 @@ class SpaceConnection:
 
     async def run(self, ending: asyncio.Event) -> None:
         """Returns when the line is broken, or when `ending` was set and what was being drawn is done."""
-        connection = self._line.transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        with contextlib.suppress(OSError):  # a line that is no more already
+            connection = self._line.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         beating = asyncio.create_task(self._beat())
         leaving = asyncio.create_task(self._leave(ending))
         try:
@@ -76,6 +78,9 @@ class SpaceConnection:
                     self._on_message(json.loads(message))
         except ConnectionClosed:
             pass
+        except _SENSELESS as error:
+            log.warning("the Space sent what this worker does not understand (%s)", type(error).__name__)
+            await self._line.close(reason="this worker does not understand that")
         finally:
             for request in self._requests.values():
                 request.hang_up.set()  # the answer is kept for a Space that comes back for it

@@ -281,3 +281,14 @@ def test_the_printed_command_makes_a_good_secret() -> None:
     printed: list[str] = []
     exec(code, {"print": printed.append})
     assert Settings.load(endpoint_secret=printed[0]).endpoint_secret is not None
+
+
+def test_what_was_pasted_along_with_a_secret() -> None:
+    """Around it, it is dropped: the worker's key is made from the rest; within it, it is told."""
+    secret = "0123456789abcdef" * 4
+    pasted = Settings.load(endpoint_secret=f"\u200b{secret}\ufeff\r\n").endpoint_secret
+    assert pasted is not None
+    assert pasted.get_secret_value() == secret
+    with pytest.raises(SettingsError, match=r"ENDPOINT_SECRET holds .* invisible") as wrong:
+        Settings.load(endpoint_secret=f"{secret}\u200b{secret}")
+    assert secret not in str(wrong.value)

@@ -1,8 +1,7 @@
 """Workers that dial in: one picture for each request, whatever happens to the line."""
 
-import contextlib
+import functools
 import json
-import struct
 import threading
 import time
 from typing import Any
@@ -21,11 +20,11 @@ from drawing.events import Waking
 from drawing.models import GeneratedImage, GenerationRequest, Limits, Range, Receipt
 from endpoint import worker_connection
 from endpoint.wire_format import Health
-from errors import JobCancelledError, StartError
+from errors import EndpointUnreachableError, JobCancelledError, StartError
 from inference_server import connect as worker_side
 from inference_server import space_connection
 from tests.support.processes import wait_until
-from tests.support.worker_line import DEADLINE_S, KEY, Drawing, DrawingApp, png, relay, space_side, worker
+from tests.support.worker_line import DEADLINE_S, KEY, Drawing, DrawingApp, RawWorker, png, relay, space_side, worker
 
 
 def new_workers(wait_s: float = DEADLINE_S) -> Workers:
@@ -212,37 +211,6 @@ def test_a_restarted_space_gets_its_worker_back() -> None:
         assert box.app.posted == ["job-1", "job-2"]
 
 
-class RawWorker:
-    """A worker whose every message the test says itself."""
-
-    def __init__(self, port: int, name: str = "raw") -> None:
-        self._stack = contextlib.ExitStack()
-        line = connect(f"ws://127.0.0.1:{port}/worker", additional_headers={"X-Worker-Key": KEY})
-        self.line = self._stack.enter_context(line)
-        self.say(type="hello", protocol=worker_connection.PROTOCOL, version="0.1.0", name=name)
-        self.say(type="beat", beat=0, health=DrawingApp().health())
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def say(self, **message: object) -> None:
-        self.line.send(json.dumps(message))
-
-    def hear(self, kind: str) -> dict[str, Any]:
-        """The next message of that type."""
-        while True:
-            message: dict[str, Any] = json.loads(self.line.recv(DEADLINE_S))
-            if message["type"] == kind:
-                return message
-
-    def answer(self, request_id: int, seed: int) -> None:
-        """The picture of that seed, whole."""
-        self.say(type="head", id=request_id, status=200, retry_after=None)
-        self.line.send(struct.pack(">II", request_id, 0) + png(seed))
-        self.say(type="line", id=request_id, line={"$meta": {"seeds": [seed]}}, pictures=1)
-        self.say(type="end", id=request_id)
-
-
 def test_a_request_is_leased_once_it_was_accepted() -> None:
     """No lease names a request that the worker has not accepted; the first one comes at once after that."""
     with space_side(new_workers()) as space:
@@ -328,3 +296,26 @@ class SketchingBackend(EndpointBackend):
     def draw(self, request: GenerationRequest, **how: object) -> GeneratedImage:
         self.drawn.append(request)
         return GeneratedImage(Image.new("RGB", (8, 8)), png(0), "PNG", request.seed, Receipt())
+
+
+def test_a_worker_that_is_lost_before_it_was_asked_is_waited_for() -> None:
+    """Between `ensure` and `draw`: no sketch, as it may be back in a moment; with nobody to wait for, a sketch."""
+    request = GenerationRequest("a red apple", seed=3)
+    for wait_s in (DEADLINE_S, 0.0):
+        fallback = SketchingBackend()
+        with space_side(Workers(KEY, wait_s=wait_s, fallback=fallback)) as space:
+            raw = RawWorker(space.port)
+            wait_until("the worker", lambda: not space.workers.status().away)
+            space.workers.ensure(lambda event: None, lambda: False)
+            raw.close()
+            wait_until("it to be gone", lambda: space.workers.status().away)
+            draw = functools.partial(
+                space.workers.draw, request, job_id="job", tell=lambda event: None, cancelled=lambda: False
+            )
+            if wait_s:
+                with pytest.raises(EndpointUnreachableError):
+                    draw()
+                assert fallback.drawn == []
+            else:
+                assert draw().receipt.substituted
+                assert fallback.status().ready

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
+from websockets.sync.client import connect
 
 from backends.workers import Workers
 from drawing.models import GenerationRequest
+from endpoint.worker_connection import PROTOCOL
 from inference_server.connect import serve_space
 from inference_server.space import Space
 
@@ -199,6 +202,55 @@ class Worker:
         self.end()
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
+
+
+class RawWorker:
+    """A worker whose every message the test says itself."""
+
+    def __init__(self, port: int, name: str = "raw", **health: object) -> None:
+        self._stack = contextlib.ExitStack()
+        line = connect(f"ws://127.0.0.1:{port}/worker", additional_headers={"X-Worker-Key": KEY})
+        self.line = self._stack.enter_context(line)
+        self.say(type="hello", protocol=PROTOCOL, version="0.1.0", name=name)
+        self.beat(**health)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def beat(self, **health: object) -> None:
+        """A healthy worker's beat, but for what `health` says."""
+        self.say(type="beat", beat=0, health={**DrawingApp().health(), **health})
+
+    def say(self, **message: object) -> None:
+        self.line.send(json.dumps(message))
+
+    def hear(self, kind: str) -> dict[str, Any]:
+        """The next message of that type."""
+        while True:
+            message: dict[str, Any] = json.loads(self.line.recv(DEADLINE_S))
+            if message["type"] == kind:
+                return message
+
+    def take(self) -> dict[str, Any]:
+        """The next request, accepted."""
+        request = self.hear("request")
+        self.say(type="accepted", id=request["id"])
+        return request
+
+    def refuse(self, request_id: int, code: str) -> None:
+        """A refusal of that code."""
+        self.say(type="head", id=request_id, status=503, retry_after="5")
+        self.say(type="line", id=request_id, line={"$error": {"code": code, "message": "not now"}}, pictures=0)
+        self.say(type="end", id=request_id)
+
+    def answer(self, request_id: int, seed: int, *lines: object) -> None:
+        """The picture of that seed, whole, after these lines."""
+        self.say(type="head", id=request_id, status=200, retry_after=None)
+        for line in lines:
+            self.say(type="line", id=request_id, line=line, pictures=0)
+        self.line.send(struct.pack(">II", request_id, 0) + png(seed))
+        self.say(type="line", id=request_id, line={"$meta": {"seeds": [seed]}}, pictures=1)
+        self.say(type="end", id=request_id)
 
 
 class Drawing(threading.Thread):
