@@ -11,6 +11,7 @@
     └── ServiceError            a link of the chain failed: `link`, `tried`, `came_back`, `next_step`
         ├── FairError           Fair did not answer, or refused (`status`: its HTTP status, if it sent one)
         ├── StartError          a service did not come up
+        │   ├── AwayError       the owner's machine is off: the visitor comes back later
         │   └── PortTakenError  something else holds its port: take another one, where that is ours to choose
         └── EndpointError       the inference endpoint
             ├── EndpointUnreachableError   nobody answered, or the answer broke off: start what is missing
@@ -122,6 +123,10 @@ class FairError(ServiceError):
 
 class StartError(ServiceError):
     """A service did not come up, or its node is away."""
+
+
+class AwayError(StartError):
+    """No worker is connected, and nobody stands in for it."""
 
 
 class PortTakenError(StartError):

@@ -26,7 +26,7 @@ from drawing.status import BackendStatus
 from endpoint.worker_connection import WorkerConnection
 from endpoint.worker_transport import WorkerTransport
 from endpoint_client import EndpointClient
-from errors import BusyError, EndpointUnreachableError, GpuBusyError, JobCancelledError, StartError
+from errors import AwayError, BusyError, EndpointUnreachableError, GpuBusyError, JobCancelledError, StartError
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +101,13 @@ class Workers:
         return next(iter(self._by_room()), None)
 
     def _by_room(self) -> list[WorkerConnection]:
-        """Those that take a drawing now; one whose GPU is busy draws nothing, but has no room either: it comes last."""
+        """Those that take a drawing now. One whose GPU is busy draws nothing, but has no room either: it comes last.
+
+        Of equal ones the newest line comes first: an older one may be what is left of a worker that has come back.
+        """
         able = [
             (worker.health.gpu_busy, worker.in_flight, worker)
-            for worker in list(self._clients)
+            for worker in reversed(list(self._clients))
             if not worker.is_going and worker.health is not None and worker.health.takes_posts
         ]
         return [worker for *_, worker in sorted(able, key=lambda one: one[:2])]
@@ -112,7 +115,7 @@ class Workers:
     def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
         """Waits for a worker as long as one may be about to come.
 
-        Raises: StartError when none came and there is no fallback; JobCancelledError.
+        Raises: AwayError or StartError when none came and there is no fallback; JobCancelledError.
         """
         begun = time.monotonic()
         told = ""
@@ -147,15 +150,15 @@ class Workers:
         return self._last_there_s + self._wait_s
 
     def _nobody(self) -> StartError:
-        there = next(iter(self._clients), None)
+        there, tried = next(iter(self._clients), None), "find one that draws"
         if there is None:
-            came_back, next_step = "none is connected", "Its owner's machine is off; start the worker there."
-        elif there.health and there.health.broken:
+            off = "Its owner's machine is off; start the worker there."
+            return AwayError(_LINK, tried=tried, came_back="none is connected", next_step=off)
+        came_back = f"{there.name} was not ready in time"
+        if there.health and there.health.broken:
             reason = f" ({there.health.reason})" if there.health.reason else ""
-            came_back, next_step = f"{there.name} could not load its model{reason}", "See its log."
-        else:
-            came_back, next_step = f"{there.name} was not ready in time", "See its log."
-        return StartError(_LINK, tried="find one that draws", came_back=came_back, next_step=next_step)
+            came_back = f"{there.name} could not load its model{reason}"
+        return StartError(_LINK, tried=tried, came_back=came_back, next_step="See its log.")
 
     def draw(self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> GeneratedImage:
         """Draws on the worker with the most room, the next one where it refuses for now, or on the fallback.
@@ -195,16 +198,17 @@ class Workers:
             worker = self._best() or self._seen
             away = not self._clients
         health = worker.health if worker else None
-        sketching = away and self._fallback is not None and self._fallback.status().demo
+        stand_in = self._fallback.status() if away and self._fallback is not None else None
         return BackendStatus(
             kind="workers",
-            demo=sketching,
+            demo=stand_in is not None and stand_in.demo,
             tunnel=False,
             ready=bool(health and health.engine == "ready" and worker in self._clients),
             model=health.model if health else None,
             limits=(health.limits if health else None) or Limits(),
             defaults=health.defaults if health else Defaults(),
             away=away,
+            stand_in=stand_in is not None,
         )
 
     def routes(self) -> list[BaseRoute]:

@@ -13,8 +13,8 @@ class BackendStatus:
     """What is known of a backend without asking anybody.
 
     `demo`: the built-in model on this machine's own CPU; `tunnel`: a tunnel is in the chain; `ready`: a prompt is no
-    cold start; `model`: as the server names it, None until seen; `away`: the owner's machine is off, `demo` then tells
-    whether the built-in model draws meanwhile.
+    cold start; `model`: as the server names it, None until seen; `away`: the owner's machine is off; `stand_in`:
+    another model draws meanwhile, on this machine's own CPU.
     """
 
     kind: Kind
@@ -25,3 +25,4 @@ class BackendStatus:
     limits: Limits
     defaults: Defaults
     away: bool = False
+    stand_in: bool = False

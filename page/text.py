@@ -9,6 +9,7 @@ from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waki
 from drawing.models import GeneratedImage
 from drawing.status import BackendStatus
 from errors import (
+    AwayError,
     DrawingError,
     EndpointAnswerError,
     EndpointUnreachableError,
@@ -31,8 +32,9 @@ OFFLINE_HTML = (
 ASKED = "Asking for your picture"
 STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
 
-AWAY = "The machine that draws is off right now. Its owner has to start it: please come back later."
-SKETCHING = "The machine that draws is off right now. Until it is back, a tiny model sketches for you."
+_OFF, _COME_BACK = "The machine that draws is off right now.", "Its owner has to start it: please come back later."
+AWAY = f"{_OFF} {_COME_BACK}"
+SKETCHING = f"{_OFF} Until it is back, a small model sketches for you."
 NO_KNOWN_WORDS = "This little model knows none of these words and drew what came to its mind."
 
 DEMO_EXAMPLES = (
@@ -65,6 +67,7 @@ _KINDS: tuple[tuple[type[SpaceError], str, str], ...] = (
     (EndpointUnreachableError, "The picture server is not reachable right now.", _AGAIN),
     (EndpointUntrustedError, "What answered is not known to be our picture server: nothing was drawn.", _MAINTAINER),
     (EndpointAnswerError, "The picture server sent something that is no picture.", _AGAIN),
+    (AwayError, _OFF, _COME_BACK),
     (StartError, "The picture server could not be started.", _AGAIN_OR_MAINTAINER),
     (FairError, "The service that starts the picture server cannot be used right now.", _AGAIN_OR_MAINTAINER),
     (ServiceError, "Something went wrong on our side.", _AGAIN),
@@ -77,7 +80,7 @@ _WRITTEN_FOR_VISITORS = ("NSFW_CONTENT_DETECTED",)  # codes of a DrawingError wh
 def idle(status: BackendStatus) -> str:
     """The sentence before anything was asked for."""
     if status.away:
-        return SKETCHING if status.demo else AWAY
+        return SKETCHING if status.stand_in else AWAY
     asleep = "" if status.ready else " The first picture takes a little longer: its server is asleep."
     return f"Ready when you are.{asleep}"
 

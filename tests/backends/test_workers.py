@@ -20,7 +20,7 @@ from drawing.events import Waking
 from drawing.models import GeneratedImage, GenerationRequest, Limits, Range, Receipt
 from endpoint import worker_connection
 from endpoint.wire_format import Health
-from errors import EndpointUnreachableError, JobCancelledError, StartError
+from errors import AwayError, EndpointUnreachableError, JobCancelledError
 from inference_server import connect as worker_side
 from inference_server import space_connection
 from tests.support.processes import wait_until
@@ -191,7 +191,7 @@ def test_nobody_there() -> None:
     """Without a worker and without a fallback the error says whose machine is off."""
     with space_side(new_workers(wait_s=0)) as space:
         outcome = Drawing(space.workers, 9).result()
-        assert isinstance(outcome, StartError)
+        assert isinstance(outcome, AwayError)
         assert "owner's machine is off" in str(outcome)
 
 
@@ -272,7 +272,8 @@ def test_a_sketch_while_nobody_is_there() -> None:
     """The fallback draws what the numbers allow it to, and the receipt says that it is a sketch; a worker ends that."""
     fallback = SketchingBackend()
     with space_side(Workers(KEY, wait_s=0, fallback=fallback)) as space:
-        assert (space.workers.status().away, space.workers.status().demo) == (True, True)
+        status = space.workers.status()
+        assert (status.away, status.demo, status.stand_in) == (True, True, True)
         request = GenerationRequest("a red apple", seed=3, width=1024, height=1024, num_inference_steps=4)
         space.workers.ensure(lambda event: None, lambda: False)
         image = space.workers.draw(request, job_id="job", tell=lambda event: None, cancelled=lambda: False)

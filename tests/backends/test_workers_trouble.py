@@ -50,9 +50,9 @@ def test_a_picture_that_takes_long_to_come_is_no_silence(monkeypatch: pytest.Mon
 def test_a_worker_whose_gpu_is_busy_leaves_the_picture_to_another() -> None:
     """It has the most room, as it draws nothing; what it refuses is drawn by the one that can."""
     with space_side(new_workers()) as space:
-        busy = RawWorker(space.port, "busy")
-        wait_until("the first", lambda: len(space.workers._clients) == 1)
         free = RawWorker(space.port, "free")
+        wait_until("the first", lambda: len(space.workers._clients) == 1)
+        busy = RawWorker(space.port, "busy")
         wait_until("both", lambda: len(space.workers._clients) == 2)
         drawing = Drawing(space.workers, 1)
         busy.refuse(busy.take()["id"], "GPU_BUSY")
@@ -215,3 +215,17 @@ def test_a_workers_name_is_fit_for_a_log() -> None:
         wait_until("the worker", lambda: not space.workers.status().away)
         assert [worker.name for worker in space.workers._clients] == ["boxERROR [31m" + "x" * 51]
         raw.close()
+
+
+def test_of_two_lines_with_the_same_room_the_newer_one_draws() -> None:
+    """The older one may be what is left of a worker that has come back: nobody knows yet that it is dead."""
+    with space_side(new_workers()) as space:
+        old = RawWorker(space.port, "box")
+        wait_until("the first", lambda: len(space.workers._clients) == 1)
+        new = RawWorker(space.port, "box")
+        wait_until("both", lambda: len(space.workers._clients) == 2)
+        drawing = Drawing(space.workers, 1)
+        new.answer(new.take()["id"], 1)
+        assert drawing.result().encoded == png(1)
+        for raw in (old, new):
+            raw.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waki
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Range, Receipt
 from drawing.status import BackendStatus
 from errors import (
+    AwayError,
     BusyError,
     DrawingError,
     EndpointUnreachableError,
@@ -185,6 +187,15 @@ def test_what_the_model_could_not_draw_is_told_with_a_next_step() -> None:
 
 def _status(kind: str, demo: bool, tunnel: bool) -> BackendStatus:
     return BackendStatus(kind, demo, tunnel, False, None, Limits(), Defaults())  # type: ignore[arg-type]
+
+
+def test_a_machine_that_is_off_is_told_before_and_after_a_prompt() -> None:
+    """Somebody who stands in sketches, whatever its model; without one, the owner has to start the machine."""
+    away = dataclasses.replace(_status("workers", False, False), away=True)
+    assert page_text.idle(away) == page_text.AWAY
+    assert page_text.idle(dataclasses.replace(away, stand_in=True)) == page_text.SKETCHING
+    told = page_text.error_html(_failed(AwayError)).partition("<details>")[0]
+    assert told == f'<span class="error">{page_text.AWAY}</span>'
 
 
 def test_the_notice_says_where_pictures_come_from() -> None:
