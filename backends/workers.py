@@ -5,6 +5,7 @@ most room; one whose worker is lost goes to another, or waits for it to come bac
 """
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import logging
@@ -23,6 +24,7 @@ from backends.base import Backend, Cancelled
 from drawing.events import Tell, Waking
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits
 from drawing.status import BackendStatus
+from endpoint.wire_format import Health
 from endpoint.worker_connection import WorkerConnection
 from endpoint.worker_transport import WorkerTransport
 from endpoint_client import EndpointClient
@@ -100,17 +102,20 @@ class Workers:
         """The worker with the most room among those that take a drawing now."""
         return next(iter(self._by_room()), None)
 
-    def _by_room(self) -> list[WorkerConnection]:
-        """Those that take a drawing now. One whose GPU is busy draws nothing, but has no room either: it comes last.
+    def _by_room(self, request: GenerationRequest | None = None) -> list[WorkerConnection]:
+        """Those that take a drawing now; without those whose limits `request` exceeds, if others are left.
 
-        Of equal ones the newest line comes first: an older one may be what is left of a worker that has come back.
+        One whose GPU is busy draws nothing, but has no room either: it comes last. Of equal ones the newest line comes
+        first: an older one may be what is left of a worker that has come back.
         """
         able = [
-            (worker.health.gpu_busy, worker.in_flight, worker)
+            (worker.health, worker)
             for worker in reversed(list(self._clients))
             if not worker.is_going and worker.health is not None and worker.health.takes_posts
         ]
-        return [worker for *_, worker in sorted(able, key=lambda one: one[:2])]
+        fitting = [one for one in able if _allows(one[0], request)] or able
+        fitting.sort(key=lambda one: (one[0].gpu_busy, one[1].in_flight))
+        return [worker for _, worker in fitting]
 
     def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
         """Waits for a worker as long as one may be about to come.
@@ -166,7 +171,7 @@ class Workers:
         Raises: what EndpointClient.infer raises.
         """
         with self._changed:
-            able = [(worker, self._clients[worker]) for worker in self._by_room()]
+            able = [(worker, self._clients[worker]) for worker in self._by_room(request)]
             several = len(self._clients) > 1
             awaited = time.monotonic() < self._back_until()
         refused: BusyError | GpuBusyError | StartError | None = None
@@ -193,11 +198,13 @@ class Workers:
         return replace(image, receipt=replace(image.receipt, substituted=(*image.receipt.substituted, SKETCH)))
 
     def status(self) -> BackendStatus:
-        """What is known now; of the newest worker where none is there."""
+        """What is known now, the limits of all who can draw; of the newest worker where none is there."""
         with self._changed:
-            worker = self._best() or self._seen
+            able = self._by_room()
+            worker = able[0] if able else self._seen
             away = not self._clients
         health = worker.health if worker else None
+        limits = [one.health.limits for one in (*able, worker) if one and one.health and one.health.limits]
         stand_in = self._fallback.status() if away and self._fallback is not None else None
         return BackendStatus(
             kind="workers",
@@ -205,7 +212,7 @@ class Workers:
             tunnel=False,
             ready=bool(health and health.engine == "ready" and worker in self._clients),
             model=health.model if health else None,
-            limits=(health.limits if health else None) or Limits(),
+            limits=functools.reduce(Limits.wider, limits) if limits else Limits(),
             defaults=health.defaults if health else Defaults(),
             away=away,
             stand_in=stand_in is not None,
@@ -229,6 +236,10 @@ class Workers:
         """Ends the fallback; the lines end with the page's server."""
         if self._fallback is not None:
             self._fallback.close()
+
+
+def _allows(health: Health, request: GenerationRequest | None) -> bool:
+    return request is None or health.limits is None or request.within(health.limits) == request
 
 
 def _model(connection: WorkerConnection) -> str:

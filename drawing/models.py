@@ -22,6 +22,11 @@ class Range(BaseModel):
     max: float
     multiple: int = 0
 
+    def wider(self, other: "Range") -> "Range":
+        """What lies in either of them, and what lies between."""
+        multiple = math.gcd(max(1, self.multiple), max(1, other.multiple))
+        return Range(min=min(self.min, other.min), max=max(self.max, other.max), multiple=multiple)
+
     def check(self, name: str, value: float, unit: str = "") -> None:
         """Raises: InvalidRequestError with what would be right."""
         if not self.min <= value <= self.max:
@@ -53,6 +58,16 @@ class Limits(BaseModel):
         chars = answer.get("prompt_chars")
         return cls.model_validate(
             {**answer, "prompt_chars": chars.get("max", 2000) if isinstance(chars, dict) else 2000}
+        )
+
+    def wider(self, other: "Limits") -> "Limits":
+        """What one of two servers can do."""
+        return Limits(
+            num_inference_steps=self.num_inference_steps.wider(other.num_inference_steps),
+            width=self.width.wider(other.width),
+            height=self.height.wider(other.height),
+            guidance_scale=self.guidance_scale.wider(other.guidance_scale),
+            prompt_chars=max(self.prompt_chars, other.prompt_chars),
         )
 
 

@@ -20,9 +20,10 @@ from endpoint import worker_connection
 from endpoint.worker_connection import WorkerConnection
 from endpoint.worker_transport import WorkerTransport
 from endpoint_client import EndpointClient
-from errors import BusyError, EndpointAnswerError, EndpointUnreachableError, StartError
+from errors import BusyError, EndpointAnswerError, EndpointUnreachableError, InvalidRequestError, StartError
 from tests.support.processes import wait_until
 from tests.support.worker_line import DEADLINE_S, KEY, Drawing, RawWorker, png, relay, space_side
+from text_to_image import TextToImage
 
 
 def new_workers(wait_s: float = DEADLINE_S) -> Workers:
@@ -228,4 +229,22 @@ def test_of_two_lines_with_the_same_room_the_newer_one_draws() -> None:
         new.answer(new.take()["id"], 1)
         assert drawing.result().encoded == png(1)
         for raw in (old, new):
+            raw.close()
+
+
+def test_a_picture_goes_to_a_worker_that_can_draw_its_size() -> None:
+    """Models differ: what one of the workers can draw is drawn, whichever has the most room; what none can is told."""
+    with space_side(new_workers()) as space:
+        large = RawWorker(space.port, "large", limits={"width": {"min": 256, "max": 1024, "multiple": 64}})
+        wait_until("the first", lambda: len(space.workers._clients) == 1)
+        small = RawWorker(space.port, "small", limits={"width": {"min": 64, "max": 256, "multiple": 8}})
+        wait_until("both", lambda: len(space.workers._clients) == 2)
+        service = TextToImage(space.workers)
+        for raw, width in ((large, 1024), (small, 72), (large, 512)):
+            job = service.submit("a red apple", width=width)
+            raw.answer(raw.take()["id"], 1)
+            assert job.result(DEADLINE_S).receipt.worker == ("large" if raw is large else "small")
+        with pytest.raises(InvalidRequestError, match="from 64 to 1024"):
+            service.submit("a red apple", width=2048)
+        for raw in (large, small):
             raw.close()
