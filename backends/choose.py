@@ -1,4 +1,4 @@
-"""Chooses the backend that the settings ask for: a fixed endpoint, a configured Fair, or this machine alone."""
+"""Chooses the backend for these settings: a fixed endpoint, a configured Fair, connecting workers, or this machine."""
 
 import functools
 import logging

@@ -1,6 +1,7 @@
 """The protocol of an executor, which runs programs on nodes: as processes (`process_executor.py`), or another way.
 
-A new one is a module beside that, with a class like `Executor`. `server.py` makes the one that `--executor` names.
+A new one is a module beside that, with a class like `Executor`. `server.py` makes it, `__main__.py` has the
+option `--executor`.
 """
 
 from dataclasses import dataclass

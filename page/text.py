@@ -178,6 +178,6 @@ _REAL_MODEL_HTML = """
 <p>On your own GPU: set these in the environment, or as the secrets and variables of your Space, and restart:
 <code>FAIRCOMPUTE_EMAIL</code>, <code>FAIRCOMPUTE_PASSWORD</code>, <code>INFERENCE_NODE</code>,
 <code>INFERENCE_IMAGE</code>, <code>TUNNEL_NODE</code>, <code>ENDPOINT_SECRET</code>.
-“Connect your GPU” in <code>README.md</code> (on a Space: the Files tab) says what works today, step by step.</p>
+“Your own GPU” in <code>README.md</code> (on a Space: the Files tab) says what works today, step by step.</p>
 </details>
 """

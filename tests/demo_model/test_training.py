@@ -1,4 +1,4 @@
-"""Training the demo model; runs where demo_model/requirements.txt is installed."""
+"""Training the demo model; runs where demo_model/training/requirements.txt is installed."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="training needs demo_model/requirements.txt")
-pytest.importorskip("cairosvg", reason="training needs demo_model/requirements.txt")
-pytest.importorskip("wordfreq", reason="training needs demo_model/requirements.txt")
+torch = pytest.importorskip("torch", reason="training needs demo_model/training/requirements.txt")
+pytest.importorskip("cairosvg", reason="training needs demo_model/training/requirements.txt")
+pytest.importorskip("wordfreq", reason="training needs demo_model/training/requirements.txt")
 
 from demo_model.training import artwork, networks, samples, stopping  # noqa: E402 (only where torch is)
 from demo_model.training.batches import Batches  # noqa: E402
