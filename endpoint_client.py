@@ -27,8 +27,8 @@ class EndpointClient:
 
     `url`: `http://` or `https://`, host and port. `certificate_sha256`: the only certificate to trust, hexadecimal;
     None over https means the system's authorities. `silence_s`: how long a connection may bring nothing before it
-    counts as dead; a server that tells no limits (upstream's) sends no signs of life and gets `patience_s` instead.
-    `drawing_s`: how long one drawing may take in all, whatever comes. `advice`: what its errors tell to check.
+    counts as dead; `upstream_silence_s`: the same for a server that tells no limits (upstream's) and so sends no signs
+    of life. `drawing_s`: how long one drawing may take in all, whatever comes. `advice`: what its errors say to check.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class EndpointClient:
         bearer: str | None = None,
         certificate_sha256: str | None = None,
         silence_s: float = 10.0,
-        patience_s: float = 300.0,
+        upstream_silence_s: float = 300.0,
         drawing_s: float = 3600.0,
         advice: Advice = FIXED_ENDPOINT,
         transport: Transport | None = None,
@@ -49,7 +49,7 @@ class EndpointClient:
         self._transport = transport
         self.url, self.link = transport.url, transport.trouble.link
         self._silence_s = silence_s
-        self._patience_s = patience_s
+        self._upstream_silence_s = upstream_silence_s
         self._drawing_s = drawing_s
         self._signs_of_life = True  # until a healthcheck shows otherwise
 
@@ -129,7 +129,7 @@ class EndpointClient:
         cancelled: Callable[[], bool],
     ) -> GeneratedImage:
         tried = "draw"
-        patience_s = self._silence_s if self._signs_of_life else self._patience_s
+        silence_s = self._silence_s if self._signs_of_life else self._upstream_silence_s
         deadline = time.monotonic() + self._drawing_s
 
         def go_on() -> None:
@@ -141,7 +141,7 @@ class EndpointClient:
                 raise DrawingError(f"The picture was not done after {self._drawing_s:g} s.", code="TOO_SLOW")
 
         transport = self._transport
-        with transport.request("POST", "/", tried=tried, timeout_s=patience_s, data=body) as response:
+        with transport.request("POST", "/", tried=tried, timeout_s=silence_s, data=body) as response:
             if response.status_code != 200:
                 raise transport.refusal(response, tried)
             for line in transport.lines(response, tried, go_on):

@@ -79,7 +79,7 @@ def _fixed_endpoint(settings: Settings) -> FixedEndpoint:
         url,
         bearer=trusted.bearer if trusted else None,
         certificate_sha256=trusted.certificate_sha256 if trusted and urlsplit(url).scheme == "https" else None,
-        patience_s=settings.start_timeout_s,
+        upstream_silence_s=settings.start_timeout_s,
     )
     return FixedEndpoint(endpoint, timeout_s=settings.start_timeout_s)
 

@@ -128,6 +128,6 @@ class FairChain(EndpointBackend):
             bearer=self._credentials.bearer if pinned else None,
             certificate_sha256=self._credentials.certificate_sha256 if pinned else None,
             silence_s=self._timing.silence_s,
-            patience_s=self._timing.timeout_s,
+            upstream_silence_s=self._timing.timeout_s,
             advice=advice,
         )

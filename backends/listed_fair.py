@@ -70,7 +70,7 @@ class ListedFair:
         """The error for an endpoint that is not ours."""
         return answer
 
-    def patience_s(self, answer: EndpointUnreachableError) -> float:
+    def tolerated_silence_s(self, answer: EndpointUnreachableError) -> float:
         """How long nothing may answer before something is suspected to be frozen."""
         return self._start.timing.silence_s
 

@@ -81,7 +81,7 @@ class Reconciler:
         silent_s = self._start.silent_s
         if answer.how == "unheard":  # tells nothing of the services, so a short one counts for nothing
             silent_s = min(silent_s, self._probe.unheard.seconds)
-        if silent_s <= fair.patience_s(answer):
+        if silent_s <= fair.tolerated_silence_s(answer):
             return
         self._start.end_silence()
         if answer.how == "unheard":

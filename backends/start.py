@@ -1,4 +1,4 @@
-"""What all parts of one start share: the waits, the deadline, the stages it tells, and its patience with Fair."""
+"""What all parts of one start share: the waits, the deadline, the stages it tells, how long Fair may not answer."""
 
 import logging
 import time

@@ -56,7 +56,7 @@ class UnlistedFair:
         """The error for an endpoint that is not ours: services of an older secret, perhaps."""
         return self._cannot_stop(answer.came_back)
 
-    def patience_s(self, answer: EndpointUnreachableError) -> float:
+    def tolerated_silence_s(self, answer: EndpointUnreachableError) -> float:
         """How long nothing may answer: a closed connection, or none, may mean that a node still fetches an image."""
         timing = self._start.timing
         return timing.fetching_s if answer.how in ("closed", "unheard") else timing.silence_s
