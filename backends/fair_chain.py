@@ -69,14 +69,14 @@ class FairChain(EndpointBackend):
             fair = self._connect()  # has a deadline of its own: a server of ours that does not come up stays down
         fair.until = start.deadline
         try:
-            self._bring_up(fair, start)
+            self._reconcile(fair, start)
         except PortTakenError:
             self._placed = None  # where the ports are of our choosing, the next start takes others
             raise
         finally:
             fair.until = None
 
-    def _bring_up(self, fair: DeadlineFairClient, start: Start) -> None:
+    def _reconcile(self, fair: DeadlineFairClient, start: Start) -> None:
         # Free ports are looked for once Fair listens: a server that began to listen after that might take one of them.
         chain = self._placed = self._placed or self._chain.with_ports()
         inference_node, tunnel_node = start.ask(lambda: self._nodes(fair))

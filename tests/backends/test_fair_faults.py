@@ -88,7 +88,7 @@ def alive(bench: Bench) -> list[str | None]:
     [("POST", "/auth/login"), ("POST", "/nodes/list"), ("GET", "/containers"), ("PUT", "/programs")],
 )
 def test_a_cold_start(how: Stumble, method: str, part: str, bench: Bench) -> None:
-    """One hiccup at the login, at the look for nodes, at the first survey or at the launch fails nobody's start."""
+    """One fault at the login, at the look for nodes, at the first survey or at the launch fails nobody's start."""
     with stumbling_fair(bench.url, once(how, method, part)) as front:
         get_ready(backend_at(front.url, chain_settings(tunnel_node=None)))
     assert bench.log.starts() == {"inference": 1}
@@ -97,9 +97,9 @@ def test_a_cold_start(how: Stumble, method: str, part: str, bench: Bench) -> Non
 
 @pytest.mark.parametrize("how", ["away", "lost", "502"])
 def test_the_end_of_what_is_replaced(how: Stumble, bench: Bench) -> None:
-    """A hiccup while a container of an older configuration is ended: it is ended all the same, and replaced."""
+    """A fault while a container of an older configuration is ended: it is ended all the same, and replaced."""
     chain = chain_settings(tunnel_node=None)
-    bench.bring_up(chain)
+    bench.reconcile(chain)
     with stumbling_fair(bench.url, once(how, "DELETE", "/containers/")) as front:
         get_ready(backend_at(front.url, replace(chain, inference=InferenceConfig(model_id="another/model"))))
     assert bench.log.starts() == {"inference": 2}
@@ -120,7 +120,7 @@ def test_the_files_of_a_launch(how: Stumble, part: str, bench: Bench) -> None:
 
 
 def test_a_program_that_its_node_is_to_take(bench: Bench) -> None:
-    """A hiccup just when a node's time to take a program is over is a hiccup still, not that node's failure."""
+    """A fault just when a node's time to take a program is over is still a fault of Fair, not of that node."""
     faults = iter(range(10))
 
     def stumble(request: Received) -> Stumble | None:

@@ -46,7 +46,7 @@ def launches(front: HostileServer, mode: str = "") -> int:
     return sum(request.path.endswith("/programs") and mode.encode() in request.body for request in front.requests)
 
 
-def test_a_hiccup_of_fair_ends_no_start(bench: Bench) -> None:
+def test_a_fault_of_fair_ends_no_start(bench: Bench) -> None:
     """Fair may fail to answer for a while when all is started and waited for: the start goes on, and draws."""
     away_until: list[float] = []
 
@@ -57,7 +57,7 @@ def test_a_hiccup_of_fair_ends_no_start(bench: Bench) -> None:
         return None if asks and away_until and time.monotonic() < away_until[0] else text
 
     with front(bench, changed) as server:
-        assert bench.bring_up(chain_settings(), url=server.url).state == "healthy"
+        assert bench.reconcile(chain_settings(), url=server.url).state == "healthy"
     assert away_until
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
 
@@ -70,7 +70,7 @@ def test_a_fair_that_stays_away(bench: Bench) -> None:
         return None if launches(server) and "/containers" in request.path else text
 
     with front(bench, changed) as server, pytest.raises(FairError, match=r"containers.*connection failed"):
-        bench.bring_up(chain, url=server.url, timing=replace(QUICK, fair_s=0.5))
+        bench.reconcile(chain, url=server.url, timing=replace(QUICK, fair_s=0.5))
 
 
 def test_a_node_that_fair_does_not_reach(bench: Bench) -> None:
@@ -86,7 +86,7 @@ def test_a_node_that_fair_does_not_reach(bench: Bench) -> None:
 
     with front(bench, changed) as server:
         with pytest.raises(StartError, match=r"Node home.*not ready.*nothing was started"):
-            bench.bring_up(chain_settings(), url=server.url)
+            bench.reconcile(chain_settings(), url=server.url)
         assert launches(server) == 0
 
 
@@ -97,7 +97,7 @@ def test_a_firewall_on_the_tunnels_node(bench: Bench) -> None:
         chain = chain_settings(tunnel_public_port=port)
         with front(bench, lambda request, text: text) as server:
             with pytest.raises(StartError, match=rf"not even a refusal.*open TCP port {port}"):
-                bench.bring_up(chain, url=server.url, timing=IMPATIENT)
+                bench.reconcile(chain, url=server.url, timing=IMPATIENT)
             assert launches(server) == 3
     assert len(bench.alive()) == 3
 
@@ -110,7 +110,7 @@ def test_a_firewall_and_no_list(bench: Bench, unlisted: HostileServer) -> None:
         chain = chain_settings(tunnel_public_port=port)
         for _ in range(2):
             with pytest.raises(StartError, match=rf"open TCP port {port}"):
-                bench.bring_up(chain, url=unlisted.url, timing=replace(IMPATIENT, fetching_s=5), launched=launched)
+                bench.reconcile(chain, url=unlisted.url, timing=replace(IMPATIENT, fetching_s=5), launched=launched)
     assert launches(unlisted, "--client") == 1
 
 
@@ -119,9 +119,9 @@ def test_a_failed_start_doubles_no_client(bench: Bench, unlisted: HostileServer)
     chain, launched = chain_settings(), dict[str, Program]()
     passed_on = unlisted.script
 
-    def bring_up(**waits: float) -> str:
+    def reconcile(**waits: float) -> str:
         timing = replace(QUICK, client_after_s=0, **waits)
-        return bench.bring_up(chain, url=unlisted.url, timing=timing, launched=launched).state
+        return bench.reconcile(chain, url=unlisted.url, timing=timing, launched=launched).state
 
     def freeze_its_server_first(line: Line, request: Received) -> bool | None:
         if launches(unlisted, "--client") == 1 and not frozen:
@@ -133,32 +133,32 @@ def test_a_failed_start_doubles_no_client(bench: Bench, unlisted: HostileServer)
     frozen: list[int] = []
     unlisted.script = freeze_its_server_first
     with pytest.raises(StartError, match="its client has not reached its server"):
-        bring_up(timeout_s=10)
+        reconcile(timeout_s=10)
     with pytest.raises(StartError, match=r"has not reached its server, and this Fair server cannot stop containers"):
-        bring_up(silence_s=2)
+        reconcile(silence_s=2)
     assert launches(unlisted, "--client") == 1
     os.kill(frozen[0], signal.SIGCONT)
-    assert bring_up() == "healthy"
+    assert reconcile() == "healthy"
     assert launches(unlisted, "--client") == 1
 
 
 def test_a_client_that_ended_is_launched_again(bench: Bench, unlisted: HostileServer) -> None:
     """What this process has launched before and has ended since does not count."""
     chain, launched = chain_settings(), dict[str, Program]()
-    bench.bring_up(chain, url=unlisted.url, launched=launched)
+    bench.reconcile(chain, url=unlisted.url, launched=launched)
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
     os.kill(bench.log.pid("tunnel-client"), signal.SIGKILL)
     bench.wait_until_gone("tunnel-client", chain)
-    assert bench.bring_up(chain, url=unlisted.url, launched=launched).state == "healthy"
+    assert bench.reconcile(chain, url=unlisted.url, launched=launched).state == "healthy"
     assert launches(unlisted, "--client") == 2
 
 
 def test_another_secret_where_nothing_can_be_stopped(bench: Bench, unlisted: HostileServer) -> None:
     """Services of a secret that was changed since are told as commands to type."""
     chain = chain_settings()
-    bench.bring_up(chain, url=unlisted.url)
+    bench.reconcile(chain, url=unlisted.url)
     with pytest.raises(StartError, match=r"certificate.*cannot stop containers.*fair node home kill.*fair node vm"):
-        bench.bring_up(chain, url=unlisted.url, secret=SECRET + "another")
+        bench.reconcile(chain, url=unlisted.url, secret=SECRET + "another")
 
 
 def test_a_model_that_failed_where_nothing_can_be_stopped(bench: Bench, unlisted: HostileServer) -> None:
@@ -166,4 +166,4 @@ def test_a_model_that_failed_where_nothing_can_be_stopped(bench: Bench, unlisted
     chain = chain_settings(tunnel_node=None, inference_image="failed")
     for _ in range(2):
         with pytest.raises(StartError, match=r"no such file: unet.*MODEL_ID.*fair node home kill"):
-            bench.bring_up(chain, url=unlisted.url)
+            bench.reconcile(chain, url=unlisted.url)

@@ -87,7 +87,7 @@ def test_a_refusal_is_no_passing_fault(status: int) -> None:
         FaultWindow(30, clock).ask(Fair(clock, fault(status=status)))
 
 
-def test_a_hiccup_is_not_told() -> None:
+def test_a_short_fault_is_not_told() -> None:
     """What is over within a second is nothing to tell; an answer of None is one."""
     clock, told = Clock(), list[str]()
     fair = Fair(clock, fault(), fault(status=502))

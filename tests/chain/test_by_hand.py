@@ -26,6 +26,6 @@ def test_the_commands_name_the_node_by_its_id(bench: Bench, unlisted: HostileSer
     unlisted.script = with_ids
     chain = chain_settings(tunnel_node=None, inference_image="failed")
     with pytest.raises(StartError) as told:
-        bench.bring_up(chain, url=unlisted.url)
+        bench.reconcile(chain, url=unlisted.url)
     assert "fair node 4f1c list, then fair node 4f1c kill CONTAINER" in told.value.next_step
     assert "fair node home" not in str(told.value)

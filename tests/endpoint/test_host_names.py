@@ -91,7 +91,7 @@ def test_an_address_of_fairs_that_is_none(address: str) -> None:
 def test_no_service_is_ended_for_it(bench: Bench) -> None:
     """A chain that runs is left as it is when it is looked for under a name that is none."""
     chain = chain_settings(tunnel_node=None)
-    bench.bring_up(chain)
+    bench.reconcile(chain)
     before = bench.alive()
     wrong = replace(chain, tunnel_address="vm..example.org")
     timing = replace(IMPATIENT, timeout_s=15, name_s=0.2)

@@ -382,13 +382,13 @@ def test_examples_fill_the_prompt(open_page: Callable[..., Visit]) -> None:
 
 def test_enter_on_a_phone_puts_the_keyboard_away(open_page: Callable[..., Visit]) -> None:
     """On a phone the field of the prompt gives up the focus with Enter, and its keyboard goes; elsewhere it stays."""
-    phone, desk = open_page(**TOUCH), open_page()
+    phone, desktop = open_page(**TOUCH), open_page()
     assert phone.page.get_attribute("#prompt textarea", "enterkeyhint") == "go"
-    for visit in (phone, desk):
+    for visit in (phone, desktop):
         visit.ask("a castle")
         visit.says(re.compile("Done"))
     expect(phone.page.locator("#prompt textarea")).not_to_be_focused()
-    expect(desk.page.locator("#prompt textarea")).to_be_focused()
+    expect(desktop.page.locator("#prompt textarea")).to_be_focused()
 
 
 def test_fields_on_a_phone_are_large_enough(open_page: Callable[..., Visit]) -> None:

@@ -154,12 +154,12 @@ class Rig:
         precision: str = "fp32",
     ) -> None:
         model = loaded(kind, precision)
-        facts = model_facts(kind, precision)
+        info = model_info(kind, precision)
         buckets = tuple(buckets or buckets_up_to(16))
         encoding = encoder(model.pipeline, model.device)
-        sizes = encoding.input_sizes(small_drawing(facts))
+        sizes = encoding.input_sizes(small_drawing(info))
         self.unet = WatchedUNet(model.pipeline.unet, sizes)
-        limits = BatchLimits(capacity or buckets[-1], buckets, facts.width_px * facts.height_px)
+        limits = BatchLimits(capacity or buckets[-1], buckets, info.width_px * info.height_px)
         self.steps = ContinuousBatching(model.pipeline, model.device, encoding, self.unet, limits, preview_every_s)
 
     def draw(self, first: Draw, *others: Draw) -> ScriptedChannel:
@@ -207,7 +207,7 @@ def _loaded(kind: str, precision: str) -> LoadedPipeline:
 
 
 @functools.cache
-def model_facts(kind: str, precision: str = "fp32") -> ModelInfo:
+def model_info(kind: str, precision: str = "fp32") -> ModelInfo:
     return of_pipeline(loaded(kind, precision), images_at_once=16)
 
 

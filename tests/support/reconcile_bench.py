@@ -1,4 +1,4 @@
-"""A real Fair server with stand-ins on two nodes, and chains on it to be brought up."""
+"""A real Fair server with stand-ins on two nodes, and chains on it to get ready."""
 
 import json
 import threading
@@ -80,7 +80,7 @@ class Bench:
         credentials = Credentials.from_secret(secret)
         return chain_services(chain, credentials, fair.node(chain.inference_node), tunnel_node, "127.0.0.1")
 
-    def bring_up(
+    def reconcile(
         self,
         chain: ChainSettings,
         *,

@@ -373,21 +373,21 @@ def test_an_order_reaches_the_compiling_process_whole() -> None:
     assert PackageOrder.model_validate_json(first.model_dump_json()).digest == first.digest
 
 
-def facts(gpu: bool) -> ModelInfo:
+def model_info(gpu: bool) -> ModelInfo:
     return ModelInfo("m", "StableDiffusionPipeline", 512, 768, 25, 7.5, "DDIMScheduler", (), 1024, 8, gpu, 4)
 
 
 def test_a_gpu_compiles_the_models_own_size_and_a_cpu_nothing() -> None:
     """Unless sizes are named, which then are the only ones; `none` compiles nothing."""
     unsaid = EngineConfig()
-    assert compiling.sizes_to_compile(unsaid, facts(gpu=True)) == ((512, 768),)
-    assert compiling.sizes_to_compile(unsaid, facts(gpu=False)) == ()
+    assert compiling.sizes_to_compile(unsaid, model_info(gpu=True)) == ((512, 768),)
+    assert compiling.sizes_to_compile(unsaid, model_info(gpu=False)) == ()
     named = EngineConfig(compile_sizes=(SIZE,))
-    assert compiling.sizes_to_compile(named, facts(gpu=False)) == (SIZE,)
-    assert compiling.sizes_to_compile(EngineConfig(compile_sizes=()), facts(gpu=True)) == ()
+    assert compiling.sizes_to_compile(named, model_info(gpu=False)) == (SIZE,)
+    assert compiling.sizes_to_compile(EngineConfig(compile_sizes=()), model_info(gpu=True)) == ()
 
 
 def test_a_cpu_with_nothing_to_compile_calls_the_unet_as_it_is() -> None:
     """No thread and no cache folder come into being."""
-    made = compiling.make_runner(small_unet(), small_sizes(), EngineConfig(), facts(gpu=False))
+    made = compiling.make_runner(small_unet(), small_sizes(), EngineConfig(), model_info(gpu=False))
     assert isinstance(made, EagerUNet)

@@ -14,7 +14,7 @@ from inference_server.engines.diffusers import cuda_errors, loading
 from inference_server.engines.diffusers.engine import DiffusersEngine, WarmUpChannel, shares_steps
 from inference_server.messages import DrawFailed
 from tests.support import tiny_pipelines
-from tests.support.diffusers_channel import loaded, model_facts, order
+from tests.support.diffusers_channel import loaded, model_info, order
 
 pytestmark = pytest.mark.slow
 
@@ -151,25 +151,25 @@ def test_only_the_weights_that_the_model_is_made_of_are_counted(copy: Path) -> N
     assert loading.count_weights_bytes(copy, loading.read_index(copy), torch.float32, None) == counted
 
 
-def test_facts_say_what_can_be_drawn() -> None:
+def test_model_info_says_what_can_be_drawn() -> None:
     """Any size in steps of 8 px up to 1024, for a model of small pictures; the model's own scheduler first."""
-    facts = model_facts("sd")
-    assert (facts.width_px, facts.height_px, facts.side_multiple_px, facts.max_side_px) == (64, 64, 8, 1024)
-    assert facts.scheduler == facts.schedulers[0] == "DDIMScheduler"
-    assert "DEISMultistepScheduler" in facts.schedulers
-    assert not facts.gpu
+    info = model_info("sd")
+    assert (info.width_px, info.height_px, info.side_multiple_px, info.max_side_px) == (64, 64, 8, 1024)
+    assert info.scheduler == info.schedulers[0] == "DDIMScheduler"
+    assert "DEISMultistepScheduler" in info.schedulers
+    assert not info.gpu
 
 
 def test_a_file_of_defaults_has_the_last_word(copy: Path) -> None:
     """`defaults.json` beside the index, as with the other engine."""
     (copy / "defaults.json").write_text(json.dumps({"num_inference_steps": 7, "max_side_px": 256}))
-    facts = _load(str(copy)).model_info
-    assert (facts.num_inference_steps, facts.max_side_px) == (7, 256)
+    info = _load(str(copy)).model_info
+    assert (info.num_inference_steps, info.max_side_px) == (7, 256)
 
 
 def test_distilled_and_transformer_models_have_defaults_of_their_own() -> None:
     """Four steps for a latent consistency model; what the pipeline's own call has for Stable Diffusion 3."""
-    lcm, sd3 = model_facts("lcm"), model_facts("sd3")
+    lcm, sd3 = model_info("lcm"), model_info("sd3")
     assert (lcm.num_inference_steps, lcm.guidance_scale) == (4, 8.5)
     assert (sd3.num_inference_steps, sd3.guidance_scale) == (28, 7.0)
     assert sd3.side_multiple_px == 16
@@ -195,8 +195,8 @@ def test_the_maintainers_bound_holds_for_what_is_drawn_side_by_side(max_batch: i
     """`max_batch` bounds what the engine says of itself, and with it what it is given ahead of time."""
     folder = str(tiny_pipelines.folder("sd"))
     config = EngineConfig(engine="diffusers", model_id=folder, device="cpu", max_batch=max_batch)
-    facts = DiffusersEngine(config, lambda stage: None).model_info
-    assert (facts.images_at_once, facts.images_ahead) == (at_once, ahead)
+    info = DiffusersEngine(config, lambda stage: None).model_info
+    assert (info.images_at_once, info.images_ahead) == (at_once, ahead)
 
 
 def test_a_first_picture_that_fails_is_a_model_that_does_not_load(copy: Path) -> None:
