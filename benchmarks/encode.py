@@ -125,8 +125,8 @@ def _our_way(raw: RawImage, image_format: str, png_compress_level: int | None) -
         scheduler="EulerDiscreteScheduler",
         seeds=(1,),
     )
-    facts = ModelInfo("a-model", "StableDiffusionPipeline", 512, 512, 25, 7.5, "EulerDiscreteScheduler", (), 1024, 8)
-    resolved = Resolved(drawing, facts, image_format)
+    info = ModelInfo("a-model", "StableDiffusionPipeline", 512, 512, 25, 7.5, "EulerDiscreteScheduler", (), 1024, 8)
+    resolved = Resolved(drawing, info, image_format)
     return lambda: pictures.encode(raw, resolved, 0, png_compress_level)
 
 

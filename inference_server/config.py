@@ -186,7 +186,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 _MAY_BE_SECRET = ("bearer", "tls_key", "tls_certificate")
 
 
-def _told(exc: ValidationError, spell: Any = str) -> str:
+def _told(exc: ValidationError, as_written: Any = str) -> str:
     """Each wrong value: its name, what stood there, what is right."""
     rows = []
     for name, right, details in wrong_values(exc):
@@ -198,9 +198,9 @@ def _told(exc: ValidationError, spell: Any = str) -> str:
         elif not name:
             rows.append(right)
         elif name in _MAY_BE_SECRET or not isinstance(stood, str | int | float):
-            rows.append(f"{spell(name)}: {right}")
+            rows.append(f"{as_written(name)}: {right}")
         else:
-            rows.append(f"{spell(name)} is {ascii(stood)[:100]}: {right}")
+            rows.append(f"{as_written(name)} is {ascii(stood)[:100]}: {right}")
     return "; ".join(rows)
 
 

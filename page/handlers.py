@@ -156,7 +156,7 @@ class Handlers:
                 elif isinstance(event, Failed | Cancelled):
                     yield page_view.ended(page_text.event_html(event, job.elapsed_s))
                 else:
-                    yield page_view.under_way(event, job.elapsed_s)
+                    yield page_view.in_progress(event, job.elapsed_s)
         except Exception as error:  # whatever it is: without a last view the page would say "Drawing…" for ever
             job.cancel()  # nobody sees it any more, and the visitor can draw another one
             yield page_view.ended(page_text.error_html(_as_space_error(error, "show the picture")))

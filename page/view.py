@@ -49,7 +49,7 @@ class View:
 UNCHANGED = (gr.skip(),) * len(View("").outputs())
 
 
-def under_way(event: Event | None, elapsed_s: float) -> View:
+def in_progress(event: Event | None, elapsed_s: float) -> View:
     """The view for an event before the last one, or for none yet."""
     if event is None:
         return View(page_text.waiting_html(page_text.ASKED, elapsed_s))

@@ -21,7 +21,7 @@ FEW_STEPS = 10  # a model that wants fewer was distilled
 def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
     """Allows sides up to twice the trained one; larger pictures repeat themselves, and memory grows with the area."""
     pipeline = loaded.pipeline
-    facts = model_folder.read_model_info(
+    info = model_folder.read_model_info(
         loaded.found,
         lambda config: schedulers.offered(pipeline.scheduler),
         max_side_px=lambda side_px: max(SMALLEST_MAX_SIDE_PX, side_px, min(LARGEST_MAX_SIDE_PX, 2 * side_px)),
@@ -30,7 +30,7 @@ def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
         best=_best(pipeline, loaded.found.name),
     )
     return dataclasses.replace(
-        facts,
+        info,
         pipeline=type(pipeline).__name__,
         gpu=loaded.device.type == "cuda",
         images_at_once=images_at_once,
