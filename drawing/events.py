@@ -34,7 +34,7 @@ class Step:
 class Picture:
     """The last event of a job that succeeded."""
 
-    drawing: GeneratedImage
+    generated: GeneratedImage
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ class Job:
         last = self._events[-1] if self._events else None
         if not isinstance(last, Picture):
             return 0
-        image = last.drawing.image
-        return len(last.drawing.encoded) + image.width * image.height * len(image.getbands())
+        image = last.generated.image
+        return len(last.generated.encoded) + image.width * image.height * len(image.getbands())
 
     @property
     def elapsed_s(self) -> float:
@@ -102,7 +102,7 @@ class Job:
         self.tell(Cancelled())
 
     def result(self, timeout_s: float) -> GeneratedImage:
-        """The drawing, once it is there.
+        """The picture, once it is there.
 
         Raises: JobTimeoutError after `timeout_s` seconds (the job goes on), JobCancelledError, or the error the
         job failed with.
@@ -114,7 +114,7 @@ class Job:
                 )
             last = self._events[-1]
         if isinstance(last, Picture):
-            return last.drawing
+            return last.generated
         raise last.error if isinstance(last, Failed) else JobCancelledError()
 
     async def follow(self, after: int = 0) -> AsyncIterator[Event]:
@@ -211,7 +211,7 @@ class Jobs:
             started = time.monotonic()
             log.info("drawing begins")
             try:
-                drawing = draw(job)
+                generated = draw(job)
             except JobCancelledError:
                 log.info("cancelled after %.1f s", time.monotonic() - started)
                 job.tell(Cancelled())
@@ -222,8 +222,8 @@ class Jobs:
                 log.exception("failed after %.1f s", time.monotonic() - started)
                 job.tell(Failed(_our_fault(error)))
             else:
-                log.info("picture after %.2f s, seed %s", time.monotonic() - started, drawing.seed)
-                job.tell(Picture(drawing))
+                log.info("picture after %.2f s, seed %s", time.monotonic() - started, generated.seed)
+                job.tell(Picture(generated))
                 with self._lock:
                     self._forget_old()
 

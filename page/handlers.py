@@ -69,7 +69,7 @@ class Handlers:
             job = self._service.submit(*values)
             last = await _last_event(job)
             if isinstance(last, Picture):
-                return await self._saved(last, job), last.drawing.seed
+                return await self._saved(last, job), last.generated.seed
         except SpaceError as error:
             raise _refusal(error) from error
         except asyncio.CancelledError:  # the caller said so; one that merely hangs up is not noticed here
@@ -167,7 +167,7 @@ class Handlers:
         Raises: ServiceError when it cannot be written, on a full disk for instance.
         """
         try:
-            return await asyncio.to_thread(save_picture, picture.drawing, job.request, self._picture_folder)
+            return await asyncio.to_thread(save_picture, picture.generated, job.request, self._picture_folder)
         except Exception as error:
             raise _as_space_error(error, "keep the picture as a file") from error
 

@@ -1,4 +1,4 @@
-"""A drawing as the files that a browser gets: the finished PNG with its metadata, and the small previews."""
+"""A finished picture as the file that a browser gets, a PNG with its metadata; and the small previews before it."""
 
 import base64
 import io
@@ -15,10 +15,10 @@ _PREVIEW_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF
 _PREVIEW_BYTES_MAX = 200_000
 
 
-def save_picture(drawing: GeneratedImage, request: GenerationRequest, folder: str) -> FileData:
-    """The drawing as a PNG file below `folder`, named after its prompt and seed; its text metadata is kept."""
-    name = file_name(request.prompt, drawing.seed)
-    path = save_bytes_to_cache(png_bytes(drawing, request), name, folder)
+def save_picture(generated: GeneratedImage, request: GenerationRequest, folder: str) -> FileData:
+    """The picture as a PNG file below `folder`, named after its prompt and seed; its text metadata is kept."""
+    name = file_name(request.prompt, generated.seed)
+    path = save_bytes_to_cache(png_bytes(generated, request), name, folder)
     return FileData(path=path, orig_name=name, mime_type="image/png")
 
 
@@ -28,16 +28,16 @@ def file_name(prompt: str, seed: int | None) -> str:
     return "-".join([words or "picture"] + ([] if seed is None else [str(seed)])) + ".png"
 
 
-def png_bytes(drawing: GeneratedImage, request: GenerationRequest) -> bytes:
+def png_bytes(generated: GeneratedImage, request: GenerationRequest) -> bytes:
     """The PNG as it came, byte for byte; from any other format a PNG that says how it was made."""
-    if drawing.image_format == "PNG":
-        return drawing.encoded
+    if generated.image_format == "PNG":
+        return generated.encoded
     text = PngImagePlugin.PngInfo()
     text.add_itxt("prompt", request.prompt)
-    if drawing.seed is not None:
-        text.add_text("seed", str(drawing.seed))
+    if generated.seed is not None:
+        text.add_text("seed", str(generated.seed))
     buffer = io.BytesIO()
-    drawing.image.save(buffer, "PNG", pnginfo=text, compress_level=1)
+    generated.image.save(buffer, "PNG", pnginfo=text, compress_level=1)
     return buffer.getvalue()
 
 

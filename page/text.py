@@ -125,24 +125,24 @@ def event_html(event: Event, elapsed_s: float) -> str:
             return waiting_html("You are next in line" if place <= 1 else f"You are number {place} in line", elapsed_s)
         case Step(step=step, num_inference_steps=steps):
             return f'Drawing<span aria-hidden="true">: step {step} of {steps}</span>'
-        case Picture(drawing=drawing):
-            return picture_html(drawing, elapsed_s)
+        case Picture(generated=generated):
+            return picture_html(generated, elapsed_s)
         case Failed(error=error):
             return error_html(error)
         case Cancelled():
             return "Cancelled. Nothing was drawn."
 
 
-def picture_html(drawing: GeneratedImage, elapsed_s: float, note: str = "") -> str:
+def picture_html(generated: GeneratedImage, elapsed_s: float, note: str = "") -> str:
     """The sentence for a finished picture, and in a line of its own which words of the prompt the model did not read.
 
     `note`: what else to say of the picture, plain text.
     """
-    seed = "" if drawing.seed is None else f", seed {drawing.seed}"
-    notes = [f" {part.rstrip('.')}." for part in (*drawing.receipt.substituted, note) if part]
-    on = f" on {drawing.receipt.worker}" if drawing.receipt.worker else ""
+    seed = "" if generated.seed is None else f", seed {generated.seed}"
+    notes = [f" {part.rstrip('.')}." for part in (*generated.receipt.substituted, note) if part]
+    on = f" on {generated.receipt.worker}" if generated.receipt.worker else ""
     sentence = escape(f"Done in {elapsed_s:.1f} s{on}{seed}{'.' if notes else ''}{''.join(notes)}")
-    return sentence + _unused_html(drawing.receipt.unused_words)
+    return sentence + _unused_html(generated.receipt.unused_words)
 
 
 def _unused_html(words: tuple[str, ...]) -> str:

@@ -59,8 +59,8 @@ def in_progress(event: Event | None, elapsed_s: float) -> View:
 
 def finished(event: Picture, elapsed_s: float, picture: FileData, prompt: str, note: str = "") -> View:
     """The view of a finished picture. `note`: what else to say of it, plain text."""
-    sentence = page_text.picture_html(event.drawing, elapsed_s, note)
-    return View(sentence, preview="", busy=False, picture=picture, alt_text=prompt, seed=event.drawing.seed)
+    sentence = page_text.picture_html(event.generated, elapsed_s, note)
+    return View(sentence, preview="", busy=False, picture=picture, alt_text=prompt, seed=event.generated.seed)
 
 
 def ended(sentence: str) -> View:
