@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: what they are told is what they measure."""
+"""The benchmarks' own parts: each measures what its arguments ask for."""
 
 from pathlib import Path
 

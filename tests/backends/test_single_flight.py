@@ -90,7 +90,7 @@ def test_all_joiners_get_the_error() -> None:
 
 
 def test_after_a_success_the_next_is_a_new_run_at_once() -> None:
-    """Whoever comes after the end starts another run, without a pause."""
+    """A call after the end starts another run, without a pause."""
     paused: list[float] = []
     gate = Gate()
     gate.open.set()
@@ -176,7 +176,7 @@ def test_cancel_while_waiting() -> None:
 
 
 def test_deadline() -> None:
-    """A run that takes longer than the joiner waits ends for him in an error that names the stage; it goes on."""
+    """A joiner who waits no longer than its deadline gets an error that names the stage; the run goes on."""
     gate = Gate()
     flight = SingleFlight(gate.work, name="test")
     with pytest.raises(JobCancelledError):

@@ -1,4 +1,4 @@
-"""What is asked of Fair twice, and for how long, by a clock of the test's own."""
+"""Asking Fair again after a fault: which questions, how often and for how long, on a clock that the test moves."""
 
 import logging
 import socket

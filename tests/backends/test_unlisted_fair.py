@@ -1,4 +1,4 @@
-"""What runs on a Fair that cannot list containers: ports are the locks; and what is told of a node that is away."""
+"""What runs on a Fair that cannot list containers: ports are the locks; a node that is away is named."""
 
 import contextlib
 import json

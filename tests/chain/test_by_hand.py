@@ -1,4 +1,4 @@
-"""What the maintainer is told to type where Fair cannot stop containers."""
+"""The commands in the error of a Fair that cannot stop containers: the maintainer types them."""
 
 import json
 

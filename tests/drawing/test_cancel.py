@@ -62,7 +62,7 @@ def test_a_drawing_that_is_lost_after_its_cancel(began: bool, caplog: pytest.Log
 
 
 def test_a_cancel_before_anything_began() -> None:
-    """Nobody takes off for whoever has cancelled already; a flight under way is left for the others."""
+    """A call that is cancelled already starts no run; a run in progress goes on for the others."""
     runs: list[str] = []
     flight = SingleFlight(lambda tell: runs.append("x"), name="test")
     with pytest.raises(JobCancelledError):

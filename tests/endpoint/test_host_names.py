@@ -1,4 +1,4 @@
-"""Host names that are none: refused where they are set, told where they come from, and no service's fault."""
+"""Invalid host names: the settings refuse them, errors name their source, and no service is blamed for one."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The process executor: the environment that it gives to programs. What they get else is in test_programs.py."""
+"""The process executor: the environment that it gives to programs. What else they get is in test_programs.py."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The runner of programs: what it waits for, how long, and what it keeps, told by clocks of the test's own."""
+"""The runner of programs: what it waits for, how long, and what it keeps, on clocks that the test moves."""
 
 import asyncio
 from collections.abc import Iterator
@@ -148,7 +148,7 @@ def test_node_that_is_off(loop: Loop, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_whoever_puts_the_files_has_gone(half: bool, loop: Loop, tmp_path: Path) -> None:
+def test_a_client_that_puts_files_and_is_gone(half: bool, loop: Loop, tmp_path: Path) -> None:
     """A program whose files stop coming is over after half a minute: nobody is to take it for one that will run."""
 
     async def scenario() -> None:

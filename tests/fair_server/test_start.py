@@ -1,4 +1,4 @@
-"""What the Fair server is started with: what is wrong is told in one line, what editors add to a file is no fault."""
+"""Starting the Fair server: a wrong option or file is refused in one line; a byte order mark is allowed."""
 
 import re
 import subprocess

@@ -106,7 +106,7 @@ def test_openvino_is_not_asked_for_cuda(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_says_what_stood_there_and_what_is_right(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
-    """Whoever wrote the file need not open it, nor a manual, to mend it."""
+    """Its author can mend the file by that line alone."""
     with pytest.raises(ConfigError, match=told):
         endpoint(tmp_path, keys)
 

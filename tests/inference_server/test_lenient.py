@@ -145,7 +145,7 @@ def test_tls_with_pinned_certificate_and_bearer(tmp_path: Path) -> None:
 
 
 def test_a_tls_handshake_that_stalls_is_cut() -> None:
-    """Whoever connects and says nothing is cut, and others are served meanwhile."""
+    """A client that connects and says nothing is cut off, and others are served meanwhile."""
     key, cert, _ = certificate()
     with running(config={"tls_key": key, "tls_certificate": cert}) as server:
         port = int(server.url.rpartition(":")[2])

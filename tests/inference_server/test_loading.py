@@ -15,12 +15,12 @@ from inference_server.security import BearerMiddleware
 from inference_server.supervisor import GPU_BUSY_PAUSE_S, GPU_BUSY_RETRY_S, MAX_PAUSE_S, Phase
 from inference_server.tickets import Waking
 from inference_server.wire import read_request
-from tests.support.inference_engine import Bench, code, run
+from tests.support.inference_engine import EngineBench, code, run
 
 BUSY = LoadFailed("1.0 GiB of 24.0 GiB are free, and the model needs 5.0 GiB", "GPU_BUSY")
 
 
-def refusal(bench: Bench) -> Refusal:
+def refusal(bench: EngineBench) -> Refusal:
     """What a post is refused with now."""
     with pytest.raises(Refusal) as refused:
         bench.post("a")
@@ -32,7 +32,7 @@ def test_a_busy_gpu_is_told_to_those_who_wait_and_to_those_who_come() -> None:
 
     async def story() -> None:
         for told in (BUSY, LoadFailed(f"gpu-busy: {BUSY.reason}", "GPU_BUSY")):
-            bench = Bench()
+            bench = EngineBench()
             waiting = bench.post("a")
             await bench.say(told)
             assert code(waiting) == "GPU_BUSY"
@@ -53,7 +53,7 @@ def test_a_busy_gpu_by_http() -> None:
     """The healthcheck says failed and why, a post when to come back; the server that was healthy is so again."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         store = IdempotencyStore(bench.dispatcher.submit, bench.dispatcher.cancel)
         services = Services(InferenceConfig(), bench.dispatcher, store, bench.metrics, shut_down=lambda: None)
         app = BearerMiddleware(create_app(services), None)
@@ -81,7 +81,7 @@ def test_a_post_after_the_pause_tries_again_however_often() -> None:
     """While the GPU stays busy the pause stays short; once it is free the post is drawn."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.say(BUSY)
         for tries in range(2, 8):
             await bench.after(GPU_BUSY_PAUSE_S + 1)
@@ -100,10 +100,10 @@ def test_a_post_after_the_pause_tries_again_however_often() -> None:
 
 
 def test_a_server_that_was_never_healthy_tries_again_by_itself() -> None:
-    """Whoever waits for it to be healthy before asking is not kept waiting for ever."""
+    """A client that waits for it to be healthy before asking does not wait for ever."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.say(BUSY)
         await bench.after(GPU_BUSY_RETRY_S + 1)
         assert bench.phase() is Phase.LOADING
@@ -121,7 +121,7 @@ def test_a_server_that_was_healthy_is_so_again_without_touching_the_gpu() -> Non
     """After the pause it counts as asleep: healthy, and loaded by the next post alone."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         await bench.after(101)
         assert bench.phase() is Phase.ASLEEP
@@ -143,7 +143,7 @@ def test_the_end_of_the_server_ends_the_tries() -> None:
     """Nothing is started after the end."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.say(BUSY)
         bench.dispatcher.close()
         await bench.after(GPU_BUSY_RETRY_S + 1)
@@ -156,7 +156,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_by_itself_and_ever_more_rarely()
     """The pause doubles up to its bound; meanwhile it says failed and why, and nobody has to ask."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         pauses = []
         for tries in range(1, 11):
             await bench.say(LoadFailed("no unet"))
@@ -182,7 +182,7 @@ def test_two_crashes_while_loading_are_tried_again_too() -> None:
     """The engine that cannot get ready is given a pause, and then loads without anybody's help."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.die()
         await bench.die()
         assert bench.phase() is Phase.FAILED
@@ -198,7 +198,7 @@ def test_limits_that_do_not_fit_the_model_are_tried_ever_more_rarely() -> None:
     """A model that loads each time, in vain, is not loaded every other second."""
 
     async def story() -> None:
-        bench = Bench(width={"min": 2000})
+        bench = EngineBench(width={"min": 2000})
         pauses = []
         for _ in range(4):
             await bench.ready()
@@ -217,7 +217,7 @@ def test_a_process_that_cannot_be_started_is_a_failed_state(error: Exception) ->
     """No memory for another process: who waits is refused with the reason, and it is tried again by itself."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         await bench.after(101)
         assert bench.phase() is Phase.ASLEEP
@@ -239,7 +239,7 @@ def test_a_refusal_that_came_at_once_is_not_kept() -> None:
     """The same id posted again is a new try, not the old answer."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         store = IdempotencyStore(bench.dispatcher.submit, bench.dispatcher.cancel)
         await bench.ready()
         await bench.after(101)

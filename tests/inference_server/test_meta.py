@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.inference_engine import Bench, run
+from tests.support.inference_engine import EngineBench, run
 from tests.support.inference_front_door import MODEL, FrontDoor, serve
 from tests.support.inference_process import running
 
@@ -16,7 +16,7 @@ def answer_of(post: dict[str, Any], **drawn: Any) -> dict[str, Any]:
     answers: list[dict[str, Any]] = []
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         ticket = bench.post("a cat", **post)
         await bench.draw("a cat", **drawn)

@@ -1,4 +1,4 @@
-"""What the inference server tells over HTTP: its methods, and the steps of a drawing of several images."""
+"""HTTP methods of the inference server's routes, and the steps in the events of a request for several images."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ from inference_server.messages import ModelInfo, Ready, Stage, Step
 from inference_server.resolve import Offer, check, resolve
 from inference_server.responses import StreamResponse
 from inference_server.wire import PictureRequest, read_request
-from tests.support.inference_engine import Bench, MovedClockLoop, run
+from tests.support.inference_engine import EngineBench, MovedClockLoop, run
 
 MODEL_INFO = ModelInfo(
     name="a-model",
@@ -297,7 +297,7 @@ def test_a_stream_has_a_line_every_second() -> None:
     """While a model loads, and while a step takes its time, never more than a second passes without a line."""
 
     async def story() -> None:
-        bench, loop, told_s = Bench(), asyncio.get_running_loop(), [0.0]
+        bench, loop, told_s = EngineBench(), asyncio.get_running_loop(), [0.0]
         assert isinstance(loop, MovedClockLoop)
 
         async def send(message: Message) -> None:

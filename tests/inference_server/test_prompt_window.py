@@ -1,4 +1,4 @@
-"""Words beyond the text encoder's window: which of a prompt are told as unused."""
+"""Words beyond the text encoder's window: which words of a prompt count as unused."""
 
 import pytest
 

@@ -9,7 +9,7 @@ from inference_server.errors import Refusal
 from inference_server.messages import BatchStats, Cancelled, Capacity, DrawFailed, Step
 from inference_server.supervisor import STEP_DEADLINE_S, Phase
 from inference_server.tickets import Progress, Queued
-from tests.support.inference_engine import Bench, code, metric, run
+from tests.support.inference_engine import EngineBench, code, metric, run
 from tests.support.scripted_engine import MODEL_INFO
 
 ONE_AT_A_TIME = dataclasses.replace(MODEL_INFO, images_at_once=1)
@@ -19,7 +19,7 @@ def test_as_many_are_drawn_as_fit_and_the_rest_waits_in_order() -> None:
     """Images under way stay within what the engine draws at once; a place that is free goes to the first in line."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         tickets = [bench.post(prompt, images) for prompt, images in (("a", 1), ("b", 2), ("c", 1), ("d", 1), ("e", 1))]
         assert bench.orders == ["a", "b", "c"]
@@ -38,7 +38,7 @@ def test_nothing_overtakes_one_that_does_not_fit_yet() -> None:
     """A drawing of many images waits for room, and those behind it wait with it."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         for prompt, images in (("a", 1), ("b", 4), ("c", 1)):
             bench.post(prompt, images)
@@ -55,7 +55,7 @@ def test_more_images_than_fit_are_drawn_alone() -> None:
     """A drawing beyond the engine's bound is begun when nothing else is under way, and nothing beside it."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         for prompt, images in (("a", 1), ("b", 7), ("c", 1)):
             bench.post(prompt, images)
@@ -72,7 +72,7 @@ def test_one_at_a_time_where_the_engine_says_so() -> None:
     """An engine that draws one image at once gets one drawing at once."""
 
     async def story() -> None:
-        bench = Bench(ONE_AT_A_TIME)
+        bench = EngineBench(ONE_AT_A_TIME)
         await bench.ready()
         bench.post("a")
         bench.post("b", 2)
@@ -87,7 +87,7 @@ def test_a_lowered_capacity_holds_until_the_process_is_another() -> None:
     """What the engine says of its memory counts from then on, is never raised, and ends with the process."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         await bench.say(Capacity(2), Capacity(3))
         for prompt in "abc":
@@ -109,7 +109,7 @@ def test_some_are_handed_over_ahead_of_time() -> None:
 
     async def story() -> None:
         model_info = dataclasses.replace(MODEL_INFO, images_at_once=2, images_ahead=2)
-        bench = Bench(model_info, waiting_requests={"max": 3})
+        bench = EngineBench(model_info, waiting_requests={"max": 3})
         await bench.ready()
         tickets = [bench.post(prompt) for prompt in "abcde"]
         assert bench.orders == ["a", "b", "c", "d"]
@@ -131,7 +131,7 @@ def test_a_lowered_capacity_bounds_what_is_handed_over_ahead_too() -> None:
     """What waits in the engine holds memory as well: no more of it than is drawn side by side."""
 
     async def story() -> None:
-        bench = Bench(dataclasses.replace(MODEL_INFO, images_at_once=8, images_ahead=8))
+        bench = EngineBench(dataclasses.replace(MODEL_INFO, images_at_once=8, images_ahead=8))
         await bench.ready()
         await bench.say(Capacity(2))
         for prompt in "abcdefgh":
@@ -145,7 +145,7 @@ def test_after_a_crash_each_is_drawn_once_more_and_alone() -> None:
     """What was under way comes first again, in its order, one by one; those that only waited share as ever."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         tickets = [bench.post(prompt) for prompt in "abcdefg"]
         await bench.draw("b")
@@ -165,7 +165,7 @@ def test_only_the_one_that_ends_the_process_twice_is_refused() -> None:
     """A drawing that ends the engine again while it is alone is given up; its company is drawn."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         innocent, poison = bench.post("innocent"), bench.post("poison")
         await bench.die()
@@ -189,7 +189,7 @@ def test_a_cancelled_one_leaves_the_others_alone() -> None:
     """The engine is told its number; its room is free once the engine has let go of it."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         tickets = [bench.post(prompt) for prompt in "abcde"]
         bench.dispatcher.cancel(tickets[1])
@@ -209,7 +209,7 @@ def test_a_cancelled_first_in_line_makes_way() -> None:
     """Those behind a large one that was cancelled while it waited begin at once."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         bench.post("a")
         large = bench.post("b", 4)
@@ -224,7 +224,7 @@ def test_each_gets_its_own_steps_and_its_own_end() -> None:
     """What the engine says of one drawing reaches that one; a number that is none is nobody's."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         one, two = bench.post("a"), bench.post("b")
         await bench.say(Step(bench.number("b"), 3, 5, None), Step(999, 4, 5, None), Cancelled(999))
@@ -241,7 +241,7 @@ def test_any_word_is_a_sign_of_life_and_silence_ends_the_process() -> None:
     """While anything is under way the engine must say something now and then; with nothing it may be silent."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         bench.post("a")
         bench.post("b")
@@ -267,7 +267,7 @@ def test_an_engine_with_nothing_left_to_draw_falls_asleep() -> None:
     """The idle time begins with the last of several, and a new request stops it."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         bench.post("a")
         bench.post("b")
@@ -291,7 +291,7 @@ def test_the_bound_counts_those_who_wait() -> None:
     """What is drawn does not count; whoever can begin at once is never refused; beyond the bound it is busy."""
 
     async def story() -> None:
-        bench = Bench(waiting_requests={"max": 2})
+        bench = EngineBench(waiting_requests={"max": 2})
         await bench.ready()
         for prompt in "abcdef":
             bench.post(prompt)
@@ -299,7 +299,7 @@ def test_the_bound_counts_those_who_wait() -> None:
             bench.post("g")
         assert refused.value.code == "BUSY"
         assert bench.dispatcher.busy
-        nobody_waits = Bench(waiting_requests={"max": 0})
+        nobody_waits = EngineBench(waiting_requests={"max": 0})
         await nobody_waits.ready()
         for prompt in "abcd":
             nobody_waits.post(prompt)
@@ -313,7 +313,7 @@ def test_an_engine_asleep_is_woken_also_where_nobody_may_wait() -> None:
     """The request that wakes the engine is taken whatever the bound: refused as busy, it would never be drawn."""
 
     async def story() -> None:
-        bench = Bench(waiting_requests={"max": 0})
+        bench = EngineBench(waiting_requests={"max": 0})
         await bench.ready()
         await bench.after(101)
         assert bench.phase() is Phase.ASLEEP
@@ -330,7 +330,7 @@ def test_the_end_of_the_server_is_told_to_all() -> None:
     """Drawn or waiting, everybody learns that the server is shutting down."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         tickets = [bench.post(prompt) for prompt in "abcdef"]
         bench.dispatcher.close()
@@ -345,7 +345,7 @@ def test_batches_become_metrics() -> None:
     """Step time, images a step, images drawn and the GPU's memory are counted, the memory until the engine is gone."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         bench.post("a", 3)
         await bench.say(Step(bench.number("a"), 1, 15, None), BatchStats(0.03, 3, 5_000_000), BatchStats(0.02, 1, None))
@@ -367,7 +367,7 @@ def test_what_the_safety_checker_found_is_in_the_answer() -> None:
     """`nsfw_content_detected`, one for each image, where somebody looked; the request decides whether to look."""
 
     async def story() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.ready()
         looked, unlooked = bench.post("a", 2), bench.post("b", safety_checker=False)
         drawings = [message.drawing.safety_checker for message in bench.child.sent]  # type: ignore[union-attr]
@@ -386,7 +386,7 @@ def test_the_encoding_of_many_ends_in_many_answers() -> None:
     """Sixteen that come back at once are all answered."""
 
     async def story() -> None:
-        bench = Bench(dataclasses.replace(MODEL_INFO, images_at_once=16))
+        bench = EngineBench(dataclasses.replace(MODEL_INFO, images_at_once=16))
         await bench.ready()
         prompts = "abcdefghijklmnop"
         tickets = [bench.post(prompt) for prompt in prompts]

@@ -537,7 +537,7 @@ def test_keyboard_and_screen_reader(open_page: Callable[..., Visit]) -> None:
 
 
 def test_the_keyboard_keeps_its_place(open_page: Callable[..., Visit]) -> None:
-    """Whoever pressed Draw or Cancel with the keyboard is on Draw again when the drawing is over; whoever went
+    """After Draw or Cancel by keyboard, the focus is on Draw again when the drawing is over; a visitor who went
     elsewhere meanwhile stays there.
     """
     visit = open_page()

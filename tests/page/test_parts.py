@@ -86,7 +86,7 @@ def test_following_shows_a_sign_of_life() -> None:
     assert isinstance(seen[-1], Picture)
 
 
-def test_whoever_stops_following_leaves_the_job_alone() -> None:
+def test_a_follower_that_stops_leaves_the_job_alone() -> None:
     """A follower that goes away early changes nothing for the job."""
     service = StandInService()
     service.hold("queued")
@@ -286,7 +286,7 @@ def test_the_news_of_an_opened_page_comes_too_late_for_a_quick_visitor(tmp_path:
 
 
 def test_an_older_picture_leaves_a_new_drawing_alone(tmp_path: Path) -> None:
-    """Whoever asks for a picture while the page still fetches the last one sees nothing more of the last one."""
+    """A visitor who asks for a picture while the page still fetches the last one sees nothing more of that one."""
     service = StandInService()
     handlers = _handlers(service, tmp_path)
     old = service.submit("a castle")

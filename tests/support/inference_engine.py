@@ -47,7 +47,7 @@ class StandInChild(EngineChild):
         self.killed = True
 
 
-class Bench:
+class EngineBench:
     """An engine that is ready, and its stand-in process: the newest of `children`."""
 
     def __init__(self, model_info: ModelInfo = MODEL_INFO, **override: Any) -> None:
@@ -136,5 +136,5 @@ def code(ticket: Ticket) -> str | None:
     return outcome.refusal.code if outcome is not None and outcome.refusal is not None else None
 
 
-def metric(bench: Bench, name: str, **labels: str) -> float:
+def metric(bench: EngineBench, name: str, **labels: str) -> float:
     return bench.metrics.registry.get_sample_value(name, labels) or 0.0

@@ -1,4 +1,4 @@
-"""Servers that are not what they should be."""
+"""Servers of somebody else in place of ours: another certificate, another program."""
 
 import contextlib
 import socket

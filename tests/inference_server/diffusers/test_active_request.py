@@ -1,4 +1,4 @@
-"""What is told of one drawing of the diffusers engine."""
+"""One request in the diffusers engine: the time that its result states."""
 
 import numpy as np
 

@@ -62,7 +62,7 @@ def test_another_bucket_changes_hardly_a_pixel(scheduler: str) -> None:
 
 
 def test_many_drawings_of_mixed_settings_share_every_step() -> None:
-    """Schedulers, steps, guidance and prompts differ: one batch all the same, and everyone gets the own picture."""
+    """Schedulers, steps, guidance and prompts differ: one batch all the same, and everyone gets their own picture."""
     rig = Rig()
     channel = rig.draw(order(1), *COMPANY)
     assert max(channel.batches()) == 4

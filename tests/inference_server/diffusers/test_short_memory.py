@@ -1,4 +1,4 @@
-"""Memory that is short: who ends, what is lowered, who gets room; and that everybody still draws the own prompt."""
+"""Memory that is short: which request ends, what is lowered and freed; every picture is still of its own prompt."""
 
 import threading
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def test_batches_of_one_shape_keep_their_own_prompts() -> None:
         assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) == 0
 
 
-def test_after_short_memory_everybody_still_draws_the_own_prompt() -> None:
+def test_after_short_memory_every_picture_is_of_its_own_prompt() -> None:
     """Seven go on in batches of four and three, in the same tensors; the three outlive the four."""
     orders = [
         order(number, num_inference_steps=4 if number < 5 else 9, prompt=WISHES[number - 1]) for number in range(1, 9)
