@@ -24,6 +24,9 @@ _BELOW = {name: set(chain(*_LAYERS[:number])) for number, layer in enumerate(_LA
 _ALLOWED = {
     **_BELOW,
     "page": _BELOW["page"] | {"demo_model"},  # which words of a prompt it knows
+    "maintenance": _BELOW["page"] | {"demo_model", "tools"},  # the doctor looks at all that a page draws with
+    "manage": {"errors", "maintenance"},
+    "tools": set[str](),
     "fair_server": set[str](),
     "inference_server": {"demo_model"},  # for a server without a model
     "demo_model": set[str](),
