@@ -223,7 +223,7 @@ class Workers:
         return [WebSocketRoute("/worker", self.serve), Route("/worker-status", self.tell_owner)]
 
     async def tell_owner(self, request: Request) -> Response:
-        """Tells who is connected, to whoever shows the workers' key, as the maintainer's doctor does."""
+        """Lists the connected workers, for a request with the workers' key, such as the doctor's."""
         if not self._knows_key(request.headers):
             return Response(status_code=404)
         workers = [{"name": worker.name, "version": worker.version} for worker in list(self._clients)]

@@ -4,7 +4,7 @@ Upstream (docker-diffusers-api) saves with Pillow's defaults; both sides include
 runs of all formats interleaved, in processor time (all of it is one thread's), so that other programs matter little.
 Goal: lossless at least 9 times as fast at no more than 1.1 times the size.
 
-What the pictures are of decides both figures. Of its own the benchmark has shapes of all sizes with a little noise,
+Both figures depend on what the pictures show. The benchmark has its own shapes of all sizes with a little noise,
 whose spectrum and size as PNG are those of photographs, and pictures of the demo model, which are flat. Photographs
 come by argument: `python -m benchmarks.encode PHOTOGRAPH ...` cuts them square and scales them.
 """

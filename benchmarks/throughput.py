@@ -152,7 +152,7 @@ def _warm_up(servers: Sequence[Server], model: Model, machine: Machine) -> None:
 
 
 def wait_compiled(server: Server) -> None:
-    """Until its UNet is compiled. Raises: SystemExit when it is not to be, since the table would be another one's."""
+    """Until its UNet is compiled. Raises: SystemExit when that fails: the table would not show compiled steps."""
     until_s = time.monotonic() + COMPILE_DEADLINE_S
     while True:
         lines = server.compiling_lines()

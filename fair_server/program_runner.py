@@ -16,7 +16,7 @@ from fair_server.wire import OWN_BUCKET, CopyInto, ProgramRequest
 KEPT = timedelta(hours=48)
 _STOP_GRACE_S = 5.0  # from TERM to KILL when a container is deleted
 _SHUTDOWN_GRACE_S = 3.0  # the same when the server ends
-_UPLOAD_WAIT_S = 30.0  # without a byte of the files to be copied; whoever puts them has gone then
+_UPLOAD_WAIT_S = 30.0  # without a byte of the files to be copied; their client has gone then
 _NODE_WAIT_S = 300.0  # for a program's node to be ready
 _NODE_POLL_S = 0.5
 _OPEN_AT_MOST = 500

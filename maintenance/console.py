@@ -36,8 +36,8 @@ class CheckRow:
 class Console:
     """Prints rows as they are found and remembers whether one failed.
 
-    `check` is what is being done just now and `interrupted` says how things stand if it is stopped there: both are for
-    whoever presses Ctrl-C.
+    `check` is what is being done just now and `interrupted` says how things stand if it is stopped there: both are
+    shown after Ctrl-C.
     """
 
     def __init__(self, *, as_json: bool = False) -> None:

@@ -26,9 +26,7 @@ _PERSONAL = {"FAIRCOMPUTE_EMAIL", "FAIRCOMPUTE_USER_EMAIL"}
 
 @dataclass(frozen=True)
 class _Known:
-    """A setting: the keyword by which `Settings.load` takes it, whether it is nobody else's business, and whether it
-    is meant for the inference server.
-    """
+    """A setting: its keyword for `Settings.load`, whether it is a secret, and whether it is the inference server's."""
 
     keyword: str
     secret: bool

@@ -122,7 +122,7 @@ class Handlers:
             yield (dataclasses.replace(view, prompt=None) if typed else view).outputs()
 
     async def cancel(self, job_id: str | None) -> None:
-        """Cancel was pressed: ends the job. Whoever follows it shows that."""
+        """Cancel was pressed: ends the job. The handler that follows it shows that."""
         job = self._job(job_id)
         if job is not None:
             job.cancel()
@@ -157,7 +157,7 @@ class Handlers:
                     yield page_view.ended(page_text.event_html(event, job.elapsed_s))
                 else:
                     yield page_view.in_progress(event, job.elapsed_s)
-        except Exception as error:  # whatever it is: without a last view the page would say "Drawing…" for ever
+        except Exception as error:  # of any kind: without a last view the page would say "Drawing…" for ever
             job.cancel()  # nobody sees it any more, and the visitor can draw another one
             yield page_view.ended(page_text.error_html(_as_space_error(error, "show the picture")))
 

@@ -1,5 +1,6 @@
-"""What a training picture shows, drawn by lot: one thing, two side by side, two or three of a kind, a thing that wears
-another, each on white, on a coloured ground or in a place.
+"""Draws lots for what a training picture shows: its things, their colours and sizes, and the ground below them.
+
+It shows one thing, two side by side, two or three of a kind, or a thing that wears another.
 
 A thing has one large size and place, and a small size on the latents' grid, so that it has the same latents wherever it
 stands: the model learns it twice, and not anew in every position.

@@ -55,7 +55,7 @@ def find(
     if not config.model_id:
         report("unpacking the demo model")
         try:
-            import demo_model  # type: ignore[import-not-found, unused-ignore]  # the one exception to "nothing of the top level"
+            import demo_model  # the one exception to "nothing of the top level"
         except ImportError as exc:
             raise ModelLoadError(f"No MODEL_ID is set and there is no demo model beside this server: {exc}") from exc
         return FoundModel(demo_model.folder(), DEMO_MODEL_NAME, demo_model.encoder_prompt)
