@@ -175,9 +175,7 @@ _REAL_MODEL_HTML = """
 <details><summary>Draw with a real model</summary>
 <p>On a processor: set <code>INFERENCE_ENGINE=openvino</code> and
 <code>MODEL_ID=OpenVINO/LCM_Dreamshaper_v7-int8-ov</code>, and restart.</p>
-<p>On your own GPU: set these in the environment, or as the secrets and variables of your Space, and restart:
-<code>FAIRCOMPUTE_EMAIL</code>, <code>FAIRCOMPUTE_PASSWORD</code>, <code>INFERENCE_NODE</code>,
-<code>INFERENCE_IMAGE</code>, <code>TUNNEL_NODE</code>, <code>ENDPOINT_SECRET</code>.
-“Your own GPU” in <code>README.md</code> (on a Space: the Files tab) says what works today, step by step.</p>
+<p>On your own GPU at home: set the secret <code>ENDPOINT_SECRET</code> of your Space and connect a worker to it.
+“Your own GPU” in <code>README.md</code> (on a Space: the Files tab) has the commands, and the way through Fair.</p>
 </details>
 """
