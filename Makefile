@@ -19,18 +19,19 @@ run: .venv/installed-run rathole ## install what is missing, start the page and 
 
 # Two workers, each with services, ports and folders of its own; one that has nothing left to do takes over half of what
 # the other one still has before it, so that the two end together.
-PYTEST_TWO := $(PYTHON) -m pytest --numprocesses 2 --dist worksteal
+# Three workers on two cores: many slow tests wait for a deadline of the product.
+PYTEST_PARALLEL := $(PYTHON) -m pytest --numprocesses 3 --dist worksteal
 
 worker: .venv/installed-engine ## draw for a Space that this machine dials: SPACE=you/draw WORKER_KEY=... MODEL_ID=...
 	@INFERENCE_ENGINE=$${INFERENCE_ENGINE:-$${MODEL_ID:+diffusers}} PYTHONUNBUFFERED=1 exec $(PYTHON) -m inference_server
 
 test: install ## install what the tests need (Chromium included), run all of them
-	@$(PYTEST_TWO) -m "not alone" --durations=40 --durations-min=5; together=$$?; $(PYTHON) -m pytest -m alone; alone=$$?; exit $$((together | alone))
+	@$(PYTEST_PARALLEL) -m "not alone" --durations=40 --durations-min=5; together=$$?; $(PYTHON) -m pytest -m alone; alone=$$?; exit $$((together | alone))
 
 check: .venv/installed-test ## format, lint, types and the quick tests, within a minute (the first time it installs 3 GB)
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m ruff check .
-	@mkdir -p build; $(PYTHON) -m mypy . >build/types.txt 2>&1 & types=$$!; $(PYTEST_TWO) -m "not slow"; tests=$$?; \
+	@mkdir -p build; $(PYTHON) -m mypy . >build/types.txt 2>&1 & types=$$!; $(PYTEST_PARALLEL) -m "not slow"; tests=$$?; \
 	wait $$types; types=$$?; cat build/types.txt; exit $$((tests | types))
 
 space-check: .venv/installed-run ## find what a Hugging Face Space would refuse: pins, files, the card in README.md

@@ -19,7 +19,7 @@ from tests.support.reconcile_bench import Bench, running_bench
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Two workers share two cores: one thread of PyTorch each, in their engine processes as well.
+# The workers share the cores: one thread of PyTorch each, in their engine processes as well.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
