@@ -12,6 +12,8 @@ import pytest
 from tests.support.processes import REPOSITORY
 from tools.space_check.__main__ import main
 
+pytestmark = pytest.mark.slow  # each asks the real pip
+
 _CARD = """---
 title: A page
 emoji: 🎨
@@ -231,7 +233,6 @@ def test_no_git_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "Run this in a git checkout" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_this_repository_is_taken_by_a_space() -> None:
     """`make space-check` finds nothing wrong with this repository."""
