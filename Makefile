@@ -17,9 +17,9 @@ help: ## show this list
 run: .venv/installed-run rathole ## install what is missing, start the page and all that it needs, print its address
 	@PYTHONUNBUFFERED=1 exec $(PYTHON) app.py
 
-# Workers with services, ports and folders of their own; one that has nothing left to do takes over half of what another
-# one still has before it, so that they end together. Three for two cores: many slow tests wait for a deadline.
-PYTEST_PARALLEL := $(PYTHON) -m pytest --numprocesses 3 --dist worksteal
+# Two workers, each with services, ports and folders of its own; one that has nothing left to do takes over half of what
+# the other one still has before it, so that the two end together.
+PYTEST_PARALLEL := $(PYTHON) -m pytest --numprocesses 2 --dist worksteal
 
 worker: .venv/installed-engine ## draw for a Space that this machine dials: SPACE=you/draw WORKER_KEY=... MODEL_ID=...
 	@INFERENCE_ENGINE=$${INFERENCE_ENGINE:-$${MODEL_ID:+diffusers}} PYTHONUNBUFFERED=1 exec $(PYTHON) -m inference_server
