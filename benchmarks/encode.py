@@ -115,7 +115,7 @@ def _as_upstream_does(image: Image.Image) -> str:
 
 
 def _our_way(raw: RawImage, image_format: str, png_compress_level: int | None) -> Callable[[], str]:
-    drawing = GenerationParams(
+    params = GenerationParams(
         prompt="a red apple",
         negative_prompt="",
         width_px=raw.width_px,
@@ -126,7 +126,7 @@ def _our_way(raw: RawImage, image_format: str, png_compress_level: int | None) -
         seeds=(1,),
     )
     info = ModelInfo("a-model", "StableDiffusionPipeline", 512, 512, 25, 7.5, "EulerDiscreteScheduler", (), 1024, 8)
-    resolved = Resolved(drawing, info, image_format)
+    resolved = Resolved(params, info, image_format)
     return lambda: pictures.encode(raw, resolved, 0, png_compress_level)
 
 

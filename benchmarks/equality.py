@@ -76,10 +76,10 @@ def _draw(engine: DiffusersEngine, orders: Sequence[Draw]) -> dict[int, Any]:
 
 
 def _order(number: int, scheduler: str, steps: int) -> Draw:
-    drawing = GenerationParams(
+    params = GenerationParams(
         f"picture {number}", "", SIDE_PX, SIDE_PX, steps, _models.SMALL.guidance_scale, scheduler, (number,)
     )
-    return Draw(number, drawing)
+    return Draw(number, params)
 
 
 def _row(table: Table, scheduler: str, precision: str, differences: Any) -> None:

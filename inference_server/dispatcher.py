@@ -118,9 +118,9 @@ class Dispatcher:
         """Ends a request: at once while it waits, at the next step while it is drawn."""
         if ticket.outcome is not None:
             return
-        drawing = self._in_flight.of(ticket)
-        if drawing is not None:
-            self._supervisor.send(Cancel(drawing.number))
+        request = self._in_flight.of(ticket)
+        if request is not None:
+            self._supervisor.send(Cancel(request.number))
         elif ticket in self._queue:
             self._queue.remove(ticket)
         ticket.refuse(errors.cancelled())
@@ -130,7 +130,7 @@ class Dispatcher:
         """Ends the engine process and everything that waits for it."""
         self._closed = True
         self._supervisor.end()
-        waiting = [*(drawing.ticket for drawing in self._in_flight.clear()), *self._queue]
+        waiting = [*(request.ticket for request in self._in_flight.clear()), *self._queue]
         self._queue.clear()
         for ticket in waiting:
             ticket.refuse(errors.shutting_down())
@@ -161,7 +161,7 @@ class Dispatcher:
 
     def on_lost(self, reason: str) -> bool:
         self._metrics.engine_crashes.inc()
-        lost = [drawing.ticket for drawing in self._in_flight.clear() if drawing.ticket.outcome is None]
+        lost = [request.ticket for request in self._in_flight.clear() if request.ticket.outcome is None]
         again = [ticket for ticket in lost if ticket.attempts < MAX_ATTEMPTS]
         self._queue.extendleft(reversed(again))
         for ticket in lost:
@@ -172,8 +172,8 @@ class Dispatcher:
     def on_drawing_message(self, message: FromEngine) -> None:
         match message:
             case Step(number=number):
-                if drawing := self._in_flight.get(number):
-                    drawing.on_step(message)
+                if request := self._in_flight.get(number):
+                    request.on_step(message)
             case Drawn() | DrawFailed() | Cancelled():
                 self._on_end(message)
             case BatchStats():
@@ -185,19 +185,19 @@ class Dispatcher:
             self._supervisor.expect_word(STEP_DEADLINE_S if self._in_flight else None)
 
     def _on_end(self, message: Drawn | DrawFailed | Cancelled) -> None:
-        drawing = self._in_flight.get(message.number)
-        if drawing is None:
+        request = self._in_flight.get(message.number)
+        if request is None:
             return
         self._in_flight.end(message.number)
         match message:
             case Drawn():
                 self._metrics.images.inc(len(message.images))
-                if drawing.ticket.outcome is None:
-                    self._encoder.begin(drawing.ticket, drawing.finished(message, self._supervisor.ready_s))
+                if request.ticket.outcome is None:
+                    self._encoder.begin(request.ticket, request.finished(message, self._supervisor.ready_s))
             case DrawFailed(reason=reason):
-                drawing.ticket.refuse(errors.cannot_draw(f"The model could not draw this: {reason}"))
+                request.ticket.refuse(errors.cannot_draw(f"The model could not draw this: {reason}"))
             case Cancelled():
-                drawing.ticket.refuse(errors.cancelled())
+                request.ticket.refuse(errors.cancelled())
         self._next()
 
     # The loop
@@ -217,14 +217,14 @@ class Dispatcher:
             ticket.refuse(refusal)
             return True
         alone = ticket.attempts > 0
-        if not self._in_flight.has_room(len(resolved.drawing.seeds), alone=alone):
+        if not self._in_flight.has_room(len(resolved.params.seeds), alone=alone):
             return False
         self._supervisor.send(self._in_flight.begin(ticket, resolved, alone=alone))
         self._supervisor.expect_word(STEP_DEADLINE_S)
         return True
 
     def _tell_waiting(self) -> None:
-        waiting = [*(drawing.ticket for drawing in self._in_flight.ahead_of_time()), *self._queue]
+        waiting = [*(request.ticket for request in self._in_flight.ahead_of_time()), *self._queue]
         self._metrics.waiting.set(len(waiting))
         self._metrics.drawing.set(len(self._in_flight) + len(self._queue) - len(waiting))
         for place, ticket in enumerate(waiting, 1):

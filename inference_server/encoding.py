@@ -85,7 +85,7 @@ def meta(finished: Finished) -> dict[str, Any]:
     told: dict[str, Any] = {
         "MODEL_ID": resolved.model_info.name,
         "PIPELINE": resolved.model_info.pipeline,
-        **resolved.drawing.by_wire_names(),
+        **resolved.params.by_wire_names(),
         "safety_checker": drawn.nsfw is not None,
         "image_format": resolved.image_format,
         "startRequestId": request.request_id,

@@ -28,7 +28,7 @@ class InFlightRequest:
 
     @property
     def images(self) -> int:
-        return len(self.resolved.drawing.seeds)
+        return len(self.resolved.params.seeds)
 
     def on_step(self, message: Step) -> None:
         """Tells the ticket, with the newest preview so far."""
@@ -39,10 +39,10 @@ class InFlightRequest:
 
     def begin(self) -> None:
         """Tells the ticket that its steps come next."""
-        self._tell(0, self.resolved.drawing.num_inference_steps * self.images)
+        self._tell(0, self.resolved.params.num_inference_steps * self.images)
 
     def _tell(self, step: int, total_steps: int) -> None:
-        steps = self.resolved.drawing.num_inference_steps
+        steps = self.resolved.params.num_inference_steps
         self.ticket.tell(Progress(step, total_steps, steps, self.preview, self.preview_number))
 
     def finished(self, message: Drawn, ready_s: float) -> Finished:
@@ -67,15 +67,15 @@ class InFlight:
     """
 
     def __init__(self) -> None:
-        self._drawings: dict[int, InFlightRequest] = {}
+        self._requests: dict[int, InFlightRequest] = {}
         self._images_at_once, self._images_ahead = 1, 0
         self._number = 0
 
     def __len__(self) -> int:
-        return len(self._drawings)
+        return len(self._requests)
 
     def __iter__(self) -> Iterator[InFlightRequest]:
-        return iter(self._drawings.values())
+        return iter(self._requests.values())
 
     def allow(self, images_at_once: int, images_ahead: int) -> None:
         """Sets the bounds, the first at least 1; requests in flight go on."""
@@ -88,46 +88,46 @@ class InFlight:
 
     def has_place(self, images: int) -> bool:
         """Whether a drawing of `images` images would be drawn at once."""
-        return not self._drawings or sum(drawing.images for drawing in self) + images <= self._images_at_once
+        return not self._requests or sum(request.images for request in self) + images <= self._images_at_once
 
     def has_room(self, images: int, *, alone: bool) -> bool:
         """Whether the engine may get a drawing of `images` images. An empty engine may get any."""
-        if not self._drawings:
+        if not self._requests:
             return True
-        if alone or any(drawing.alone for drawing in self):
+        if alone or any(request.alone for request in self):
             return False
         bound = self._images_at_once + self._images_ahead
-        return sum(drawing.images for drawing in self) + images <= bound
+        return sum(request.images for request in self) + images <= bound
 
     def ahead_of_time(self) -> list[InFlightRequest]:
         """The requests that wait in the engine for a place, the oldest first."""
         ahead, images = [], 0
-        for drawing in self:
-            images += drawing.images
-            if images > self._images_at_once and images > drawing.images and not drawing.has_begun:
-                ahead.append(drawing)
+        for request in self:
+            images += request.images
+            if images > self._images_at_once and images > request.images and not request.has_begun:
+                ahead.append(request)
         return ahead
 
     def begin(self, ticket: Ticket, resolved: Resolved, *, alone: bool) -> Draw:
         """The order for the engine process, under a new number."""
         self._number += 1
         ticket.attempts += 1
-        self._drawings[self._number] = drawing = InFlightRequest(ticket, resolved, self._number, alone)
-        if drawing not in self.ahead_of_time():
-            drawing.begin()
-        return Draw(self._number, resolved.drawing)
+        self._requests[self._number] = request = InFlightRequest(ticket, resolved, self._number, alone)
+        if request not in self.ahead_of_time():
+            request.begin()
+        return Draw(self._number, resolved.params)
 
     def get(self, number: int) -> InFlightRequest | None:
-        return self._drawings.get(number)
+        return self._requests.get(number)
 
     def of(self, ticket: Ticket) -> InFlightRequest | None:
-        return next((drawing for drawing in self if drawing.ticket is ticket), None)
+        return next((request for request in self if request.ticket is ticket), None)
 
     def end(self, number: int) -> None:
-        del self._drawings[number]
+        del self._requests[number]
 
     def clear(self) -> list[InFlightRequest]:
         """Takes all out, in their order."""
         drawings = list(self)
-        self._drawings.clear()
+        self._requests.clear()
         return drawings

@@ -16,7 +16,7 @@ class Draw:
     """Draw this; every answer carries the same number."""
 
     number: int
-    drawing: GenerationParams
+    params: GenerationParams
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def preview(raw: RawImage) -> str:
 
 def png_info(resolved: Resolved, image: int) -> PngImagePlugin.PngInfo:
     """Text metadata: every parameter by its own key, and all of them as "parameters" in the widespread layout."""
-    used = {name.lower(): value for name, value in resolved.drawing.by_wire_names().items()}
-    used["seed"] = resolved.drawing.seeds[image]
+    used = {name.lower(): value for name, value in resolved.params.by_wire_names().items()}
+    used["seed"] = resolved.params.seeds[image]
     used["model"] = Path(resolved.model_info.name).name  # of a folder its name alone
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", _parameters(resolved, image))
@@ -85,15 +85,15 @@ def png_info(resolved: Resolved, image: int) -> PngImagePlugin.PngInfo:
 
 
 def _parameters(resolved: Resolved, image: int) -> str:
-    drawing = resolved.drawing
-    lines = [drawing.prompt]
-    if drawing.negative_prompt:
-        lines.append(f"Negative prompt: {drawing.negative_prompt}")
+    params = resolved.params
+    lines = [params.prompt]
+    if params.negative_prompt:
+        lines.append(f"Negative prompt: {params.negative_prompt}")
     lines.append(
-        f"Steps: {drawing.num_inference_steps}, "
-        f"Sampler: {SAMPLER_NAMES.get(drawing.scheduler, drawing.scheduler)}, "
-        f"CFG scale: {drawing.guidance_scale:g}, Seed: {drawing.seeds[image]}, "
-        f"Size: {drawing.width_px}x{drawing.height_px}, Model: {Path(resolved.model_info.name).name}"
+        f"Steps: {params.num_inference_steps}, "
+        f"Sampler: {SAMPLER_NAMES.get(params.scheduler, params.scheduler)}, "
+        f"CFG scale: {params.guidance_scale:g}, Seed: {params.seeds[image]}, "
+        f"Size: {params.width_px}x{params.height_px}, Model: {Path(resolved.model_info.name).name}"
     )
     return "\n".join(lines)
 

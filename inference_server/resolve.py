@@ -34,7 +34,7 @@ class Offer:
 class Resolved:
     """What is drawn and how it is handed over."""
 
-    drawing: GenerationParams
+    params: GenerationParams
     model_info: ModelInfo
     image_format: str
     served_instead: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -83,8 +83,8 @@ class _Resolver:
         decided["scheduler"] = self.scheduler or defaults.scheduler
         first, images = request.inputs.seed, decided["num_images_per_prompt"]
         decided["seeds"] = tuple((first + image) % (MAX_SEED + 1) for image in range(images))
-        drawing = GenerationParams.of(request.inputs, request.call, decided)
-        return Resolved(drawing, model_info, self.image_format or defaults.image_format, self._instead)
+        params = GenerationParams.of(request.inputs, request.call, decided)
+        return Resolved(params, model_info, self.image_format or defaults.image_format, self._instead)
 
     def _pipeline(self) -> None:
         asked, model_info = self._request.call.PIPELINE, self._offer.model_info

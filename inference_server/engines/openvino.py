@@ -105,33 +105,33 @@ class OpenVinoEngine:
 
     def draw(self, order: Draw, on_step: OnStep) -> Drawn:
         """One picture after the other, each from its own seed, so that a seed alone gives the same picture."""
-        started_s, drawing = time.monotonic(), order.drawing
-        self._use_scheduler(drawing.scheduler, self._spacing(drawing.num_inference_steps))
+        started_s, params = time.monotonic(), order.params
+        self._use_scheduler(params.scheduler, self._spacing(params.num_inference_steps))
         try:
-            images = tuple(self._draw_one(drawing, image, on_step) for image in range(len(drawing.seeds)))
+            images = tuple(self._draw_one(params, image, on_step) for image in range(len(params.seeds)))
         finally:
             self._use_scheduler(*self._own)
         return Drawn(
             order.number,
             images,
             time.monotonic() - started_s,
-            unused_words=self._window.unused_words(drawing.prompt),
-            unused_negative_words=self._window.unused_words(drawing.negative_prompt) if _is_guided(drawing) else (),
+            unused_words=self._window.unused_words(params.prompt),
+            unused_negative_words=self._window.unused_words(params.negative_prompt) if _is_guided(params) else (),
         )
 
-    def _draw_one(self, drawing: GenerationParams, image: int, on_step: OnStep) -> RawImage:
-        watch = _StepWatch(drawing, image, on_step, self._previews, self._levels(drawing))
+    def _draw_one(self, params: GenerationParams, image: int, on_step: OnStep) -> RawImage:
+        watch = _StepWatch(params, image, on_step, self._previews, self._levels(params))
         # Below 1 the library draws without guidance and refuses a negative prompt.
-        negative_prompt = self._encoder_prompt(drawing.negative_prompt, negative=True)
-        negative = {"negative_prompt": negative_prompt} if _is_guided(drawing) else {}
+        negative_prompt = self._encoder_prompt(params.negative_prompt, negative=True)
+        negative = {"negative_prompt": negative_prompt} if _is_guided(params) else {}
         result = self._pipeline.generate(
-            self._encoder_prompt(drawing.prompt),
-            width=drawing.width_px,
-            height=drawing.height_px,
-            num_inference_steps=drawing.num_inference_steps,
-            guidance_scale=drawing.guidance_scale,
+            self._encoder_prompt(params.prompt),
+            width=params.width_px,
+            height=params.height_px,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
             num_images_per_prompt=1,
-            generator=openvino_genai.CppStdGenerator(drawing.seeds[image]),
+            generator=openvino_genai.CppStdGenerator(params.seeds[image]),
             callback=watch.on_callback,
             **negative,
         )
@@ -144,13 +144,13 @@ class OpenVinoEngine:
             self._previews.learn(watch.latents, picture)
         return RawImage(picture.shape[1], picture.shape[0], picture.tobytes())
 
-    def _levels(self, drawing: GenerationParams) -> DdimLevels | None:
+    def _levels(self, params: GenerationParams) -> DdimLevels | None:
         """For previews without noise; the library's other schedulers hand out denoised latents or cannot tell."""
-        if drawing.scheduler != "DDIMScheduler":
+        if params.scheduler != "DDIMScheduler":
             return None
         try:
-            config = {**self._scheduler_config, "timestep_spacing": self._spacing(drawing.num_inference_steps)}
-            return DdimLevels(config, drawing.num_inference_steps)
+            config = {**self._scheduler_config, "timestep_spacing": self._spacing(params.num_inference_steps)}
+            return DdimLevels(config, params.num_inference_steps)
         except ValueError:
             return None
 
@@ -209,9 +209,9 @@ def _tokenizer(folder: Path) -> Any:
     return openvino_genai.Tokenizer(folder)
 
 
-def _is_guided(drawing: GenerationParams) -> bool:
+def _is_guided(params: GenerationParams) -> bool:
     """Up to 1 the library draws without guidance and refuses a negative prompt."""
-    return drawing.guidance_scale > 1
+    return params.guidance_scale > 1
 
 
 def trailing_is_miscounted(config: Mapping[str, Any], num_inference_steps: int) -> bool:
@@ -231,13 +231,13 @@ class _StepWatch:
     """The callback of one picture: tells steps and previews, asks whether to stop, keeps the last latents."""
 
     def __init__(
-        self, drawing: GenerationParams, image: int, on_step: OnStep, previews: PreviewMap, levels: DdimLevels | None
+        self, params: GenerationParams, image: int, on_step: OnStep, previews: PreviewMap, levels: DdimLevels | None
     ) -> None:
         self._levels = levels
         self._before: Any = None  # latents after the step before
-        self._done_before = image * drawing.num_inference_steps
-        self._all_steps = len(drawing.seeds) * drawing.num_inference_steps
-        self._last_step = drawing.num_inference_steps - 1
+        self._done_before = image * params.num_inference_steps
+        self._all_steps = len(params.seeds) * params.num_inference_steps
+        self._last_step = params.num_inference_steps - 1
         self._on_step = on_step
         self._previews = previews
         self._preview_at_s = time.monotonic() + PREVIEW_EVERY_S

@@ -53,11 +53,11 @@ def offer(lenient: bool = False, override: LimitsOverride | None = None) -> Offe
 
 def test_a_request_without_more_gets_the_models_defaults() -> None:
     """Only the prompt is needed; the rest is what the model draws best."""
-    drawing = resolve(request(), offer()).drawing
-    assert (drawing.width_px, drawing.height_px) == (512, 512)
-    assert (drawing.num_inference_steps, drawing.guidance_scale) == (25, 7.5)
-    assert drawing.scheduler == "EulerDiscreteScheduler"
-    assert len(drawing.seeds) == 1
+    params = resolve(request(), offer()).params
+    assert (params.width_px, params.height_px) == (512, 512)
+    assert (params.num_inference_steps, params.guidance_scale) == (25, 7.5)
+    assert params.scheduler == "EulerDiscreteScheduler"
+    assert len(params.seeds) == 1
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_formats_go_by_their_usual_spellings_too(asked: str, told: str) -> None:
 
 def test_whole_floats_count_as_integers() -> None:
     """Clients whose language has one kind of number may send 20.0 steps."""
-    assert resolve(request({"num_inference_steps": 20.0, "seed": 7.0}), offer()).drawing.seeds == (7,)
+    assert resolve(request({"num_inference_steps": 20.0, "seed": 7.0}), offer()).params.seeds == (7,)
 
 
 def test_the_digest_tells_bodies_apart_but_not_how_they_are_streamed() -> None:

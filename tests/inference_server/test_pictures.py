@@ -30,7 +30,7 @@ MODEL_INFO = ModelInfo(
 
 
 def resolved(image_format: str = "PNG", scheduler: str = "EulerDiscreteScheduler") -> Resolved:
-    drawing = GenerationParams(
+    params = GenerationParams(
         prompt="a café, 猫",
         negative_prompt="blurred",
         width_px=64,
@@ -40,7 +40,7 @@ def resolved(image_format: str = "PNG", scheduler: str = "EulerDiscreteScheduler
         scheduler=scheduler,
         seeds=(7, 8),
     )
-    return Resolved(drawing, MODEL_INFO, image_format)
+    return Resolved(params, MODEL_INFO, image_format)
 
 
 def raw_image(pixels: NDArray[np.uint8]) -> RawImage:

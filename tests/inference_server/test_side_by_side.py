@@ -370,7 +370,7 @@ def test_what_the_safety_checker_found_is_in_the_answer() -> None:
         bench = EngineBench()
         await bench.ready()
         looked, unlooked = bench.post("a", 2), bench.post("b", safety_checker=False)
-        drawings = [message.drawing.safety_checker for message in bench.child.sent]  # type: ignore[union-attr]
+        drawings = [message.params.safety_checker for message in bench.child.sent]  # type: ignore[union-attr]
         assert drawings == [True, False]
         await bench.draw("a", nsfw=(False, True))
         await bench.draw("b")

@@ -234,25 +234,25 @@ class ParamsWithEta(GenerationParams):
 
 
 def with_eta(order: Draw, eta: float) -> Draw:
-    return Draw(order.number, ParamsWithEta(**vars(order.drawing), eta=eta))
+    return Draw(order.number, ParamsWithEta(**vars(order.params), eta=eta))
 
 
-def own_picture(kind: str, drawing: GenerationParams, precision: str = "fp32", **arguments: Any) -> Any:
+def own_picture(kind: str, params: GenerationParams, precision: str = "fp32", **arguments: Any) -> Any:
     """What diffusers' own call, with these `arguments` too, makes of a drawing of one image, (H, W, 3) uint8."""
     pipeline = loaded(kind, precision).pipeline
     own = pipeline.scheduler
-    pipeline.scheduler = getattr(diffusers, drawing.scheduler).from_config(own.config)
+    pipeline.scheduler = getattr(diffusers, params.scheduler).from_config(own.config)
     if hasattr(pipeline.scheduler, "noise_sampler_seed"):
-        pipeline.scheduler.noise_sampler_seed = drawing.seeds[0]
-    negative = {} if kind == "lcm" else {"negative_prompt": drawing.negative_prompt or None}
+        pipeline.scheduler.noise_sampler_seed = params.seeds[0]
+    negative = {} if kind == "lcm" else {"negative_prompt": params.negative_prompt or None}
     try:
         result = pipeline(
-            drawing.prompt,
-            height=drawing.height_px,
-            width=drawing.width_px,
-            num_inference_steps=drawing.num_inference_steps,
-            guidance_scale=drawing.guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(drawing.seeds[0]),
+            params.prompt,
+            height=params.height_px,
+            width=params.width_px,
+            num_inference_steps=params.num_inference_steps,
+            guidance_scale=params.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(params.seeds[0]),
             **negative,
             **arguments,
         )

@@ -100,7 +100,7 @@ class EngineBench:
     @property
     def orders(self) -> list[str]:
         """The prompts that the present process was given, in order."""
-        return [message.drawing.prompt for message in self.child.sent if isinstance(message, Draw)]
+        return [message.params.prompt for message in self.child.sent if isinstance(message, Draw)]
 
     @property
     def cancels(self) -> list[int]:
@@ -109,12 +109,12 @@ class EngineBench:
     def number(self, prompt: str) -> int:
         """Under which the present process knows a drawing."""
         orders = [message for message in self.child.sent if isinstance(message, Draw)]
-        return next(order.number for order in orders if order.drawing.prompt == prompt)
+        return next(order.number for order in orders if order.params.prompt == prompt)
 
     async def draw(self, prompt: str, nsfw: tuple[bool, ...] | None = None, **drawn: Any) -> None:
         """The process finishes this drawing; `drawn`: more fields of `Drawn`."""
-        order = next(m for m in self.child.sent if isinstance(m, Draw) and m.drawing.prompt == prompt)
-        images = tuple(RawImage(64, 64, bytes(64 * 64 * 3)) for _ in order.drawing.seeds)
+        order = next(m for m in self.child.sent if isinstance(m, Draw) and m.params.prompt == prompt)
+        images = tuple(RawImage(64, 64, bytes(64 * 64 * 3)) for _ in order.params.seeds)
         await self.say(Drawn(order.number, images, 0.1, nsfw, **drawn))
 
 

@@ -42,12 +42,12 @@ class ReadyChild(EngineChild):
             threading.Thread(target=self._draw, args=[message], daemon=True).start()
 
     def _draw(self, order: Draw) -> None:
-        drawing = order.drawing
-        self.drawings.append(drawing)
-        self._say(Step(order.number, 1, drawing.num_inference_steps * len(drawing.seeds), None))
+        params = order.params
+        self.drawings.append(params)
+        self._say(Step(order.number, 1, params.num_inference_steps * len(params.seeds), None))
         self.may_finish.wait(DEADLINE_S)
-        black = RawImage(drawing.width_px, drawing.height_px, bytes(drawing.width_px * drawing.height_px * 3))
-        self._say(Drawn(order.number, (black,) * len(drawing.seeds), 0.1))
+        black = RawImage(params.width_px, params.height_px, bytes(params.width_px * params.height_px * 3))
+        self._say(Drawn(order.number, (black,) * len(params.seeds), 0.1))
 
     def kill(self) -> None:
         self.may_finish.set()

@@ -56,8 +56,8 @@ class ScriptedEngine:
             time.sleep(STEP_S)  # the step itself
             channel.tell(BatchStats(STEP_S, len(drawing), 1_000_000))
             for number, (order, step) in list(drawing.items()):
-                if order.drawing.prompt.startswith("poison") and step:
-                    raise RuntimeError(f"cannot draw {order.drawing.prompt}")
+                if order.params.prompt.startswith("poison") and step:
+                    raise RuntimeError(f"cannot draw {order.params.prompt}")
                 drawing[number] = (order, step + 1)
                 if self._ended(channel, order, step + 1):
                     del drawing[number]
@@ -66,10 +66,10 @@ class ScriptedEngine:
         if channel.is_cancelled(order.number):
             channel.tell(Cancelled(order.number))
             return True
-        channel.tell(Step(order.number, step, order.drawing.num_inference_steps, None))
-        if step < order.drawing.num_inference_steps:
+        channel.tell(Step(order.number, step, order.params.num_inference_steps, None))
+        if step < order.params.num_inference_steps:
             return False
-        images = tuple(RawImage(64, 64, bytes(64 * 64 * 3)) for _ in order.drawing.seeds)
+        images = tuple(RawImage(64, 64, bytes(64 * 64 * 3)) for _ in order.params.seeds)
         channel.tell(Drawn(order.number, images, step * STEP_S))
         return True
 

@@ -16,7 +16,7 @@ class ActiveRequest:
 
     def __init__(self, order: Draw, channel: WorkChannel, clock: Callable[[], float] = time.monotonic) -> None:
         self.number: int = order.number
-        self.drawing: GenerationParams = order.drawing
+        self.params: GenerationParams = order.params
         # Words of the prompts beyond the text encoders' windows; the encode stage sets them.
         self.unused_words: tuple[str, ...] = ()
         self.unused_negative_words: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class ActiveRequest:
         self._waiting_since_s: float | None = None
         self._waited_s = 0.0
         self._lock = threading.Lock()
-        count = len(order.drawing.seeds)
+        count = len(order.params.seeds)
         self._steps_done = [0] * count
         self._images: list[RawImage | None] = [None] * count
         self._nsfw: list[bool | None] = [None] * count
@@ -90,7 +90,7 @@ class ActiveRequest:
 
     def _tell_step(self, preview: RawImage | None) -> None:
         if not self.ended:
-            steps = self.drawing.num_inference_steps * len(self._images)
+            steps = self.params.num_inference_steps * len(self._images)
             self._channel.tell(Step(self.number, sum(self._steps_done), steps, preview))
 
     def _end(self, message: FromEngine) -> None:

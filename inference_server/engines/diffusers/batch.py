@@ -19,7 +19,7 @@ class BatchKey:
 
     @classmethod
     def of(cls, image: ActiveImage) -> "BatchKey":
-        return cls(image.drawing.height_px, image.drawing.width_px, guided=image.unconditional is not None)
+        return cls(image.params.height_px, image.params.width_px, guided=image.unconditional is not None)
 
     @property
     def area_px(self) -> int:
@@ -135,7 +135,7 @@ class Batch:
             return prediction.clone()  # schedulers keep what they get, and the runner reuses it
         unconditional, conditional = prediction.chunk(2)
         if self._guidance is None:
-            scales = [0.0 if image is None else image.drawing.guidance_scale for image in self._slots]
+            scales = [0.0 if image is None else image.params.guidance_scale for image in self._slots]
             self._guidance = _to_device(scales, prediction.device).view(-1, 1, 1, 1)
         towards = self._guidance * (conditional - unconditional)
         return unconditional + towards.to(unconditional.dtype)

@@ -38,7 +38,7 @@ class LatentDecoder:
         Raises: NoPictureError, torch.OutOfMemoryError, or what the parts raise.
         """
         decoded = self._decode(latents)
-        nsfw = self._is_nsfw(decoded) if self._has_checker and request.drawing.safety_checker else None
+        nsfw = self._is_nsfw(decoded) if self._has_checker and request.params.safety_checker else None
         finite = torch.isfinite(decoded).all()
         pixels = _to_pixels(decoded)
         if not finite:

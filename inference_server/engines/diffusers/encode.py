@@ -56,8 +56,8 @@ class ActiveImage:
         self.preview_at_s = 0.0  # when the next preview is due, on the monotonic clock
 
     @property
-    def drawing(self) -> GenerationParams:
-        return self.request.drawing
+    def params(self) -> GenerationParams:
+        return self.request.params
 
     def tensors(self) -> list[torch.Tensor]:
         """All that lies on the device."""
@@ -75,10 +75,10 @@ class RequestEncoder:
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
 
-    def input_sizes(self, drawing: GenerationParams) -> InputSizes:
+    def input_sizes(self, params: GenerationParams) -> InputSizes:
         """Measured by encoding a drawing: what the text encoders really give."""
         with torch.inference_mode():
-            conditional, _ = self._conditioning(drawing)
+            conditional, _ = self._conditioning(params)
         unet = self._pipeline.unet
         return InputSizes(
             self._device,
@@ -93,49 +93,47 @@ class RequestEncoder:
 
         Raises: PromptError, schedulers.StepsError, torch.OutOfMemoryError.
         """
-        drawing = request.drawing
-        conditional, unconditional = self._conditioning(drawing)
-        request.unused_words = self._windows.unused_words(drawing.prompt)
+        params = request.params
+        conditional, unconditional = self._conditioning(params)
+        request.unused_words = self._windows.unused_words(params.prompt)
         if unconditional is not None:
-            request.unused_negative_words = self._windows.unused_words(drawing.negative_prompt)
+            request.unused_negative_words = self._windows.unused_words(params.negative_prompt)
         images = []
-        for index, seed in enumerate(drawing.seeds):
+        for index, seed in enumerate(params.seeds):
             generator = torch.Generator("cpu").manual_seed(seed)
-            scheduler = self._schedulers.make(drawing.scheduler, drawing.num_inference_steps)
-            schedule = Schedule(scheduler, drawing.num_inference_steps, generator, seed, vars(drawing))
-            noise = self._noise(drawing, generator, conditional.encoder_hidden_states.dtype)
+            scheduler = self._schedulers.make(params.scheduler, params.num_inference_steps)
+            schedule = Schedule(scheduler, params.num_inference_steps, generator, seed, vars(params))
+            noise = self._noise(params, generator, conditional.encoder_hidden_states.dtype)
             images.append(ActiveImage(request, index, conditional, unconditional, schedule, schedule.start(noise)))
         return images
 
-    def _noise(self, drawing: GenerationParams, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
+    def _noise(self, params: GenerationParams, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
         scale = self._pipeline.vae_scale_factor
-        shape = (1, self._pipeline.unet.config.in_channels, drawing.height_px // scale, drawing.width_px // scale)
+        shape = (1, self._pipeline.unet.config.in_channels, params.height_px // scale, params.width_px // scale)
         noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self._device, dtype=dtype)
         return noise
 
-    def _conditioning(self, drawing: GenerationParams) -> tuple[Conditioning, Conditioning | None]:
+    def _conditioning(self, params: GenerationParams) -> tuple[Conditioning, Conditioning | None]:
         """With the prompt, and without it where there is guidance: the UNet then reads two rows an image."""
-        guided = drawing.guidance_scale > 1 and not self._distilled
-        embeds, pooled, negative, pooled_negative = self._prompts.encode(
-            drawing.prompt, drawing.negative_prompt, guided
-        )
-        time_ids = self._time_ids(drawing, embeds.dtype)
-        conditional = Conditioning(embeds, self._guidance_embedding(drawing, embeds.dtype), pooled, time_ids)
+        guided = params.guidance_scale > 1 and not self._distilled
+        embeds, pooled, negative, pooled_negative = self._prompts.encode(params.prompt, params.negative_prompt, guided)
+        time_ids = self._time_ids(params, embeds.dtype)
+        conditional = Conditioning(embeds, self._guidance_embedding(params, embeds.dtype), pooled, time_ids)
         return conditional, Conditioning(negative, None, pooled_negative, time_ids) if guided else None
 
-    def _guidance_embedding(self, drawing: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
+    def _guidance_embedding(self, params: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
         """(1, P), of models that were distilled to take the guidance as an input."""
         if self._guidance_width is None:
             return None
-        scale = torch.tensor(drawing.guidance_scale - 1).repeat(1)
+        scale = torch.tensor(params.guidance_scale - 1).repeat(1)
         embedding: torch.Tensor = self._pipeline.get_guidance_scale_embedding(
             scale, embedding_dim=self._guidance_width
         ).to(device=self._device, dtype=dtype)
         return embedding
 
-    def _time_ids(self, drawing: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
+    def _time_ids(self, params: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
         """(1, 6): SDXL reads the picture's size, and that nothing was cropped."""
-        pipeline, size = self._pipeline, (drawing.height_px, drawing.width_px)
+        pipeline, size = self._pipeline, (params.height_px, params.width_px)
         if not isinstance(pipeline, StableDiffusionXLPipeline):
             return None
         ids: torch.Tensor = pipeline._get_add_time_ids(

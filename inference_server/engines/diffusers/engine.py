@@ -91,8 +91,8 @@ def _continuous_batching(loaded: LoadedPipeline, config: EngineConfig, info: Mod
 class WarmUpChannel(WorkChannel):
     """A channel of one drawing: gives it, and keeps what becomes of it."""
 
-    def __init__(self, drawing: GenerationParams) -> None:
-        self._orders = [Draw(0, drawing)]
+    def __init__(self, params: GenerationParams) -> None:
+        self._orders = [Draw(0, params)]
         self._end: FromEngine | None = None
 
     def take(self, timeout_s: float | None = None) -> Draw | None:

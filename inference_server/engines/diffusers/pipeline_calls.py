@@ -73,8 +73,8 @@ class PipelineCalls:
         self._waiting = deque(one for one in self._waiting if not one.end_if_cancelled())
         group: list[ActiveRequest] = []
         for one in tuple(self._waiting):
-            images = sum(len(other.drawing.seeds) for other in (*group, one))
-            if not group or (images <= self._capacity and _shared(one.drawing) == _shared(group[0].drawing)):
+            images = sum(len(other.params.seeds) for other in (*group, one))
+            if not group or (images <= self._capacity and _shared(one.params) == _shared(group[0].params)):
                 group.append(one)
                 self._waiting.remove(one)
         return group
@@ -86,9 +86,9 @@ class PipelineCalls:
         try:
             result = self._call(channel, group)
         except Exception as exc:
-            drawing = group[0].drawing
-            prompts = [prompt for one in group for prompt in (one.drawing.prompt, one.drawing.negative_prompt)]
-            failure = cuda_errors.failure_of(exc, drawing.width_px, drawing.height_px, prompts)
+            params = group[0].params
+            prompts = [prompt for one in group for prompt in (one.params.prompt, one.params.negative_prompt)]
+            failure = cuda_errors.failure_of(exc, params.width_px, params.height_px, prompts)
         else:
             if result is not None:
                 self._tell(group, result)
@@ -102,14 +102,14 @@ class PipelineCalls:
 
     def _call(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> _CallResult | None:
         """None when all requests were cancelled meanwhile."""
-        pipeline, drawing = self._pipeline, group[0].drawing
+        pipeline, params = self._pipeline, group[0].params
         arguments = self._arguments(channel, group)
         for one in group:
-            one.unused_words = self._windows.unused_words(one.drawing.prompt)
+            one.unused_words = self._windows.unused_words(one.params.prompt)
             if "negative_prompt" in arguments:
-                one.unused_negative_words = self._windows.unused_words(one.drawing.negative_prompt)
-        pipeline.scheduler = schedulers.new(self._own_scheduler, drawing.scheduler)
-        if not drawing.safety_checker and self._own_checker is not None:
+                one.unused_negative_words = self._windows.unused_words(one.params.negative_prompt)
+        pipeline.scheduler = schedulers.new(self._own_scheduler, params.scheduler)
+        if not params.safety_checker and self._own_checker is not None:
             pipeline.safety_checker = None
         self._latents, self._preview_at_s = None, time.monotonic() + self._preview_every_s
         self._timer.begin()
@@ -129,14 +129,14 @@ class PipelineCalls:
 
     def _arguments(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> dict[str, Any]:
         """What the pipeline takes of the requests' parameters; most have diffusers' own names and go as they are."""
-        drawing, on_step = group[0].drawing, self._on_step(channel, group)
+        params, on_step = group[0].params, self._on_step(channel, group)
         wanted: dict[str, Any] = {
-            **_shared(drawing),
-            "width": drawing.width_px,
-            "height": drawing.height_px,
-            "prompt": [one.drawing.prompt for one in group for _ in one.drawing.seeds],
-            "negative_prompt": [one.drawing.negative_prompt for one in group for _ in one.drawing.seeds],
-            "generator": [torch.Generator("cpu").manual_seed(seed) for one in group for seed in one.drawing.seeds],
+            **_shared(params),
+            "width": params.width_px,
+            "height": params.height_px,
+            "prompt": [one.params.prompt for one in group for _ in one.params.seeds],
+            "negative_prompt": [one.params.negative_prompt for one in group for _ in one.params.seeds],
+            "generator": [torch.Generator("cpu").manual_seed(seed) for one in group for seed in one.params.seeds],
             "callback_on_step_end": on_step,
             "output_type": "np",
         }
@@ -150,13 +150,13 @@ class PipelineCalls:
 
     def _on_step(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> Callable[..., dict[str, Any]]:
         """The pipeline's callback after each step: tells the step, and interrupts when all requests were cancelled."""
-        images = sum(len(one.drawing.seeds) for one in group)
+        images = sum(len(one.params.seeds) for one in group)
 
         def on_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             for one in group:
                 if not one.end_if_cancelled():
-                    for image in range(len(one.drawing.seeds)):
-                        one.step(image, min(step + 1, one.drawing.num_inference_steps))
+                    for image in range(len(one.params.seeds)):
+                        one.step(image, min(step + 1, one.params.num_inference_steps))
             pipeline._interrupt = all(one.ended for one in group)
             self._preview(group, tensors.get("latents"), images)
             for time_ in self._timer.end(images):
@@ -181,7 +181,7 @@ class PipelineCalls:
 
     def _tell(self, group: Sequence[ActiveRequest], result: _CallResult) -> None:
         for one, first in zip(group, _places(group), strict=True):
-            for image in range(len(one.drawing.seeds)):
+            for image in range(len(one.params.seeds)):
                 if not one.end_if_cancelled():
                     nsfw = None if result.nsfw is None else result.nsfw[first + image]
                     one.finish(image, _pixels(result.pictures[first + image]), nsfw, mem_usage())
@@ -191,7 +191,7 @@ class PipelineCalls:
 
     def _on_out_of_memory(self, channel: WorkChannel, group: Sequence[ActiveRequest], reason: str) -> None:
         """Ends the newest request; the others are tried again, fewer at once."""
-        images = sum(len(one.drawing.seeds) for one in group)
+        images = sum(len(one.params.seeds) for one in group)
         newest = max(group, key=lambda one: one.number)
         newest.fail(reason)
         for one in group:
@@ -203,14 +203,14 @@ class PipelineCalls:
         empty_cache()
 
 
-def _shared(drawing: GenerationParams) -> dict[str, Any]:
+def _shared(params: GenerationParams) -> dict[str, Any]:
     """The parameters that all requests of one call have in common."""
-    return {name: value for name, value in vars(drawing).items() if name not in PER_REQUEST}
+    return {name: value for name, value in vars(params).items() if name not in PER_REQUEST}
 
 
 def _places(group: Sequence[ActiveRequest]) -> list[int]:
     """Of each request's first image among all of the call's."""
-    counts = [len(one.drawing.seeds) for one in group]
+    counts = [len(one.params.seeds) for one in group]
     return [sum(counts[:index]) for index in range(len(counts))]
 
 

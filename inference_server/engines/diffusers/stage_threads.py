@@ -165,5 +165,5 @@ def _attempt(work: Callable[[], None], request: ActiveRequest) -> Failure | None
     try:
         work()
     except Exception as exc:
-        return cuda_errors.failure_of(exc, request.drawing.width_px, request.drawing.height_px)
+        return cuda_errors.failure_of(exc, request.params.width_px, request.params.height_px)
     return None

@@ -104,8 +104,8 @@ class Model:
         self.folder, self.cache = tiny_pipelines.save_sd(folder / "model", **SMALL_UNET), folder / "cache"
         self.first = Serving(self.folder, self.cache)
         pipeline = StableDiffusionPipeline.from_pretrained(self.folder)
-        drawing = order(1).drawing
-        self.unet, self.sizes = pipeline.unet, RequestEncoder(pipeline, CPU).input_sizes(drawing)
+        params = order(1).params
+        self.unet, self.sizes = pipeline.unet, RequestEncoder(pipeline, CPU).input_sizes(params)
         self.order = order_for(self.unet, self.sizes, *SIZE, MAX_ROWS)
 
     def copied_cache(self, folder: Path) -> Path:

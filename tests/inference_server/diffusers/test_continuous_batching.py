@@ -26,20 +26,20 @@ COMPANY = (
 def test_a_picture_is_the_one_that_diffusers_own_call_makes(kind: str, guidance_scale: float) -> None:
     """Alone, a seed gives the pixels of the pipeline's own call with a CPU generator, guided or not."""
     one = order(guidance_scale=guidance_scale, negative_prompt="fog", width_px=96)
-    assert difference(Rig(kind).draw(one).picture_of(1), own_picture(kind, one.drawing)) == 0
+    assert difference(Rig(kind).draw(one).picture_of(1), own_picture(kind, one.params)) == 0
 
 
 def test_an_empty_negative_prompt_is_none_to_sdxl() -> None:
     """SDXL zeroes the embedding of a negative prompt that was not given, as its own call does."""
     one = order(prompt="a pear")
-    assert difference(Rig("sdxl").draw(one).picture_of(1), own_picture("sdxl", one.drawing)) == 0
+    assert difference(Rig("sdxl").draw(one).picture_of(1), own_picture("sdxl", one.params)) == 0
 
 
 def test_a_distilled_models_guidance_is_an_input_of_its_unet() -> None:
     """A latent consistency model is asked once a step, with the guidance embedded, as its own call does."""
     rig = Rig("lcm")
     one = order(scheduler="LCMScheduler", guidance_scale=8.5)
-    assert difference(rig.draw(one).picture_of(1), own_picture("lcm", one.drawing)) == 0
+    assert difference(rig.draw(one).picture_of(1), own_picture("lcm", one.params)) == 0
     assert not any(shape.guided for shape in rig.unet.shapes)
 
 
@@ -67,7 +67,7 @@ def test_many_drawings_of_mixed_settings_share_every_step() -> None:
     channel = rig.draw(order(1), *COMPANY)
     assert max(channel.batches()) == 4
     for one in (order(1), *COMPANY):
-        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.params)) <= 2
 
 
 def test_a_newcomer_joins_at_the_next_step_and_leaves_before_the_first() -> None:
@@ -84,7 +84,7 @@ def test_a_newcomer_joins_at_the_next_step_and_leaves_before_the_first() -> None
     ends = [message.number for message in channel.told if isinstance(message, Drawn)]
     assert ends == [2, 1]
     for one in (order(1, num_inference_steps=8), order(2, num_inference_steps=2)):
-        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.params)) <= 2
 
 
 def test_a_cancelled_drawing_leaves_at_the_next_step() -> None:
@@ -102,7 +102,7 @@ def test_a_cancelled_drawing_leaves_at_the_next_step() -> None:
     rig.steps.work(channel)
     assert isinstance(channel.end_of(1), Cancelled)
     assert [shape.bucket for shape in rig.unet.shapes] == [1, 2, 2, 1, 1]
-    assert difference(channel.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
+    assert difference(channel.picture_of(2), own_picture("sd", order(2).params)) <= 2
 
 
 def test_what_was_cancelled_before_its_first_step_is_not_drawn() -> None:
@@ -177,7 +177,7 @@ def test_a_drawing_of_several_images_is_told_as_one() -> None:
     assert [step.num_steps for step in steps] == [12] * len(steps)
     assert [step.step for step in steps] == list(range(1, 13))
     for seed, image in zip((11, 12, 13), end.images, strict=True):
-        assert difference(pixels(image), own_picture("sd", order(1, seeds=(seed,)).drawing)) <= 2
+        assert difference(pixels(image), own_picture("sd", order(1, seeds=(seed,)).params)) <= 2
 
 
 def test_more_images_than_there_is_room_for_are_drawn_one_after_the_other() -> None:
@@ -240,7 +240,7 @@ def test_a_negative_prompt_that_was_met_before_changes_nothing(kind: str) -> Non
         rig.draw(order(1, negative_prompt=negative, num_inference_steps=1))
     for negative in ("fog", ""):
         one = order(1, negative_prompt=negative)
-        assert difference(rig.draw(one).picture_of(1), own_picture(kind, one.drawing)) == 0
+        assert difference(rig.draw(one).picture_of(1), own_picture(kind, one.params)) == 0
 
 
 def test_inputs_of_sizes_long_unused_are_given_up() -> None:

@@ -209,7 +209,7 @@ def test_a_first_picture_that_fails_is_a_model_that_does_not_load(copy: Path) ->
 
 def test_a_first_picture_that_memory_is_too_short_for_says_so() -> None:
     """The warm-up's failure has its cause with it, so that a GPU in use is told from one that is too small."""
-    channel = WarmUpChannel(order(0).drawing)
+    channel = WarmUpChannel(order(0).params)
     channel.tell(DrawFailed(0, cuda_errors.out_of_memory_reason(64, 64)))
     with pytest.raises(ModelLoadError, match="first picture failed") as caught:
         channel.check()

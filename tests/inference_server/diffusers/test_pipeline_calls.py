@@ -33,7 +33,7 @@ def draw(
 def test_a_picture_is_the_one_that_diffusers_own_call_makes() -> None:
     """The seed, the negative prompt and the guidance have their effect as in the pipeline's own call."""
     order_ = one(1, negative_prompt="fog", guidance_scale=5.0)
-    assert difference(draw(ScriptedChannel(order_)).picture_of(1), own_picture("sd3", order_.drawing)) == 0
+    assert difference(draw(ScriptedChannel(order_)).picture_of(1), own_picture("sd3", order_.params)) == 0
 
 
 def test_a_parameter_that_the_pipeline_knows_reaches_it_by_its_own_name() -> None:
@@ -42,7 +42,7 @@ def test_a_parameter_that_the_pipeline_knows_reaches_it_by_its_own_name() -> Non
     channel = draw(ScriptedChannel(*orders), kind="sd")
     assert channel.batches() == [2] * 4 + [1] * 4
     for one, eta in zip(orders, (1.0, 0.5, 1.0), strict=True):
-        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing, eta=eta)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.params, eta=eta)) <= 2
 
 
 def test_an_error_that_quotes_a_prompt_is_told_without_it(capfd: pytest.CaptureFixture[str]) -> None:
@@ -67,9 +67,9 @@ def test_drawings_that_want_the_same_share_a_call() -> None:
     channel = draw(ScriptedChannel(*orders))
     assert channel.batches() == [3] * 4 + [1] * 4
     for number in (1, 2):
-        assert difference(channel.picture_of(number), own_picture("sd3", orders[number - 1].drawing)) <= 2
+        assert difference(channel.picture_of(number), own_picture("sd3", orders[number - 1].params)) <= 2
     for image, seed in enumerate((3, 4)):
-        own = own_picture("sd3", one(3, seeds=(seed,)).drawing)
+        own = own_picture("sd3", one(3, seeds=(seed,)).params)
         assert difference(channel.picture_of(3, image), own) <= 2
 
 
@@ -104,7 +104,7 @@ def test_who_leaves_in_mid_call_takes_nobody_along() -> None:
     """The one is cancelled at the next step, the other gets its picture."""
     channel = draw(CancelsAtStep(one(1), one(2), cancels=(1,)))
     assert isinstance(channel.end_of(1), Cancelled)
-    assert difference(channel.picture_of(2), own_picture("sd3", one(2).drawing)) <= 2
+    assert difference(channel.picture_of(2), own_picture("sd3", one(2).params)) <= 2
 
 
 def test_a_call_that_nobody_waits_for_is_cut_short() -> None:

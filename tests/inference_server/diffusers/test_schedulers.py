@@ -39,7 +39,7 @@ def test_a_flow_matching_model_offers_its_own_alone() -> None:
 def test_a_scheduler_draws_what_diffusers_draws_with_it(rig: Rig, scheduler: str) -> None:
     """Noise on the way included: it comes from the image's own generator."""
     one = order(scheduler=scheduler, num_inference_steps=5)
-    assert difference(rig.draw(one).picture_of(1), own_picture("sd", one.drawing)) == 0
+    assert difference(rig.draw(one).picture_of(1), own_picture("sd", one.params)) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -77,7 +77,7 @@ def schedulers_own_noise() -> Iterator[None]:
 def test_schedulers_that_add_noise_take_it_from_there(rig: Rig) -> None:
     """All of diffusers' are told so; on the CPU their pictures stay what they were."""
     one = order(scheduler="EulerAncestralDiscreteScheduler")
-    before = own_picture("sd", one.drawing)
+    before = own_picture("sd", one.params)
     assert schedulers.use_pinned_noise() >= 5
     for scheduler in ("euler_ancestral_discrete", "ddpm", "lcm", "k_dpm_2_ancestral_discrete"):
         assert sys.modules[f"diffusers.schedulers.scheduling_{scheduler}"].randn_tensor is schedulers.randn_tensor
@@ -88,8 +88,8 @@ def test_a_parameter_that_schedulers_know_reaches_them_by_its_own_name(rig: Rig)
     """A new field of a request's parameters needs nothing in the engine: DDIM's eta has its effect."""
     one = with_eta(order(), 1.0)
     picture = rig.draw(one).picture_of(1)
-    assert difference(picture, own_picture("sd", one.drawing, eta=1.0)) == 0
-    assert difference(picture, own_picture("sd", one.drawing)) > 0
+    assert difference(picture, own_picture("sd", one.params, eta=1.0)) == 0
+    assert difference(picture, own_picture("sd", one.params)) > 0
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 250])

@@ -46,7 +46,7 @@ def test_short_memory_ends_the_newest_drawing_and_lowers_the_limit() -> None:
     assert "64x64" in reason
     assert [message.images for message in channel.told if isinstance(message, Capacity)] == [2]
     for number in (1, 2, 3):
-        own = own_picture("sd", order(number, num_inference_steps=9).drawing)
+        own = own_picture("sd", order(number, num_inference_steps=9).params)
         assert difference(channel.picture_of(number), own) <= 2
 
 
@@ -56,7 +56,7 @@ def test_batches_of_one_shape_keep_their_own_prompts() -> None:
     channel = Rig(buckets=(1,), capacity=2).draw(*orders)
     assert set(channel.batches()) == {1}
     for one in orders:
-        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) == 0
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.params)) == 0
 
 
 def test_after_short_memory_every_picture_is_of_its_own_prompt() -> None:
@@ -67,7 +67,7 @@ def test_after_short_memory_every_picture_is_of_its_own_prompt() -> None:
     channel = draw_with_memory_for(4, *orders)
     assert "memory" in channel.reason_of(8)
     for one in orders[:-1]:
-        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.params)) <= 2
 
 
 def test_a_lowered_limit_is_kept_to() -> None:
@@ -157,7 +157,7 @@ def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles() -> None
     finally:
         handle.remove()
     assert channel.picture_of(1).shape == (64, 640, 3)
-    assert difference(channel.picture_of(2), own_picture("sd", order(2).drawing)) <= 2
+    assert difference(channel.picture_of(2), own_picture("sd", order(2).params)) <= 2
 
 
 class DecoderShortOfMemory:
@@ -203,11 +203,11 @@ def test_a_picture_that_cannot_be_decoded_for_want_of_memory_is_given_room(monke
     rig.unet.before_call = before_call
     with DecoderShortOfMemory(rig, times=1):
         rig.steps.work(channel)
-    assert difference(channel.picture_of(1), own_picture("sd", first.drawing)) <= 2
+    assert difference(channel.picture_of(1), own_picture("sd", first.params)) <= 2
     assert [message.images for message in channel.told if isinstance(message, Capacity)] == [1]
     assert rig.unet.forgotten == [None]
     for one in rest:
-        assert difference(channel.picture_of(one.number), own_picture("sd", one.drawing)) <= 2
+        assert difference(channel.picture_of(one.number), own_picture("sd", one.params)) <= 2
 
 
 def test_the_last_picture_is_given_room_too() -> None:
@@ -215,7 +215,7 @@ def test_the_last_picture_is_given_room_too() -> None:
     rig = Rig()
     with DecoderShortOfMemory(rig, times=1):
         channel = rig.draw(order(1))
-    assert difference(channel.picture_of(1), own_picture("sd", order(1).drawing)) == 0
+    assert difference(channel.picture_of(1), own_picture("sd", order(1).params)) == 0
     assert not [message for message in channel.told if isinstance(message, Capacity)]
 
 
@@ -244,5 +244,5 @@ def test_a_prompt_that_cannot_be_encoded_for_want_of_memory_is_given_room() -> N
     """The loop, with nothing to do, wakes up for it; the picture is drawn."""
     rig = Rig(encoder=EncodesAtTheSecondTry)
     channel = rig.draw(order(1))
-    assert difference(channel.picture_of(1), own_picture("sd", order(1).drawing)) == 0
+    assert difference(channel.picture_of(1), own_picture("sd", order(1).params)) == 0
     assert rig.unet.forgotten == [None]

@@ -49,7 +49,7 @@ def test_a_failing_scheduler_and_a_ruined_picture_harm_nobody_else() -> None:
     assert "cannot be taken" in channel.reason_of(2)
     assert "out of range" in channel.reason_of(3)
     for number in (1, 4):
-        assert difference(channel.picture_of(number), own_picture("sd", order(number, prompt=SECRET).drawing)) <= 2
+        assert difference(channel.picture_of(number), own_picture("sd", order(number, prompt=SECRET).params)) <= 2
 
 
 def test_a_number_of_steps_that_the_scheduler_cannot_do_is_told_as_such(capfd: pytest.CaptureFixture[str]) -> None:
