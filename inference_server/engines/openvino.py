@@ -20,6 +20,7 @@ import openvino_genai
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import WorkChannel, one_at_a_time
+from inference_server.engines.compiled_openvino import CompiledModel
 from inference_server.engines.model_folder import FoundModel, find, read_json, read_model_info, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
 from inference_server.engines.previews import DdimLevels, PreviewMap
@@ -74,7 +75,8 @@ class OpenVinoEngine:
         self.model_info = read_own_model_info(found)
         self._encoder_prompt = found.encoder_prompt
         self._scheduler_config = read_scheduler_config(found.folder)
-        self._pipeline = openvino_genai.Text2ImagePipeline(str(found.folder), "CPU")
+        self._compiled = CompiledModel(config.compile_cache, found.folder)
+        self._pipeline = self._compiled.load(partial(openvino_genai.Text2ImagePipeline, str(found.folder), "CPU"))
         self._own = self._scheduler = (self.model_info.scheduler, self._scheduler_config.get("timestep_spacing"))
         self._previews = PreviewMap()
         self._window = _PromptWindow(found)
@@ -99,6 +101,7 @@ class OpenVinoEngine:
                 ),
                 lambda step, num_steps, preview: False,
             )
+        self._compiled.works()
 
     def work(self, channel: WorkChannel) -> None:
         one_at_a_time.work(channel, self.draw)

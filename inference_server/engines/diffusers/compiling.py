@@ -26,7 +26,6 @@ from inference_server.engines.diffusers.compile_child import NoRoomError, compil
 from inference_server.engines.diffusers.cuda_graphs import CudaCapture, CudaGraphs
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
-from inference_server.engines.diffusers.package_cache import PackageCache
 from inference_server.engines.diffusers.streams import empty_cache
 from inference_server.engines.diffusers.unet import (
     BatchShape,
@@ -38,6 +37,7 @@ from inference_server.engines.diffusers.unet import (
     UNetRunner,
 )
 from inference_server.engines.diffusers.unet_package import PackageOrder, order_for
+from inference_server.engines.package_cache import PackageCache
 from inference_server.messages import ModelInfo
 
 # The compiling process's CUDA context and the kernels that it tries out; later the comparison of what it made.

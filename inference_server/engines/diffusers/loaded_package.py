@@ -14,10 +14,10 @@ import torch
 from inference_server.engines import short_reason
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import is_free
-from inference_server.engines.diffusers.package_cache import PackageCache, unpack
 from inference_server.engines.diffusers.streams import ThreadStream, is_capturing, synchronize
 from inference_server.engines.diffusers.unet import Network, UNetInputs
 from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, torch_dtype
+from inference_server.engines.package_cache import PackageCache, unpack
 
 # The largest difference as a share of the largest value. Kernels that sum in another order differ by a few of the last
 # bits in each of some hundred layers; a wrong kernel differs by much more.

@@ -30,9 +30,9 @@ from inference_server.engines.diffusers.compiling import Compile, CompilePlan, C
 from inference_server.engines.diffusers.encode import RequestEncoder
 from inference_server.engines.diffusers.engine import DiffusersEngine
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
-from inference_server.engines.diffusers.package_cache import MAX_TRIALS, PackageCache, PackageCacheError
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, InputSizes, Networks
 from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, export, order_for
+from inference_server.engines.package_cache import MAX_TRIALS, PackageCache, PackageCacheError
 from inference_server.messages import ModelInfo
 from tests.support import process_tree, tiny_pipelines
 from tests.support.diffusers_channel import ScriptedChannel, difference, order

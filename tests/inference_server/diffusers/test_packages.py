@@ -13,9 +13,9 @@ from inference_server.engines.diffusers.loaded_package import (
     PackageRefusedError,
     load_package,
 )
-from inference_server.engines.diffusers.package_cache import PackageCache
 from inference_server.engines.diffusers.unet import BatchShape, InputSizes, Network, UNetInputs
 from inference_server.engines.diffusers.unet_package import PackageOrder, layout
+from inference_server.engines.package_cache import PackageCache
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""The folder that keeps compiled UNets from one engine process to the next.
+"""The folder that keeps compiled models from one engine process to the next: diffusers' UNets, OpenVINO's networks.
 
 A package is machine code that this process will run, so the folder must be this user's alone. A package is written
 under another name and moved into place, so that no half-written file has a name that anybody asks for. Locks say
@@ -28,11 +28,11 @@ class PackageCacheError(Exception):
 
 
 class PackageCache:
-    """Packages by the digest of the order that they were made for."""
+    """Packages of one kind by the digest of the order that they were made for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str = "unet", suffix: str = ".pt2", most: int = MAX_PACKAGES) -> None:
         """Raises: PackageCacheError."""
-        self._folder = folder
+        self._folder, self._kind, self._suffix, self._most = folder, kind, suffix, most
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.stat()
@@ -127,14 +127,16 @@ class PackageCache:
         return True
 
     def _file(self, digest: str) -> Path:
-        return self._folder / f"unet-{digest}.pt2"
+        return self._folder / f"{self._kind}-{digest}{self._suffix}"
 
     def _trial(self, digest: str) -> Path:
-        return self._folder / f"unet-{digest}.trial"
+        return self._folder / f"{self._kind}-{digest}.trial"
 
     def _prune(self, keep: Path) -> None:
-        files = sorted(self._folder.glob("unet-*.pt2"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in files[MAX_PACKAGES:]:
+        files = sorted(
+            self._folder.glob(f"{self._kind}-*{self._suffix}"), key=lambda file: file.stat().st_mtime, reverse=True
+        )
+        for file in files[self._most :]:
             if file != keep:
                 file.unlink(missing_ok=True)
 

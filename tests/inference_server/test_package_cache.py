@@ -6,14 +6,14 @@ import sys
 import time
 from pathlib import Path
 
-from inference_server.engines.diffusers.package_cache import PackageCache
+from inference_server.engines.package_cache import PackageCache
 
 
 def test_what_compilers_have_done_outlives_a_process_that_is_ended(tmp_path: Path) -> None:
     """The engine that falls asleep in the middle takes its compiler along; the next one finds what that one kept."""
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from inference_server.engines.diffusers.package_cache import PackageCache\n"
+        "from inference_server.engines.package_cache import PackageCache\n"
         "cache = PackageCache(Path(sys.argv[1]))\n"
         "with cache.scratch() as scratch, cache.compiler_cache() as kept:\n"
         "    (kept / 'kernel').touch(); print(scratch, flush=True); time.sleep(600)"
