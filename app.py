@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 
+import page.no_type_stubs  # noqa: F401 (before anything that imports Gradio)
 from drawing.log_context import configure_logging
 from errors import SettingsError
 from page.layout import create_page

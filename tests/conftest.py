@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+import page.no_type_stubs  # noqa: F401 (before anything that imports Gradio)
 from tests.support.fair_fronts import fair_that_cannot_list
 from tests.support.hostile_server import HostileServer
 from tests.support.processes import REPOSITORY, Processes, is_setting
