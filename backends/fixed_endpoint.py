@@ -9,7 +9,10 @@ from errors import EndpointUnreachableError, StartError
 
 
 class FixedEndpoint(EndpointBackend):
-    """An inference server that may load its model for `timeout_s` seconds, and not answer at all for `refused_s`."""
+    """An inference server that may load its model for `timeout_s` seconds and not answer at all for `refused_s`.
+
+    A model that is being downloaded is waited for as long as that goes on.
+    """
 
     def __init__(self, endpoint: EndpointClient, *, timeout_s: float, refused_s: float = 10.0) -> None:
         super().__init__(
@@ -29,7 +32,9 @@ class FixedEndpoint(EndpointBackend):
                     return
                 if health.broken:
                     raise self._not_healthy("find it healthy", health.reason or "its model failed to load")
-                tell("Loading the model")
+                tell(health.loading_sentence)
+                if health.is_downloading:
+                    begin = time.monotonic()
             except EndpointUnreachableError:
                 if time.monotonic() - begin > min(self._refused_s, self._timeout_s):
                     raise

@@ -57,7 +57,9 @@ class Reconciler:
                     return answer
                 if answer.broken:
                     raise _failed_to_load(answer, fair.how_to_stop())
-                self._start.tell("Loading the model")
+                self._start.tell(answer.loading_sentence)
+                if answer.is_downloading:
+                    self._start.begin_anew()
             elif isinstance(answer, EndpointUntrustedError):
                 raise fair.untrusted(answer)
             else:

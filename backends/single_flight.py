@@ -15,11 +15,14 @@ PAUSE_MAX_S = 60.0
 
 
 class _Flight:
-    """One run of the work. `pause_s`: the pause before it; `stage`: what it does now; `error`: how it failed."""
+    """One run of the work. `pause_s`: the pause before it; `stage`: what it does now; `heard_s`: when it last told
+    that; `error`: how it failed.
+    """
 
     def __init__(self, pause_s: float) -> None:
         self.pause_s = pause_s
         self.stage = ""
+        self.heard_s = time.monotonic()
         self.done = False
         self.error: Exception | None = None
 
@@ -56,7 +59,7 @@ class SingleFlight:
 
         `timeout_s`: how long the work itself may take, in seconds. Its own error for that comes first: it knows more.
         Raises: what the work raised, JobCancelledError as soon as `cancelled()` says so (the work goes on), StartError
-        when it is still not done although its time, the pause before it and `overrun_s` are over.
+        when it is not done and has told nothing for as long as its time, the pause before it and `overrun_s`.
         """
         with self._changed:
             flight = self._flight
@@ -64,7 +67,7 @@ class SingleFlight:
                 if cancelled():
                     raise JobCancelledError()
                 flight = self._take_off()
-        deadline = time.monotonic() + flight.pause_s + timeout_s + self._overrun_s
+        joined_s = time.monotonic()
         told = ""
         while True:
             with self._changed:
@@ -78,7 +81,8 @@ class SingleFlight:
                 raise JobCancelledError()
             if done:
                 break
-            if time.monotonic() > deadline:
+            silent_s = time.monotonic() - max(joined_s, flight.heard_s)
+            if silent_s > flight.pause_s + timeout_s + self._overrun_s:
                 raise StartError(
                     self._name,
                     tried=f"get everything ready within {timeout_s:g} s",
@@ -103,6 +107,7 @@ class SingleFlight:
 
     def _run(self, flight: _Flight) -> None:
         def tell(stage: str) -> None:
+            flight.heard_s = time.monotonic()
             if stage == flight.stage:
                 return
             log.info("%s: %s", self._name, stage)

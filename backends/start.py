@@ -124,6 +124,10 @@ class Start:
         self._stage = stage
         self._tell(stage)
 
+    def begin_anew(self) -> None:
+        """Moves the deadline as far away as it was at the beginning: something long goes on as it should."""
+        self.deadline = self._clock() + self.timing.timeout_s
+
     def end_silence(self) -> None:
         """Lets the silence begin anew: our server has answered, or something was started."""
         self._silent_since = self._clock()

@@ -144,8 +144,12 @@ class Workers:
 
     def _wait(self, begun: float) -> tuple[str, float]:
         """What is waited for while no worker takes a drawing, and until when."""
-        if any(worker.health and worker.health.state == "loading" for worker in self._clients if not worker.is_going):
-            return "Loading the model", begun + self._start_s
+        loading = [worker.health for worker in self._clients if worker.health and not worker.is_going]
+        loading = [health for health in loading if health.state == "loading"]
+        if loading and loading[0].is_downloading and self._fallback is None:
+            return loading[0].loading_sentence, float("inf")
+        if loading:
+            return loading[0].loading_sentence, begun + self._start_s
         return AWAY_FOR_A_MOMENT, self._back_until()
 
     def _back_until(self) -> float:

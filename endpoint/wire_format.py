@@ -33,6 +33,7 @@ class Health(BaseModel):
     """What `GET /healthcheck` told. `limits` is None for a server that tells none (upstream's).
 
     `state`: `loading`, `healthy` or `failed`; `engine`: `loading`, `ready`, `asleep` or None.
+    `stage`: what a loading engine is at.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -44,6 +45,7 @@ class Health(BaseModel):
     deployment: str | None = None
     fingerprint: str | None = None
     reason: str | None = None
+    stage: str | None = None
     limits: Limits | None = None
     defaults: Defaults = Defaults()
 
@@ -56,6 +58,16 @@ class Health(BaseModel):
     def broken(self) -> bool:
         """The model could not be loaded. Our server tries again by itself, at growing intervals."""
         return self.state == "failed" and not self.gpu_busy
+
+    @property
+    def is_downloading(self) -> bool:
+        """It fetches its model, which may take hours; it fails by itself when no byte comes for a minute."""
+        return self.state == "loading" and (self.stage or "").startswith("Downloading the model")
+
+    @property
+    def loading_sentence(self) -> str:
+        """What a visitor reads while it loads."""
+        return _sentence(self.stage) if self.is_downloading else "Loading the model"
 
     @property
     def takes_posts(self) -> bool:

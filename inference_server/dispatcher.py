@@ -70,6 +70,11 @@ class Dispatcher:
         return self._supervisor.phase
 
     @property
+    def stage(self) -> str:
+        """What the engine process is doing before it is ready, in words that a visitor may read."""
+        return self._supervisor.stage
+
+    @property
     def reason(self) -> str:
         """Why the model is not loaded; empty unless it failed."""
         return self._supervisor.failure.reason if self.phase is Phase.FAILED else ""

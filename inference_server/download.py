@@ -8,7 +8,7 @@ change of any other one leaves the weights' layer as it is.
 import argparse
 import shutil
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from inference_server.engine_config import EngineConfig
@@ -35,7 +35,7 @@ def main() -> int:
     return 0
 
 
-def _fetch(config: EngineConfig) -> Callable[[EngineConfig], Path]:
+def _fetch(config: EngineConfig) -> model_folder.Fetch:
     if config.engine != "diffusers":
         return model_folder.snapshot
     from torch import device
@@ -44,7 +44,7 @@ def _fetch(config: EngineConfig) -> Callable[[EngineConfig], Path]:
 
     # A build has no GPU: the precision is that of a run with one.
     dtype = loading.choose_dtype(config.model_precision, device("cuda"))
-    return lambda config: loading.from_hub(config, dtype)
+    return partial(loading.from_hub, dtype)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inference_server.engine_config import EngineConfig
 from inference_server.params import GenerationParams as GenerationParams  # a part of Draw
 
+DOWNLOADING = "Downloading the model"  # begins the stages of a download, which takes as long as it brings bytes
 MODEL_NOT_LOADED, GPU_BUSY = "MODEL_NOT_LOADED", "GPU_BUSY"  # the wire's codes for a model that is not there
 
 

@@ -87,6 +87,8 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
     told["fingerprint"] = config.fingerprint
     told["limits"] = offer.limits.model_dump(mode="json")
     told["defaults"] = offer.defaults.model_dump(mode="json") if offer.defaults else {}
+    if dispatcher.phase is Phase.LOADING:
+        told["stage"] = dispatcher.stage
     if dispatcher.phase is Phase.FAILED:
         told["reason"] = dispatcher.reason
     return told

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from inference_server.engine_config import DEMO_MODEL_NAME, EngineConfig
-from inference_server.engines import ModelLoadError, short_reason
+from inference_server.engines import ModelLoadError
 from inference_server.messages import ModelInfo
 
 
@@ -33,11 +33,11 @@ class FoundModel:
     encoder_prompt: Callable[..., str] = as_typed  # from a prompt to the text that the text encoder is given
 
 
-def snapshot(config: EngineConfig) -> Path:
-    """All files of a model of the hub. Raises: what huggingface_hub raises."""
-    from huggingface_hub import snapshot_download
+def snapshot(config: EngineConfig, report: Callable[[str], None]) -> Path:
+    """All files of a model of the hub. Raises: ModelLoadError, or what huggingface_hub raises."""
+    from inference_server.engines.hub_download import HubDownloader
 
-    return Path(snapshot_download(str(config.model_id), revision=config.model_revision or None))
+    return Path(HubDownloader(report).snapshot(str(config.model_id), revision=config.model_revision or None))
 
 
 def built_in(models: Path, config: EngineConfig) -> Path:
@@ -45,9 +45,10 @@ def built_in(models: Path, config: EngineConfig) -> Path:
     return models / quote(f"{config.model_id}@{config.model_revision or 'main'}", safe="@")
 
 
-def find(
-    config: EngineConfig, report: Callable[[str], None], fetch: Callable[[EngineConfig], Path] = snapshot
-) -> FoundModel:
+Fetch = Callable[[EngineConfig, Callable[[str], None]], Path]
+
+
+def find(config: EngineConfig, report: Callable[[str], None], fetch: Fetch = snapshot) -> FoundModel:
     """The folder of the configured model. A hub id's is built into this image (BUILT_IN_MODELS), or `fetch` brings it.
 
     Raises: ModelLoadError.
@@ -68,25 +69,24 @@ def find(
         folder = built_in(Path(built_in_models), config)
         if folder.is_dir():
             return FoundModel(folder, config.model_id)
-    report(f"fetching {config.model_id} from the hub")
-    return FoundModel(_fetched(config, fetch), config.model_id)
+    report(f"asking the hub for {config.model_id}")
+    return FoundModel(_fetched(config, report, fetch), config.model_id)
 
 
-def _fetched(config: EngineConfig, fetch: Callable[[EngineConfig], Path]) -> Path:
+def _fetched(config: EngineConfig, report: Callable[[str], None], fetch: Fetch) -> Path:
     try:
-        return fetch(config)
+        return fetch(config, report)
     except ImportError as exc:
         raise ModelLoadError(
             f"MODEL_ID {config.model_id!r} is no folder here, and fetching it needs the package {exc.name}, "
             "which is not installed"
         ) from exc
+    except ModelLoadError as exc:
+        raise ModelLoadError(f"Fetching {config.model_id} from the hub: {exc}") from exc
     except Exception as exc:
-        root: BaseException = exc
-        while root.__cause__ is not None:
-            root = root.__cause__
-        raise ModelLoadError(
-            f"Fetching {config.model_id} from the hub failed: {type(root).__name__}: {short_reason(root)}"
-        ) from exc
+        from inference_server.engines.hub_errors import explain
+
+        raise ModelLoadError(f"Fetching {config.model_id} from the hub: {explain(exc, config)}") from exc
 
 
 def read_model_info(

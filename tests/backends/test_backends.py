@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +15,7 @@ from backends.choose import choose_backend
 from backends.fair_chain import FairChain
 from backends.fixed_endpoint import FixedEndpoint
 from backends.start import Timing
-from drawing.events import Event
+from drawing.events import Event, Waking
 from drawing.models import GenerationRequest
 from endpoint.credentials import Credentials
 from endpoint.wire_format import Health
@@ -158,6 +159,24 @@ def test_it_waits_while_the_model_loads() -> None:
     with hostile_server(states("loading", "loading", "healthy")) as server:
         chosen(ENDPOINT_URL=server.url).ensure(told.append, never)
     assert "Loading the model" in str(told)
+
+
+def test_a_download_takes_as_long_as_it_takes() -> None:
+    """A server that downloads its model is waited for beyond the deadline, and how far it is reaches the visitor."""
+    told: list[Event] = []
+    gigabytes = iter(range(6))
+
+    def script(line: Line, request: Received) -> bool:
+        here = next(gigabytes, None)
+        loading = {"state": "loading", "stage": f"Downloading the model: {here}.0 of 6.0 GB"}
+        line.answer(200, json.dumps({**HEALTH, **(loading if here is not None else {})}))
+        return True
+
+    begun = time.monotonic()
+    with hostile_server(script) as server:
+        FixedEndpoint(EndpointClient(server.url), timeout_s=0.5).ensure(told.append, never)
+    assert time.monotonic() - begun > 1
+    assert Waking("Downloading the model: 5.0 of 6.0 GB") in told
 
 
 @pytest.mark.parametrize(("state", "message"), [("failed", "no unet"), ("loading", "still loading")])

@@ -1,6 +1,7 @@
 """One run at a time, however many ask; a pause after a failure."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -185,6 +186,19 @@ def test_deadline() -> None:
         flight.join(ignore, never, timeout_s=0.2)
     gate.open.set()
     flight.join(ignore, never, timeout_s=PATIENT_S)
+
+
+def test_a_run_that_goes_on_telling_is_waited_for() -> None:
+    """The deadline counts from the last word of the run: one that tells how far it is may take longer."""
+
+    def work(tell: TellStage) -> None:
+        for megabytes in range(8):
+            tell(f"{megabytes} MB")
+            time.sleep(0.1)
+
+    begun = time.monotonic()
+    SingleFlight(work, name="test").join(ignore, never, timeout_s=0.5)
+    assert time.monotonic() - begun > 0.7
 
 
 def test_log_lines_carry_the_job_that_began() -> None:

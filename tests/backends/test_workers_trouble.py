@@ -86,6 +86,21 @@ def test_a_worker_that_cannot_load_its_model_is_not_waited_for() -> None:
         raw.close()
 
 
+def test_a_worker_that_downloads_its_model_is_waited_for() -> None:
+    """However long that takes; the sentence says how far it is, and the reason where it breaks off."""
+    with space_side(Workers(KEY, wait_s=0, start_s=0.3)) as space:
+        raw = RawWorker(space.port, state="loading", stage="Downloading the model: 1.2 of 5.1 GB")
+        wait_until("the worker", lambda: not space.workers.status().away)
+        drawing = Drawing(space.workers, 1)
+        wait_until("the wait", lambda: Waking("Downloading the model: 1.2 of 5.1 GB") in drawing.events)
+        time.sleep(0.5)  # longer than a start may take
+        raw.beat(state="loading", stage="Downloading the model: 1.3 of 5.1 GB")
+        wait_until("the rest", lambda: Waking("Downloading the model: 1.3 of 5.1 GB") in drawing.events)
+        raw.beat(state="failed", reason="Fetching a/b from the hub: the download stalled at 1.3 of 5.1 GB")
+        assert "the download stalled at 1.3 of 5.1 GB" in str(drawing.result())
+        raw.close()
+
+
 def test_a_worker_that_leaves_is_not_loading_its_model() -> None:
     """What a visitor reads meanwhile; the next worker draws."""
     with space_side(new_workers()) as space:

@@ -168,7 +168,7 @@ def _download(tmp_path: Path, hub: str, models: Path, token: str) -> subprocess.
     )
 
 
-def _no_hub(config: EngineConfig) -> Path:
+def _no_hub(*_: object) -> Path:
     raise AssertionError("the hub was asked")
 
 
@@ -177,7 +177,7 @@ def test_another_revision_is_not_the_built_in_one(tmp_path: Path, monkeypatch: p
     (tmp_path / "owner%2Fmodel@main").mkdir()
     monkeypatch.setenv("BUILT_IN_MODELS", str(tmp_path))
     config = EngineConfig(model_id=MODEL_ID, model_revision="v2")
-    assert find(config, lambda stage: None, fetch=lambda config: tmp_path / "fetched").folder == tmp_path / "fetched"
+    assert find(config, lambda stage: None, fetch=lambda *_: tmp_path / "fetched").folder == tmp_path / "fetched"
 
 
 @pytest.fixture(params=["http", "https"])

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import diffusers
 import torch
 import transformers
+from diffusers.pipelines import pipeline_utils
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, model_folder, short_reason
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame, require_free
+from inference_server.engines.hub_download import HubDownloader
 from inference_server.engines.model_folder import FoundModel
 
 DTYPES = {
@@ -49,7 +52,7 @@ def load(config: EngineConfig, report: Callable[[str], None]) -> LoadedPipeline:
             "INFERENCE_ENGINE=diffusers needs a MODEL_ID (a folder or an id of the hub): the demo model, which serves "
             "without one, is made for INFERENCE_ENGINE=openvino"
         )
-    found = model_folder.find(config, report, fetch=lambda config: from_hub(config, dtype))
+    found = model_folder.find(config, report, fetch=partial(from_hub, dtype))
     index = read_index(found.folder)
     variant = choose_variant(found.folder, dtype)
     weights_bytes = count_weights_bytes(found.folder, index, dtype, variant)
@@ -113,18 +116,20 @@ def _be_silent() -> None:
         logging.disable_progress_bar()
 
 
-def from_hub(config: EngineConfig, dtype: torch.dtype) -> Path:
+def from_hub(dtype: torch.dtype, config: EngineConfig, report: Callable[[str], None]) -> Path:
     """Downloads the files that this pipeline needs and no others; the fp16 variant if it is wanted and exists."""
     download = partial(
         diffusers.DiffusionPipeline.download, str(config.model_id), revision=config.model_revision or None
     )
-    if dtype == torch.float16:
-        try:
-            return Path(download(variant="fp16"))
-        except ValueError as exc:
-            if "variant" not in str(exc):
-                raise
-    return Path(download())
+    # diffusers knows which files these are. It has no parameter for what brings them.
+    with mock.patch.object(pipeline_utils, "snapshot_download", HubDownloader(report).snapshot):
+        if dtype == torch.float16:
+            try:
+                return Path(download(variant="fp16"))
+            except ValueError as exc:
+                if "variant" not in str(exc):
+                    raise
+        return Path(download())
 
 
 def _pipeline(folder: Path, index: dict[str, Any], dtype: torch.dtype, variant: str | None) -> Any:
