@@ -58,8 +58,7 @@ def running_model_hub(model_id: str, folder: Path, token: str | None) -> Iterato
         file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
     }
     bound = type("Handler", (_Handler,), {"model_id": model_id, "files": files, "token": token})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), bound)
     bound.hub = hub = ModelHub(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
@@ -69,6 +68,13 @@ def running_model_hub(model_id: str, folder: Path, token: str | None) -> Iterato
             hub.trouble.hold.set()
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed is none."""
 
 
 class _Handler(BaseHTTPRequestHandler):
