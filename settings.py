@@ -72,6 +72,7 @@ def _long_secret(value: SecretStr) -> SecretStr:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Host = Annotated[str, AfterValidator(_host)]
+Line = Annotated[str, Field(max_length=2000)]
 Mode = Literal["local", "fair", "endpoint", "workers"]
 
 
@@ -96,7 +97,28 @@ class InferenceConfig(BaseModel):
     idle_exit_s: Seconds | None = None
 
 
-class Settings(InferenceConfig, BaseSettings):
+class HouseSettings(BaseModel):
+    """What visitors are told about whose machine draws and what holds here, and what they may ask for.
+
+    A number of 0 is no limit. None: the page says what holds by default, or nothing.
+    """
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, protected_namespaces=())
+
+    owner_name: Line | None = Field(default=None, validation_alias=AliasChoices("OWNER_NAME", "SPACE_AUTHOR_NAME"))
+    gpu_name: Line | None = None
+    model_card_url: HttpUrl | None = None
+    model_license: Line | None = None
+    privacy_text: Line | None = None
+    use_policy: Line | None = None
+    report_to: Line | None = None  # an address on the web or for mail
+    space_id: Line | None = None
+    visitor_waiting_max: Annotated[int, Field(ge=0, le=10_000)] = 0
+    visitor_pictures_per_hour: Annotated[int, Field(ge=0, le=100_000)] = 0
+    blocked_words: Annotated[str, Field(max_length=100_000)] | None = None  # see drawing/blocked_words.py
+
+
+class Settings(InferenceConfig, HouseSettings, BaseSettings):
     """The settings as given. `backends/choose.py` hands each backend the part that it needs."""
 
     model_config = SettingsConfigDict(

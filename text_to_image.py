@@ -6,7 +6,9 @@
 import functools
 import logging
 import threading
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -14,9 +16,13 @@ from starlette.routing import BaseRoute
 
 from backends.base import Backend
 from backends.choose import choose_backend
+from drawing.blocked_words import BlockedWords
 from drawing.jobs import Job, Jobs
+from drawing.known_model import KnownModel
 from drawing.models import GeneratedImage, GenerationRequest
+from drawing.quota import Quota
 from drawing.status import BackendStatus
+from drawing.turns import Turn, Turns
 from errors import EndpointUnreachableError, JobCancelledError
 from settings import Settings
 
@@ -27,27 +33,62 @@ ROUNDS = 3  # a service that has died since is started again, twice at most for 
 
 
 class TextToImage:
-    """Draws on one backend. Every method may be called from any thread."""
+    """Draws on one backend. Every method may be called from any thread.
 
-    def __init__(self, backend: Backend, jobs: Jobs | None = None) -> None:
+    `visitor_waiting_max`, `visitor_pictures_per_hour`: limits for each visitor, 0 for none; `blocked`: prompts that are
+    refused; `known`: what was known of the model before.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        jobs: Jobs | None = None,
+        *,
+        visitor_waiting_max: int = 0,
+        visitor_pictures_per_hour: int = 0,
+        blocked: BlockedWords | None = None,
+        known: KnownModel | None = None,
+    ) -> None:
         self._backend = backend
         self._jobs = jobs or Jobs()
+        self._turns = Turns(lambda: self._backend.status().limits.images_at_once, waiting_max=visitor_waiting_max)
+        self._quota = Quota(visitor_pictures_per_hour)
+        self._blocked = blocked or BlockedWords([])
+        self._known = known or KnownModel()
 
-    def submit(self, *values: Any, **named: Any) -> Job:
+    def submit(
+        self,
+        *values: Any,
+        visitor: str = "",
+        address: str = "",
+        patience_s: float | None = None,
+        nearest: bool = False,
+        **named: Any,
+    ) -> Job:
         """Begins to draw; returns at once. Takes the fields of `GenerationRequest`, in their order or by name.
 
+        `visitor`: who asks, for turns go round by visitor; `address`: where from, for the pictures an hour, "" means
+        the visitor; `patience_s`: see `Job`; `nearest`: numbers that turn out to lie outside the model's limits are
+        moved inside, which the receipt tells, instead of refused.
         Raises: InvalidRequestError with the reason in a visitor's words, BusyError.
         """
         request = GenerationRequest.checked(self._backend.status().limits, *values, **named)
-        return self._jobs.start(request, self._draw)
+        self._blocked.check(request.prompt)
+        turn = self._turns.ask(visitor)
+        try:
+            self._quota.count(address or visitor)
+            return self._jobs.start(request, lambda job: self._draw(job, turn, nearest), patience_s=patience_s)
+        except BaseException:
+            turn.leave()
+            raise
 
     def job(self, job_id: str) -> Job | None:
         """The job of that id; None once it is forgotten."""
         return self._jobs.get(job_id)
 
     def status(self) -> BackendStatus:
-        """What is known of the place that draws; asks nobody."""
-        return self._backend.status()
+        """What is known of the place that draws, from an earlier run too; asks nobody."""
+        return self._known.fill_in(self._backend.status())
 
     def routes(self) -> Sequence[BaseRoute]:
         """What the page's server answers for the place that draws."""
@@ -57,21 +98,62 @@ class TextToImage:
         """Ends what this process started."""
         self._backend.close()
 
-    def _draw(self, job: Job) -> GeneratedImage:
+    def _draw(self, job: Job, turn: Turn, nearest: bool) -> GeneratedImage:
+        turn.wanted = lambda: job.wanted
+        job.on_cancel = turn.go.set
+        try:
+            return self._draw_in_turn(job, turn, nearest)
+        finally:
+            turn.leave()
+
+    def _draw_in_turn(self, job: Job, turn: Turn, nearest: bool) -> GeneratedImage:
+        ready_s = line_s = 0.0
+        moved: list[str] = []
         for attempt in range(1, ROUNDS + 1):
             _end_if_cancelled(job)
+            begun = time.monotonic()
             self._backend.ensure(job.tell, job.cancel_requested.is_set)
-            job.request.check(self._backend.status().limits)
+            ready_s += time.monotonic() - begun
+            self._known.note(self._backend.status())
+            moved += self._fit(job, nearest)
+            begun = time.monotonic()
             try:
-                return self._backend.draw(
-                    job.request, job_id=job.id, tell=job.tell, cancelled=job.cancel_requested.is_set
-                )
+                with turn.taken(job.tell, job.cancel_requested.is_set) as tell:
+                    line_s += time.monotonic() - begun
+                    generated = self._backend.draw(
+                        job.request, job_id=job.id, tell=tell, cancelled=job.cancel_requested.is_set
+                    )
+                    return _with_receipt(generated, moved, line_s, ready_s, job.elapsed_s)
             except EndpointUnreachableError as error:
                 _end_if_cancelled(job)  # which is then no failure
                 if attempt == ROUNDS:
                     raise
                 log.warning("looking after the services: %s", error)
         raise AssertionError("unreachable: the last round returns or raises")
+
+    def _fit(self, job: Job, nearest: bool) -> list[str]:
+        """Looks at the request again now that the limits are known, and says what it has moved.
+
+        Raises: InvalidRequestError.
+        """
+        limits = self._backend.status().limits
+        fitting = job.request.nearest(limits) if nearest else job.request
+        fitting.check(limits)
+        asked, job.request = job.request, fitting
+        return [
+            f"{name.replace('_', ' ').capitalize()}: {value:g}, the nearest that this model draws, instead of {old:g}"
+            for name, old in vars(asked).items()
+            if (value := getattr(fitting, name)) != old
+        ]
+
+
+def _with_receipt(
+    generated: GeneratedImage, moved: list[str], line_s: float, ready_s: float, total_s: float
+) -> GeneratedImage:
+    """The picture with the times of this side, and what was moved."""
+    told = generated.receipt
+    receipt = replace(told, substituted=(*moved, *told.substituted), line_s=line_s, ready_s=ready_s, total_s=total_s)
+    return replace(generated, receipt=receipt)
 
 
 def _end_if_cancelled(job: Job) -> None:
@@ -91,7 +173,14 @@ def default_service() -> TextToImage:
 
 @functools.cache
 def _default_service() -> TextToImage:
-    return TextToImage(choose_backend(Settings.load()))
+    settings = Settings.load()
+    return TextToImage(
+        choose_backend(settings),
+        visitor_waiting_max=settings.visitor_waiting_max,
+        visitor_pictures_per_hour=settings.visitor_pictures_per_hour,
+        blocked=BlockedWords.read(settings.blocked_words),
+        known=KnownModel.of(settings.mode, settings.deployment, settings.endpoint_url, settings.inference),
+    )
 
 
 def submit(prompt: str, *values: Any, **named: Any) -> Job:

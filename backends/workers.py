@@ -208,15 +208,18 @@ class Workers:
             worker = able[0] if able else self._seen
             away = not self._clients
         health = worker.health if worker else None
-        limits = [one.health.limits for one in (*able, worker) if one and one.health and one.health.limits]
+        known = [one.health.limits for one in (able or [worker]) if one and one.health and one.health.limits]
+        limits = functools.reduce(Limits.wider, known) if known else Limits()
         stand_in = self._fallback.status() if away and self._fallback is not None else None
+        if stand_in is not None:
+            limits = limits.model_copy(update={"images_at_once": stand_in.limits.images_at_once})
         return BackendStatus(
             kind="workers",
             demo=stand_in is not None and stand_in.demo,
             tunnel=False,
             ready=bool(health and health.engine == "ready" and worker in self._clients),
             model=health.model if health else None,
-            limits=functools.reduce(Limits.wider, limits) if limits else Limits(),
+            limits=limits,
             defaults=health.defaults if health else Defaults(),
             away=away,
             stand_in=stand_in is not None,

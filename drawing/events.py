@@ -16,9 +16,12 @@ class Waking:
 
 @dataclass(frozen=True)
 class Queued:
-    """The inference server has the request. `place`: 1 is next."""
+    """The drawing waits in line, here or at the inference server. `place`: 1 is next; `about_s`: seconds until its turn
+    comes, by what the last ones took; None: not known.
+    """
 
     place: int
+    about_s: float | None = None
 
 
 @dataclass(frozen=True)

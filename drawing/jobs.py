@@ -19,14 +19,24 @@ from errors import BusyError, JobCancelledError, JobTimeoutError, ServiceError, 
 
 log = logging.getLogger(__name__)
 
+KEEP_S = 24 * 3600.0
+
 
 class Job:
-    """One drawing. Made by `Jobs.start`; every method may be called from any thread."""
+    """One drawing. Made by `Jobs.start`; every method may be called from any thread.
 
-    def __init__(self, request: GenerationRequest) -> None:
+    `id` lets its bearer see the picture, `cancel_token` lets him cancel the job. `patience_s`: for how long it counts
+    as wanted after somebody last followed it or asked for it; None: for ever.
+    """
+
+    def __init__(self, request: GenerationRequest, *, patience_s: float | None = None) -> None:
         self.id = secrets.token_urlsafe(16)
+        self.cancel_token = secrets.token_urlsafe(16)
         self.request = request
-        self._started_at = time.monotonic()
+        self.patience_s = patience_s
+        self.asked_at = time.time()  # for people to read
+        self.on_cancel: Callable[[], None] = _nothing
+        self._started_at = self._wanted_at = self._told_at = time.monotonic()
         self.cancel_requested = threading.Event()
         self._events: list[Event] = []
         self._changed = threading.Condition()
@@ -54,6 +64,21 @@ class Job:
         return bool(self._wakers)
 
     @property
+    def wanted(self) -> bool:
+        """Whether anybody may still wait for it."""
+        idle_s = time.monotonic() - self._wanted_at
+        return self.followed or self.patience_s is None or idle_s < self.patience_s
+
+    def want(self) -> None:
+        """Somebody has asked for it, or stopped following it, just now."""
+        self._wanted_at = time.monotonic()
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since its last event, 0 once it has finished."""
+        return 0.0 if self.finished else time.monotonic() - self._told_at
+
+    @property
     def picture_bytes(self) -> int:
         """What its picture takes in memory, as a file and decoded; 0 without one."""
         last = self._events[-1] if self._events else None
@@ -76,6 +101,7 @@ class Job:
                 return
             self._drop_preview_before(event)
             self._events.append(event)
+            self._told_at = time.monotonic()
             if isinstance(event, Picture | Failed | Cancelled):
                 self.finished_at = time.monotonic()
             self._changed.notify_all()
@@ -100,6 +126,7 @@ class Job:
         """
         self.cancel_requested.set()
         self.tell(Cancelled())
+        self.on_cancel()
 
     def result(self, timeout_s: float) -> GeneratedImage:
         """The picture, once it is there.
@@ -141,6 +168,7 @@ class Job:
                     return
                 await news.wait()
         finally:
+            self.want()
             self._wakers.discard(wake)
 
     def expired(self, keep_s: float) -> bool:
@@ -151,17 +179,18 @@ class Job:
 class Jobs:
     """The jobs of this process.
 
-    At most `max_active` at once; a finished one can be found by its id for `keep_s` seconds more: the newest `max_kept`
-    of them, as far as their pictures take no more than `max_picture_bytes` together. What is followed is kept.
+    At most `max_active` at once; a finished one can be found by its id for `keep_s` seconds more, a day: the newest
+    `max_kept` of them, as far as their pictures take no more than `max_picture_bytes` together. What is followed is
+    kept.
     """
 
     def __init__(
         self,
         *,
         max_active: int = 500,
-        keep_s: float = 600.0,
-        max_kept: int = 500,
-        max_picture_bytes: int = 200_000_000,
+        keep_s: float = KEEP_S,
+        max_kept: int = 2000,
+        max_picture_bytes: int = 400_000_000,
     ) -> None:
         self._max_active = max_active
         self._keep_s = keep_s
@@ -170,12 +199,18 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def start(self, request: GenerationRequest, draw: Callable[[Job], GeneratedImage]) -> Job:
-        """Begins to draw, in the job's own thread.
+    def start(
+        self,
+        request: GenerationRequest,
+        draw: Callable[[Job], GeneratedImage],
+        *,
+        patience_s: float | None = None,
+    ) -> Job:
+        """Begins to draw, in the job's own thread. `patience_s`: see `Job`.
 
         Raises: BusyError when `max_active` jobs are under way.
         """
-        job = Job(request)
+        job = Job(request, patience_s=patience_s)
         with self._lock:
             self._forget_old()
             active = sum(not kept.finished for kept in self._jobs.values())
@@ -191,10 +226,13 @@ class Jobs:
         return job
 
     def get(self, job_id: str) -> Job | None:
-        """The job of that id, None if there is none (any more)."""
+        """The job of that id, None if there is none (any more). Who asks for it wants it."""
         with self._lock:
             self._forget_old()
-            return self._jobs.get(job_id)
+            job = self._jobs.get(job_id)
+        if job is not None:
+            job.want()
+        return job
 
     def _forget_old(self) -> None:
         finished = [job for job in self._jobs.values() if job.finished]
@@ -226,6 +264,10 @@ class Jobs:
                 job.tell(Picture(generated))
                 with self._lock:
                     self._forget_old()
+
+
+def _nothing() -> None:
+    """Nobody has to be told of the cancel."""
 
 
 def _our_fault(error: Exception) -> ServiceError:

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from errors import InvalidRequestError
 
@@ -27,6 +27,14 @@ class Range(BaseModel):
         multiple = math.gcd(max(1, self.multiple), max(1, other.multiple))
         return Range(min=min(self.min, other.min), max=max(self.max, other.max), multiple=multiple)
 
+    def nearest(self, value: float) -> float:
+        """The value itself where it lies within, else the nearest that does."""
+        inside = max(self.min, min(self.max, value))
+        if self.multiple <= 1:
+            return inside
+        lowest, highest = math.ceil(self.min / self.multiple), math.floor(self.max / self.multiple)
+        return max(lowest, min(highest, round(inside / self.multiple))) * self.multiple
+
     def check(self, name: str, value: float, unit: str = "") -> None:
         """Raises: InvalidRequestError with what would be right."""
         if not self.min <= value <= self.max:
@@ -41,7 +49,7 @@ class Range(BaseModel):
 class Limits(BaseModel):
     """What the inference server says that it can do; the values here hold until it was asked.
 
-    Sides in pixels, `prompt_chars` in characters.
+    Sides in pixels, `prompt_chars` in characters; `images_at_once`: how many it draws side by side.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -51,23 +59,27 @@ class Limits(BaseModel):
     height: Range = Range(min=64, max=2048, multiple=8)
     guidance_scale: Range = Range(min=0, max=30)
     prompt_chars: int = 2000
+    images_at_once: Annotated[int, Field(ge=1)] = 1
 
     @classmethod
     def from_health(cls, answer: dict[str, Any]) -> "Limits":
         """From the healthcheck's `limits`, where a plain maximum is written `{"max": n}`."""
-        chars = answer.get("prompt_chars")
-        return cls.model_validate(
-            {**answer, "prompt_chars": chars.get("max", 2000) if isinstance(chars, dict) else 2000}
-        )
+        read = dict(answer)
+        for name in ("prompt_chars", "images_at_once"):
+            told = read.pop(name, None)
+            if isinstance(told, dict) and "max" in told:
+                read[name] = told["max"]
+        return cls.model_validate(read)
 
     def wider(self, other: "Limits") -> "Limits":
-        """What one of two servers can do."""
+        """What one of two servers can do, and how much both together."""
         return Limits(
             num_inference_steps=self.num_inference_steps.wider(other.num_inference_steps),
             width=self.width.wider(other.width),
             height=self.height.wider(other.height),
             guidance_scale=self.guidance_scale.wider(other.guidance_scale),
             prompt_chars=max(self.prompt_chars, other.prompt_chars),
+            images_at_once=self.images_at_once + other.images_at_once,
         )
 
 
@@ -164,6 +176,15 @@ class GenerationRequest:
                 outside[parameter.name] = None
         return replace(self, **outside)
 
+    def nearest(self, limits: Limits) -> "GenerationRequest":
+        """The request with each number that lies outside `limits` moved to the nearest that does not."""
+        moved: dict[str, Any] = {}
+        for parameter in fields(self):
+            bounds, value = getattr(limits, parameter.name, None), getattr(self, parameter.name)
+            if isinstance(bounds, Range) and value is not None:
+                moved[parameter.name] = type(value)(bounds.nearest(value))
+        return replace(self, **moved)
+
     def check(self, limits: Limits) -> None:
         """Raises: InvalidRequestError if a number lies outside `limits` (a server may be stricter than the first)."""
         for parameter in fields(self):
@@ -182,15 +203,47 @@ def _label(name: str) -> str:
 
 @dataclass(frozen=True)
 class Receipt:
-    """How a drawing was made, as the inference server tells it. Times in seconds; None: it did not say."""
+    """How a drawing was made, as the inference server tells it. Times in seconds; None: it did not say.
+
+    `queue_s`, `init_s`, `inference_s`, `encode_s`: at the server, in its queue, until its engine was ready, drawing and
+    writing the file. `line_s`, `ready_s`, `total_s`: on this side, in line, until the server was ready, and in all.
+    """
 
     model: str | None = None
     scheduler: str | None = None
     inference_s: float | None = None
     queue_s: float | None = None
+    init_s: float | None = None
+    encode_s: float | None = None
+    line_s: float | None = None
+    ready_s: float | None = None
+    total_s: float | None = None
     substituted: tuple[str, ...] = field(default=())
     unused_words: tuple[str, ...] = ()  # of the prompt: the model reads only so many
     worker: str | None = None  # which of several drew it
+
+    @property
+    def in_line_s(self) -> float | None:
+        """Time in line, here and at the server."""
+        return _sum(self.line_s, self.queue_s)
+
+    @property
+    def waking_s(self) -> float | None:
+        """Time until all that draws was ready."""
+        return _sum(self.ready_s, self.init_s)
+
+    @property
+    def way_s(self) -> float | None:
+        """What is left of the whole time: on the way to the server and back."""
+        if self.total_s is None or self.inference_s is None:
+            return None
+        rest = (self.in_line_s, self.waking_s, self.inference_s, self.encode_s)
+        return max(0.0, self.total_s - sum(filter(None, rest)))
+
+
+def _sum(*parts: float | None) -> float | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,8 @@ def _receipt(meta: Any, timings: Any) -> Receipt:
         scheduler=text("SCHEDULER"),
         inference_s=seconds("inference"),
         queue_s=seconds("queue"),
+        init_s=seconds("init"),
+        encode_s=seconds("encode"),
         substituted=_substituted(meta.get("served_instead")),
         unused_words=_words(meta.get("unused_prompt_words")),
     )

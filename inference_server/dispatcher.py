@@ -80,6 +80,11 @@ class Dispatcher:
         return self._supervisor.failure.reason if self.phase is Phase.FAILED else ""
 
     @property
+    def images_at_once(self) -> int:
+        """How many images the engine draws side by side, as far as is known."""
+        return self._in_flight.images_at_once
+
+    @property
     def busy(self) -> bool:
         """Whether anything is drawn, waits or is being encoded."""
         return bool(self._queue or self._in_flight or self._encoder.busy)

@@ -77,6 +77,11 @@ class InFlight:
     def __iter__(self) -> Iterator[InFlightRequest]:
         return iter(self._requests.values())
 
+    @property
+    def images_at_once(self) -> int:
+        """How many images are drawn side by side."""
+        return self._images_at_once
+
     def allow(self, images_at_once: int, images_ahead: int) -> None:
         """Sets the bounds, the first at least 1; requests in flight go on."""
         self._images_at_once, self._images_ahead = max(1, images_at_once), images_ahead

@@ -85,7 +85,7 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
     told["model"] = offer.model_name
     told["deployment"] = config.deployment
     told["fingerprint"] = config.fingerprint
-    told["limits"] = offer.limits.model_dump(mode="json")
+    told["limits"] = offer.limits.model_dump(mode="json") | {"images_at_once": {"max": dispatcher.images_at_once}}
     told["defaults"] = offer.defaults.model_dump(mode="json") if offer.defaults else {}
     if dispatcher.phase is Phase.LOADING:
         told["stage"] = dispatcher.stage

@@ -82,8 +82,8 @@ class ScriptedBackend:
 def test_a_picture() -> None:
     """A prompt leads to a picture, its stages told on the way."""
     job = TextToImage(ScriptedBackend()).submit("a red apple", seed=7)
-    assert job.result(PATIENT_S) is DRAWING
-    assert job.events == (Waking("Starting"), Step(1, 1), Picture(DRAWING))
+    assert job.result(PATIENT_S).image is DRAWING.image
+    assert job.events == (Waking("Starting"), Step(1, 1), Picture(job.result(0)))
     assert job.request == GenerationRequest("a red apple", seed=7)
 
 
@@ -92,7 +92,7 @@ def test_a_service_that_died_since(failures: int) -> None:
     """When nobody answers the services are looked after and the same drawing is asked for again, under its own id."""
     backend = ScriptedBackend(*[unreachable() for _ in range(failures)])
     job = TextToImage(backend).submit("x")
-    assert job.result(PATIENT_S) is DRAWING
+    assert job.result(PATIENT_S).image is DRAWING.image
     assert len(backend.ensured) == failures + 1
     assert set(backend.drawn) == {job.id}
 
@@ -135,7 +135,7 @@ def test_the_next_prompt_tries_again() -> None:
         service.submit("x").result(PATIENT_S)
     assert backend.drawn == []
     backend.start_fails = None
-    assert service.submit("x").result(PATIENT_S) is DRAWING
+    assert service.submit("x").result(PATIENT_S).image is DRAWING.image
 
 
 def test_bad_input_is_refused_at_once() -> None:
@@ -181,7 +181,7 @@ def test_jobs_are_found_again() -> None:
     with pytest.raises(JobTimeoutError):
         job.result(0.05)
     backend.hold.set()
-    assert job.result(PATIENT_S) is DRAWING
+    assert job.result(PATIENT_S).image is DRAWING.image
     service.close()
     assert backend.closed
 
