@@ -11,7 +11,7 @@
     └── ServiceError            a link of the chain failed: `link`, `tried`, `came_back`, `next_step`
         ├── FairError           Fair did not answer, or refused (`status`: its HTTP status, if it sent one)
         ├── StartError          a service did not come up
-        │   ├── AwayError       the owner's machine is off: the visitor comes back later
+        │   ├── AwayError       the owner's machine is off or paused (`absence`): the visitor comes back later
         │   └── PortTakenError  something else holds its port: take another one, where that is ours to choose
         └── EndpointError       the inference endpoint
             ├── EndpointUnreachableError   nobody answered, or the answer broke off: start what is missing
@@ -21,6 +21,7 @@
 Only page/handlers.py turns these into `gr.Error`. No message holds a secret.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 Silence = Literal["refused", "closed", "silent", "unheard", "unknown"]
@@ -125,8 +126,25 @@ class StartError(ServiceError):
     """A service did not come up, or its node is away."""
 
 
+@dataclass(frozen=True)
+class Absence:
+    """Why the owner's machine draws nothing now. Times in seconds since the epoch, None where nobody knows.
+
+    `off`: it is not there, `since` then. `paused` by its owner, or `budget`: it has drawn its minutes for today; both
+    `until` then.
+    """
+
+    reason: Literal["off", "paused", "budget"] = "off"
+    since: float | None = None
+    until: float | None = None
+
+
 class AwayError(StartError):
-    """No worker is connected, and nobody stands in for it."""
+    """The owner's machine draws nothing now, and nobody stands in for it."""
+
+    def __init__(self, link: str, *, tried: str, came_back: str, next_step: str, absence: Absence = Absence()) -> None:
+        super().__init__(link, tried=tried, came_back=came_back, next_step=next_step)
+        self.absence = absence
 
 
 class PortTakenError(StartError):

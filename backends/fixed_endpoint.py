@@ -2,6 +2,7 @@
 
 import time
 
+from backends.away import away_error
 from backends.base import EndpointBackend
 from backends.start import TellStage
 from endpoint_client import EndpointClient
@@ -30,6 +31,8 @@ class FixedEndpoint(EndpointBackend):
                 if health.takes_posts:
                     self._note(health)
                     return
+                if health.absence:
+                    raise away_error(self._fixed.link, "find it healthy", health.absence)
                 if health.broken:
                     raise self._not_healthy("find it healthy", health.reason or "its model failed to load")
                 tell(health.loading_sentence)

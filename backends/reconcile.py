@@ -4,6 +4,7 @@ import contextlib
 import time
 from typing import TypeGuard
 
+from backends.away import away_error
 from backends.deployment import CannotListError, FairDeployment
 from backends.health_probe import HealthProbe, no_way_there
 from backends.listed_fair import ListedFair
@@ -55,6 +56,8 @@ class Reconciler:
                 self._start.end_silence()
                 if answer.takes_posts:
                     return answer
+                if answer.absence:
+                    raise away_error("Inference server", "find it healthy", answer.absence)
                 if answer.broken:
                     raise _failed_to_load(answer, fair.how_to_stop())
                 self._start.tell(answer.loading_sentence)

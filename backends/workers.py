@@ -5,6 +5,7 @@ most room; one whose worker is lost goes to another, or waits for it to come bac
 """
 
 import asyncio
+import dataclasses
 import functools
 import hashlib
 import hmac
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -20,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from backends.away import STANDS_IN, Awaited, as_sketch, away_error
 from backends.base import Backend, Cancelled
 from drawing.events import Tell, Waking
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits
@@ -28,17 +31,15 @@ from endpoint.wire_format import Health
 from endpoint.worker_connection import WorkerConnection
 from endpoint.worker_transport import WorkerTransport
 from endpoint_client import EndpointClient
-from errors import AwayError, BusyError, EndpointUnreachableError, GpuBusyError, JobCancelledError, StartError
+from errors import Absence, AwayError, BusyError, EndpointUnreachableError, GpuBusyError, JobCancelledError, StartError
 
 log = logging.getLogger(__name__)
 
 KEY_HEADER = "x-worker-key"
 WRONG_KEYS_A_MINUTE = 10
 _SLOWED_S = 3.0
-_START_GRACE_S = 15.0  # after this Space's own start its workers need a moment to come back
 _LINK = "Workers"
 AWAY_FOR_A_MOMENT = "The machine that draws is away for a moment; waiting for it"
-SKETCH = "A sketch: the machine that draws is off, and a small model stood in for it"
 
 
 class Workers:
@@ -54,7 +55,7 @@ class Workers:
         self._fallback = fallback
         self._changed = threading.Condition()
         self._clients: dict[WorkerConnection, EndpointClient] = {}
-        self._last_there_s = time.monotonic() - max(0.0, wait_s - _START_GRACE_S)
+        self._awaited = Awaited(wait_s)
         self._seen: WorkerConnection | None = None  # the newest one, gone or not: what it draws, we remember
         self._wrong: deque[float] = deque(maxlen=WRONG_KEYS_A_MINUTE)
 
@@ -88,6 +89,7 @@ class Workers:
         transport = WorkerTransport(connection)
         with self._changed:
             self._clients[connection] = EndpointClient(transport.url, transport=transport)
+            self._awaited.came(connection.name)
             self._seen = connection
             self._changed.notify_all()
 
@@ -95,7 +97,7 @@ class Workers:
         with self._changed:
             if self._clients.pop(connection, None) is not None:
                 log.warning("worker %s is gone: %s", connection.name, connection.ended)
-                self._last_there_s = time.monotonic()
+                self._awaited.lost(connection.name, paused=_absence(connection) is not None)
             self._changed.notify_all()
 
     def _best(self) -> WorkerConnection | None:
@@ -145,7 +147,7 @@ class Workers:
     def _wait(self, begun: float) -> tuple[str, float]:
         """What is waited for while no worker takes a drawing, and until when."""
         loading = [worker.health for worker in self._clients if worker.health and not worker.is_going]
-        loading = [health for health in loading if health.state == "loading"]
+        loading = [health for health in loading if health.state == "loading" and not health.absence]
         if loading and loading[0].is_downloading and self._fallback is None:
             return loading[0].loading_sentence, float("inf")
         if loading:
@@ -153,16 +155,27 @@ class Workers:
         return AWAY_FOR_A_MOMENT, self._back_until()
 
     def _back_until(self) -> float:
-        """Until when one that was there a moment ago is waited for, by the monotonic clock. One that ends is there."""
-        if any(worker.is_going for worker in self._clients):
-            self._last_there_s = time.monotonic()
-        return self._last_there_s + self._wait_s
+        """Until when one that was there a moment ago is waited for, by the monotonic clock. One that ends is there; one
+        that is paused is none to wait for.
+        """
+        if any(worker.is_going and not _absence(worker) for worker in self._clients):
+            return time.monotonic() + self._wait_s
+        return self._awaited.until_s(at_start=not (self._clients and self._absence()))
+
+    def _absence(self) -> Absence | None:
+        """Why nobody draws now; None while somebody is there. Of several that are paused, the first to come back."""
+        absences = [_absence(worker) for worker in list(self._clients)]
+        if not absences:
+            return Absence("off", since=self._awaited.left_at)
+        known = [absence for absence in absences if absence is not None]
+        if len(known) < len(absences):
+            return None
+        return min(known, key=lambda absence: float("inf") if absence.until is None else absence.until)
 
     def _nobody(self) -> StartError:
         there, tried = next(iter(self._clients), None), "find one that draws"
-        if there is None:
-            off = "Its owner's machine is off; start the worker there."
-            return AwayError(_LINK, tried=tried, came_back="none is connected", next_step=off)
+        if absence := self._absence():
+            return away_error(_LINK, tried, absence)
         came_back = f"{there.name} was not ready in time"
         if there.health and there.health.broken:
             reason = f" ({there.health.reason})" if there.health.reason else ""
@@ -177,36 +190,38 @@ class Workers:
         with self._changed:
             able = [(worker, self._clients[worker]) for worker in self._by_room(request)]
             several = len(self._clients) > 1
-            awaited = time.monotonic() < self._back_until()
         refused: BusyError | GpuBusyError | StartError | None = None
         for worker, client in able:
             try:
                 image = client.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
+            except AwayError as error:  # paused since it told of itself
+                worker.note_absence(error.absence)
+                continue
             except (BusyError, GpuBusyError, StartError) as error:
                 refused = refused or error
                 continue
             return replace(image, receipt=replace(image.receipt, worker=worker.name)) if several else image
         if refused:
             raise refused
-        if self._fallback is None or awaited:
-            raise EndpointUnreachableError(
-                _LINK,
-                how="closed",
-                tried="draw",
-                came_back="no worker is connected any more",
-                next_step="It is waited for.",
-            )
+        with self._changed:
+            absence, awaited = self._absence() or Absence(), time.monotonic() < self._back_until()
+        if awaited or (self._fallback is None and absence.reason == "off"):
+            came_back, next_step = "no worker is connected any more", "It is waited for."
+            raise EndpointUnreachableError(_LINK, how="closed", tried="draw", came_back=came_back, next_step=next_step)
+        if self._fallback is None:
+            raise away_error(_LINK, "draw", absence)
+        tell(Waking(STANDS_IN[absence.reason]))
         self._fallback.ensure(tell, cancelled)  # a worker may have been lost since ours
         request = request.within(self._fallback.status().limits)
-        image = self._fallback.draw(request, job_id=job_id, tell=tell, cancelled=cancelled)
-        return replace(image, receipt=replace(image.receipt, substituted=(*image.receipt.substituted, SKETCH)))
+        return as_sketch(self._fallback.draw(request, job_id=job_id, tell=tell, cancelled=cancelled), absence)
 
     def status(self) -> BackendStatus:
         """What is known now, the limits of all who can draw; of the newest worker where none is there."""
         with self._changed:
             able = self._by_room()
             worker = able[0] if able else self._seen
-            away = not self._clients
+            absence = self._absence()
+        away = absence is not None
         health = worker.health if worker else None
         known = [one.health.limits for one in (able or [worker]) if one and one.health and one.health.limits]
         limits = functools.reduce(Limits.wider, known) if known else Limits()
@@ -223,6 +238,8 @@ class Workers:
             defaults=health.defaults if health else Defaults(),
             away=away,
             stand_in=stand_in is not None,
+            absence=absence,
+            wakes_in_s=health.wakes_in_s if health and health.engine == "asleep" else None,
         )
 
     def routes(self) -> list[BaseRoute]:
@@ -233,7 +250,7 @@ class Workers:
         """Lists the connected workers, for a request with the workers' key, such as the doctor's."""
         if not self._knows_key(request.headers):
             return Response(status_code=404)
-        workers = [{"name": worker.name, "version": worker.version} for worker in list(self._clients)]
+        workers = [_row(worker) for worker in list(self._clients)]
         return JSONResponse({"workers": workers})
 
     def _knows_key(self, headers: Headers) -> bool:
@@ -243,6 +260,17 @@ class Workers:
         """Ends the fallback; the lines end with the page's server."""
         if self._fallback is not None:
             self._fallback.close()
+
+
+def _absence(worker: WorkerConnection) -> Absence | None:
+    return worker.health.absence if worker.health else None
+
+
+def _row(worker: WorkerConnection) -> dict[str, Any]:
+    """What the owner is told of it."""
+    row = {"name": worker.name, "version": worker.version}
+    absence = _absence(worker)
+    return {**row, "absence": dataclasses.asdict(absence)} if absence else row
 
 
 def _allows(health: Health, request: GenerationRequest | None) -> bool:

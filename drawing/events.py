@@ -9,9 +9,13 @@ from errors import SpaceError
 
 @dataclass(frozen=True)
 class Waking:
-    """Services are looked for, started or waited for. `stage`: what is happening, as a short sentence."""
+    """Services are looked for, started or waited for. `stage`: what is happening, as a short sentence.
+
+    `wakes_in_s`: how long the whole of it took lately, at least and at most; None where nobody knows.
+    """
 
     stage: str
+    wakes_in_s: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

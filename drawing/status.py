@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drawing.models import Defaults, Limits
+from errors import Absence
 
 Kind = Literal["local", "fair", "endpoint", "workers"]
 
@@ -13,8 +14,9 @@ class BackendStatus:
     """What is known of a backend without asking anybody.
 
     `demo`: the built-in model on this machine's own CPU; `tunnel`: a tunnel is in the chain; `ready`: a prompt is no
-    cold start; `model`: as the server names it, None until seen; `away`: the owner's machine is off; `stand_in`:
-    another model draws meanwhile, on this machine's own CPU.
+    cold start; `model`: as the server names it, None until seen; `away`: the owner's machine draws nothing now, and
+    `absence` why, where that is known; `stand_in`: another model draws meanwhile, on this machine's own CPU;
+    `wakes_in_s`: how long it took to wake lately, at least and at most, while it is asleep.
     """
 
     kind: Kind
@@ -26,3 +28,5 @@ class BackendStatus:
     defaults: Defaults
     away: bool = False
     stand_in: bool = False
+    absence: Absence | None = None
+    wakes_in_s: tuple[int, int] | None = None

@@ -6,6 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from errors import (
+    Absence,
+    AwayError,
     BusyError,
     DrawingError,
     EndpointAnswerError,
@@ -30,6 +32,7 @@ class Advice:
 
 
 FIXED_ENDPOINT = Advice()
+_ABSENCES = {"PAUSED": Absence("paused"), "BUDGET_USED_UP": Absence("budget")}
 _CALLERS_FAULT = ("INVALID_INPUTS", "INVALID_SCHEDULER", "NO_SUCH_PIPELINE", "MODEL_MISMATCH", "NO_MODEL_ID")
 
 
@@ -95,6 +98,10 @@ def read_error(
         return BusyError("the picture server has enough to do just now.", retry_after_s=retry_after_s)
     if code == "GPU_BUSY":
         return GpuBusyError()
+    if code in _ABSENCES:
+        return AwayError(
+            link, tried=tried, came_back=message, next_step="Wait, or ask its owner.", absence=_ABSENCES[code]
+        )
     if code == "REQUEST_CANCELLED":
         return JobCancelledError()
     if code == "SHUTTING_DOWN":  # idle, or told to: start it again

@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import json
+import time
 from typing import Any
 
 from PIL import Image
@@ -19,6 +20,7 @@ from drawing.events import Queued, Step, Waking
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Receipt
 from endpoint.transport_errors import read_error
 from errors import (
+    Absence,
     DrawingError,
     EndpointAnswerError,
 )
@@ -27,6 +29,7 @@ PIXELS_MAX = 4096 * 4096
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 _WORDS_MAX = 200
 _MS_MAX = 7 * 24 * 3600 * 1000.0
+_LEFT_MAX_S, _WAKE_MAX_S = 400 * 24 * 3600, 24 * 3600
 
 
 class Health(BaseModel):
@@ -34,6 +37,8 @@ class Health(BaseModel):
 
     `state`: `loading`, `healthy` or `failed`; `engine`: `loading`, `ready`, `asleep` or None.
     `stage`: what a loading engine is at.
+    `absence`: its owner lets it draw nothing now; `wakes_in_s`: how long the engine took to wake lately, at least and at
+    most.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
@@ -48,6 +53,8 @@ class Health(BaseModel):
     stage: str | None = None
     limits: Limits | None = None
     defaults: Defaults = Defaults()
+    absence: Absence | None = None
+    wakes_in_s: tuple[int, int] | None = None
 
     @property
     def gpu_busy(self) -> bool:
@@ -72,18 +79,40 @@ class Health(BaseModel):
     @property
     def takes_posts(self) -> bool:
         """Whether to post a request: its answer tells what comes of it."""
-        return self.state == "healthy" or self.gpu_busy
+        return self.absence is None and (self.state == "healthy" or self.gpu_busy)
 
 
 def read_health(link: str, text: str) -> Health:
     """Raises: EndpointAnswerError if this is no healthcheck's answer."""
     answer = {name: value for name, value in read_object(link, text).items() if value is not None}
     try:
-        limits = answer.pop("limits", None)
-        health = Health.model_validate(answer)
-        return health.model_copy(update={"limits": Limits.from_health(limits)}) if isinstance(limits, dict) else health
+        limits, pause = answer.pop("limits", None), answer.pop("pause", None)
+        read = {"absence": _absence(pause), "wakes_in_s": _seconds_range(answer.pop("wakes_in_s", None))}
+        if isinstance(limits, dict):
+            read["limits"] = Limits.from_health(limits)
+        return Health.model_validate(answer).model_copy(update=read)
     except ValidationError as error:
         raise _not_understood(link, f"its healthcheck says {text[:200]!r}") from error
+
+
+def _absence(pause: Any) -> Absence | None:
+    """A server's `{"reason", "left_s"}`. Its clock may be wrong, so it says how long the pause still lasts; to the
+    minute, the end is the same with every answer.
+    """
+    if not isinstance(pause, dict):
+        return None
+    left_s = pause.get("left_s")
+    until = None
+    if isinstance(left_s, int | float) and 0 <= left_s < _LEFT_MAX_S:
+        until = round((time.time() + left_s) / 60) * 60.0
+    return Absence("budget" if pause.get("reason") == "budget" else "paused", until=until)
+
+
+def _seconds_range(told: Any) -> tuple[int, int] | None:
+    """`[20, 35]`; None for anything else."""
+    if not isinstance(told, list) or len(told) != 2 or not all(isinstance(one, int) for one in told):
+        return None
+    return (told[0], told[1]) if 0 < told[0] <= told[1] < _WAKE_MAX_S else None
 
 
 def write_request(request: GenerationRequest, request_id: str) -> dict[str, Any]:
@@ -111,7 +140,7 @@ def read_event(answer: dict[str, Any], num_inference_steps: int | None) -> Wakin
     try:
         match answer.get("type"):
             case "waking":
-                return Waking(_sentence(answer.get("stage")))
+                return Waking(_sentence(answer.get("stage")), _seconds_range(answer.get("wakes_in_s")))
             case "queued":
                 return Queued(int(answer["place"]))
             case "progress":

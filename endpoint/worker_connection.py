@@ -20,7 +20,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from endpoint.wire_format import Health, read_health
-from errors import EndpointAnswerError
+from errors import Absence, EndpointAnswerError
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,11 @@ class WorkerConnection:
     def is_going(self) -> bool:
         """It takes no more drawings: it said goodbye, or its line is no more."""
         return self.leaving or self.ended is not None
+
+    def note_absence(self, absence: Absence) -> None:
+        """It has refused a drawing for that; its next beat says more."""
+        if self.health and not self.health.absence:
+            self.health = self.health.model_copy(update={"absence": absence})
 
     @property
     def in_flight(self) -> int:

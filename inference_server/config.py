@@ -3,6 +3,7 @@
 | key of endpoint.json | environment |
 |---|---|
 | `engine`, `device` | `INFERENCE_ENGINE`, `INFERENCE_DEVICE` |
+| `idle_engine_s`, `max_gpu_minutes_per_day` | `IDLE_ENGINE_S`, `MAX_GPU_MINUTES_PER_DAY` |
 | any other of `EngineConfig` | the same in capitals: `MODEL_ID`, `MAX_BATCH`, ... |
 | any other of `InferenceConfig` | none |
 """
@@ -47,6 +48,8 @@ def _bearer(value: SecretStr) -> SecretStr:
 
 
 Seconds = Annotated[Float, Field(ge=0, le=10**8)]
+Minutes = Annotated[Float, Field(gt=0, le=24 * 60)]  # of a day
+WORKER_IDLE_ENGINE_S = 300.0
 
 
 class InferenceConfig(EngineConfig):
@@ -59,6 +62,7 @@ class InferenceConfig(EngineConfig):
     fingerprint: str | None = None
     idle_engine_s: Seconds = 0  # 0: the engine never sleeps
     idle_exit_s: Seconds = 0  # 0: the server never ends by itself
+    max_gpu_minutes_per_day: Minutes | None = None  # in which the engine loads or draws; None: no bound
     limits: LimitsOverride = LimitsOverride()
     lenient: bool = False
 
@@ -99,6 +103,8 @@ class _Environment(EngineConfig, BaseSettings):
     engine: EngineName = Field(default="openvino", validation_alias="INFERENCE_ENGINE")
     device: Device | None = Field(default=None, validation_alias="INFERENCE_DEVICE")
     compile_cache: NonEmpty | None = Field(default_factory=_user_cache)
+    idle_engine_s: Seconds | None = None
+    max_gpu_minutes_per_day: Minutes | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -134,13 +140,19 @@ def from_command_line(arguments: Sequence[str]) -> CommandLine:
             f"Without a bearer anyone who reaches {options.host} could draw here. Give one in the file of --config, "
             "listen on 127.0.0.1, or say --open if this is meant."
         )
+    if space and "idle_engine_s" not in config.model_fields_set:  # a GPU at home is its owner's when nobody draws
+        config = config.model_copy(update={"idle_engine_s": WORKER_IDLE_ENGINE_S})
     if options.lenient:
         config = config.model_copy(update={"lenient": True})
     return CommandLine(options.host, options.port, config, space)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m inference_server", description="Draws pictures over HTTP.")
+    parser = argparse.ArgumentParser(
+        prog="python -m inference_server",
+        description="Draws pictures over HTTP.",
+        epilog="For the owner of this machine: pause [--for 2h], resume, status; each has its own --help.",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="0 = a free one (default %(default)s)")
     parser.add_argument(

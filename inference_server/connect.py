@@ -22,13 +22,20 @@ _SETTLED_S = 5.0  # a line that held for so long is made again at once
 _MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 
 
-async def serve_space(space: Space, app: ASGIApp, health: Callable[[], dict[str, Any]], ending: asyncio.Event) -> None:
+async def serve_space(
+    space: Space,
+    app: ASGIApp,
+    health: Callable[[], dict[str, Any]],
+    ending: asyncio.Event,
+    on_line: Callable[[bool], None] = lambda _: None,
+) -> None:
     """Draws what the Space sends until `ending` is set; then what is being drawn has `FINISH_S` to be finished.
 
-    `app` answers the requests; `health`: the healthcheck's object. A line that breaks is made again for ever.
+    `app` answers the requests; `health`: the healthcheck's object; `on_line` is told True when there is a line, False
+    when it is no more. A line that breaks is made again for ever.
     """
     connected = asyncio.Event()
-    serving = asyncio.create_task(_reconnect(space, app, health, ending, connected))
+    serving = asyncio.create_task(_reconnect(space, app, health, ending, connected, on_line))
     stopping = asyncio.create_task(ending.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if connected.is_set():
@@ -45,6 +52,7 @@ async def _reconnect(
     health: Callable[[], dict[str, Any]],
     ending: asyncio.Event,
     connected: asyncio.Event,  # while there is a line
+    on_line: Callable[[bool], None],
 ) -> None:
     complaints = _Complaints(space)
     delays = _delays()
@@ -65,8 +73,10 @@ async def _reconnect(
         begun = time.monotonic()
         complaints.connected()
         connected.set()
+        on_line(True)
         await SpaceConnection(line, space.name, app, health).run(ending)
         connected.clear()
+        on_line(False)
         if ending.is_set():
             return
         log.warning("the line to %s broke (%s); connecting again", space.url, _closed_because(line))

@@ -29,6 +29,7 @@ from inference_server.messages import (
     Step,
 )
 from inference_server.metrics import Metrics
+from inference_server.owner import Owner
 from inference_server.resolve import Offer, resolve
 from inference_server.supervisor import STEP_DEADLINE_S, Phase, Supervisor
 from inference_server.tickets import Queued, Ticket, Waking
@@ -46,8 +47,9 @@ class Dispatcher:
         config: InferenceConfig,
         start_child: Callable[[], EngineChild],
         metrics: Metrics,
+        owner: Owner,
     ) -> None:
-        self._config, self._metrics = config, metrics
+        self._config, self._metrics, self._owner = config, metrics, owner
         self._encoder = Encoder()
         self._supervisor = Supervisor(start_child, self)
         self._model_info: ModelInfo | None = None
@@ -89,9 +91,33 @@ class Dispatcher:
         """Whether anything is drawn, waits or is being encoded."""
         return bool(self._queue or self._in_flight or self._encoder.busy)
 
-    def start(self, child: EngineChild) -> None:
-        """Takes over the engine process that was started with the server."""
-        self._supervisor.start(child)
+    @property
+    def paused(self) -> bool:
+        """Whether nothing new is drawn, as the owner wants it."""
+        return self._owner.pause is not None
+
+    def start(self, child: EngineChild | None) -> None:
+        """Takes over the engine process that was started with the server. None: there is none, as it is paused."""
+        if child is None and self.paused:
+            self._supervisor.sleep()
+        else:
+            self._supervisor.start(child)
+
+    def mind_owner(self) -> None:
+        """Takes in what the owner wants; called twice a second. A pause lets what is being drawn be finished, refuses
+        what waits, and then ends the engine process, so that the GPU is free.
+        """
+        self._owner.tick()
+        pause = self._owner.pause
+        if pause is None:
+            if self.phase is Phase.ASLEEP and self._model_info is None:
+                self._supervisor.start()  # nobody posts to a server that does not know its model
+            return
+        for ticket in [ticket for ticket in self._queue if not ticket.attempts]:
+            self._queue.remove(ticket)
+            ticket.refuse(errors.paused(pause, self._owner.pause_left_s))
+        if self.phase is not Phase.ASLEEP and not self._queue and not self._in_flight:
+            self._supervisor.sleep()
 
     def submit(self, request: PictureRequest) -> Ticket:
         """Puts a request in the queue and wakes the engine if need be.
@@ -100,6 +126,8 @@ class Dispatcher:
         """
         if self._closed:
             raise errors.shutting_down()
+        if pause := self._owner.pause:
+            raise errors.paused(pause, self._owner.pause_left_s)
         waiting = len(self._queue) + len(self._in_flight.ahead_of_time())
         if self._must_wait(request) and waiting >= self._limits.waiting_requests.max:
             raise errors.busy(waiting)
@@ -164,6 +192,9 @@ class Dispatcher:
         self._in_flight.allow(model_info.images_at_once, model_info.images_ahead)
         self._next()
 
+    def on_wake(self, took_s: float) -> None:
+        self._owner.on_wake(took_s)
+
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
         waiting, self._queue = self._queue, deque()
         for ticket in waiting:
@@ -202,6 +233,7 @@ class Dispatcher:
         match message:
             case Drawn():
                 self._metrics.images.inc(len(message.images))
+                self._owner.on_pictures(len(message.images))
                 if request.ticket.outcome is None:
                     self._encoder.begin(request.ticket, request.finished(message, self._supervisor.ready_s))
             case DrawFailed(reason=reason):
@@ -237,11 +269,14 @@ class Dispatcher:
         waiting = [*(request.ticket for request in self._in_flight.ahead_of_time()), *self._queue]
         self._metrics.waiting.set(len(waiting))
         self._metrics.drawing.set(len(self._in_flight) + len(self._queue) - len(waiting))
+        loads = self.phase is Phase.LOADING and not self._supervisor.is_downloading
+        self._owner.on_engine(self.phase.value, works=loads or bool(self._in_flight))
         for place, ticket in enumerate(waiting, 1):
             if self.phase is Phase.READY:
                 ticket.tell(Queued(place))
             else:
-                ticket.tell(Waking(self._supervisor.stage, self._supervisor.stage_since_s))
+                usual_s = None if self._supervisor.is_downloading else self._owner.wakes_in_s
+                ticket.tell(Waking(self._supervisor.stage, self._supervisor.stage_since_s, usual_s))
 
     def _watch_idleness(self) -> None:
         idle_s = self._config.idle_engine_s

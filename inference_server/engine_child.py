@@ -76,6 +76,11 @@ class EngineChild:
         self._process.kill()
         self._unsent.put(None)
 
+    def discard(self) -> None:
+        """Ends a process that nobody listens to."""
+        self.listen(lambda message: None, lambda reason: None)  # whose thread waits for its end
+        self.kill()
+
 
 def _with_package_first(python_path: str | None) -> str:
     """So that the child finds this package from any working directory."""

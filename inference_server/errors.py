@@ -5,8 +5,9 @@
         status 401   UNAUTHORIZED
         status 404   NO_SUCH_REQUEST, NO_SUCH_ROUTE;  405 METHOD_NOT_ALLOWED;  408 TOO_SLOW
         status 409   REQUEST_ID_REUSED;  410 REQUEST_CANCELLED;  413 BODY_TOO_LARGE
-        status 503   BUSY, MODEL_NOT_LOADED, GPU_BUSY (its owner uses it), ENGINE_CRASHED, SHUTTING_DOWN,
-                     PIPELINE_ERROR (the model said no), APP_INFERENCE_ERROR (a fault of the server's own)
+        status 503   BUSY, MODEL_NOT_LOADED, GPU_BUSY (its owner uses it), PAUSED (its owner said so), BUDGET_USED_UP
+                     (its minutes for today), ENGINE_CRASHED, SHUTTING_DOWN, PIPELINE_ERROR (the model said no),
+                     APP_INFERENCE_ERROR (a fault of the server's own)
 
 The codes that docker-diffusers-api has keep its names.
 Source: https://github.com/kiri-art/docker-diffusers-api/blob/main/errors.py
@@ -16,6 +17,7 @@ import json
 from dataclasses import dataclass
 
 from inference_server.messages import GPU_BUSY, LoadFailed
+from inference_server.owner_state import Pause
 
 RETRY_AFTER_S = 5  # for refusals that only say "not now"
 
@@ -77,6 +79,14 @@ def not_loaded(failure: LoadFailed, retry_after_s: int) -> Refusal:
     else:
         message = f"The model cannot be loaded: {failure.reason}. It is tried again by itself in {retry_after_s} s."
     return Refusal(503, failure.code, message, retry_after_s)
+
+
+def paused(pause: Pause, left_s: float | None) -> Refusal:
+    """Its message is fit for visitors. `left_s`: how long the pause still lasts, None where nobody knows."""
+    retry_after_s = None if left_s is None else max(1, round(left_s))
+    if pause.reason == "budget":
+        return Refusal(503, "BUDGET_USED_UP", "This machine has drawn its minutes for today.", retry_after_s)
+    return Refusal(503, "PAUSED", "The owner of this machine has paused it.", retry_after_s)
 
 
 def cancelled() -> Refusal:

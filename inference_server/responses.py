@@ -94,8 +94,9 @@ class StreamResponse(_TicketResponse):
 def event_json(event: Event, preview_sent: int) -> dict[str, Any]:
     """An event as its line; a preview only if it is newer than number `preview_sent`."""
     match event:
-        case Waking(stage, since_s):
-            return {"type": "waking", "stage": stage, "elapsed_s": round(time.monotonic() - since_s, 1)}
+        case Waking(stage, since_s, wakes_in_s):
+            waking = {"type": "waking", "stage": stage, "elapsed_s": round(time.monotonic() - since_s, 1)}
+            return waking | ({"wakes_in_s": wakes_in_s} if wakes_in_s else {})
         case Queued(place):
             return {"type": "queued", "place": place}
         case Progress(step, total_steps, num_inference_steps, preview, number):

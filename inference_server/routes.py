@@ -17,6 +17,7 @@ from inference_server.dispatcher import Dispatcher
 from inference_server.errors import Refusal, failed
 from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import CONTENT_TYPE, Metrics
+from inference_server.owner import Owner
 from inference_server.resolve import check
 from inference_server.responses import ResultResponse, StreamResponse, refusal_response
 from inference_server.supervisor import Phase
@@ -35,6 +36,7 @@ class Services:
     dispatcher: Dispatcher
     store: IdempotencyStore
     metrics: Metrics
+    owner: Owner
     shut_down: Callable[[], None]
 
 
@@ -91,6 +93,11 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
         told["stage"] = dispatcher.stage
     if dispatcher.phase is Phase.FAILED:
         told["reason"] = dispatcher.reason
+    if pause := services.owner.pause:
+        left_s = services.owner.pause_left_s
+        told["pause"] = {"reason": pause.reason, "left_s": None if left_s is None else round(left_s, 1)}
+    if services.owner.wakes_in_s is not None:
+        told["wakes_in_s"] = services.owner.wakes_in_s
     return told
 
 

@@ -19,6 +19,7 @@ from inference_server.engine_child import EngineChild
 from inference_server.healthcheck import with_beats
 from inference_server.idempotency import IdempotencyStore
 from inference_server.metrics import Metrics
+from inference_server.owner import TICK_S, Owner
 from inference_server.routes import Services, create_app, health
 from inference_server.security import BearerMiddleware, server_context
 from inference_server.space import Space
@@ -45,17 +46,22 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run(
-    config: InferenceConfig, place: socket.socket | Space, start_child: Callable[[], EngineChild], child: EngineChild
+    config: InferenceConfig,
+    place: socket.socket | Space,
+    start_child: Callable[[], EngineChild],
+    child: EngineChild | None,
+    owner: Owner | None = None,
 ) -> None:
     """Serves until a signal, `POST /shutdown` or idleness ends it. `child` was started before this was imported.
 
-    `place`: the bound socket that clients connect to, or the Space that this server dials.
+    `place`: the bound socket that clients connect to, or the Space that this server dials. `owner`: what the owner of
+    this machine wants; None: nothing of it is kept.
     """
     context = None
     if config.tls_key is not None and config.tls_certificate is not None:
         context = server_context(config.tls_key.get_secret_value(), config.tls_certificate)
     with asyncio.Runner(loop_factory=DeadlineLoop) as runner:
-        runner.run(_serve(config, place, context, start_child, child))
+        runner.run(_serve(config, place, context, start_child, child, owner or Owner()))
 
 
 class Server(uvicorn.Server):
@@ -121,32 +127,49 @@ async def _serve(
     place: socket.socket | Space,
     context: ssl.SSLContext | None,
     start_child: Callable[[], EngineChild],
-    child: EngineChild,
+    child: EngineChild | None,
+    owner: Owner,
 ) -> None:
     metrics, ending = Metrics(), asyncio.Event()
-    dispatcher = Dispatcher(config, start_child, metrics)
+    dispatcher = Dispatcher(config, start_child, metrics, owner)
     store = IdempotencyStore(dispatcher.submit, dispatcher.cancel)
     bearer = config.bearer.get_secret_value() if config.bearer else None
-    services = Services(config, dispatcher, store, metrics, ending.set)
+    services = Services(config, dispatcher, store, metrics, owner, ending.set)
     app = BearerMiddleware(create_app(services), None if isinstance(place, Space) else bearer)
     dispatcher.start(child)
-    idle = asyncio.create_task(_end_when_idle(config.idle_exit_s, dispatcher, metrics, ending))
+    tasks = [
+        asyncio.create_task(_end_when_idle(config.idle_exit_s, dispatcher, metrics, ending)),
+        asyncio.create_task(_mind_owner(dispatcher)),
+    ]
     try:
         if isinstance(place, Space):
             with signals_end(ending):
-                await serve_space(place, app, with_beats(lambda: health(services, True)), ending)
+                owner.begin(place.url, place.name)
+                await serve_space(place, app, with_beats(lambda: health(services, True)), ending, owner.on_line)
         else:
+            owner.begin(None, None)
             await Server(app, place, context, ending, dispatcher.close).serve(sockets=[place])
     finally:
-        idle.cancel()
+        for task in tasks:
+            task.cancel()
         dispatcher.close()
+        owner.end()
+
+
+async def _mind_owner(dispatcher: Dispatcher) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        dispatcher.mind_owner()
 
 
 async def _end_when_idle(idle_exit_s: float, dispatcher: Dispatcher, metrics: Metrics, ending: asyncio.Event) -> None:
-    """Ends the server when nothing was drawn or asked for `idle_exit_s`; 0 = never. Healthchecks do not count."""
+    """Ends the server when nothing was drawn or asked for `idle_exit_s`; 0 = never. Healthchecks do not count.
+
+    A paused one stays: a new one in its place might know nothing of the pause.
+    """
     while idle_exit_s:
         await asyncio.sleep(min(IDLE_CHECK_S, idle_exit_s))
-        if dispatcher.busy:
+        if dispatcher.busy or dispatcher.paused:
             metrics.touch()
         elif metrics.idle_s >= idle_exit_s and dispatcher.phase is not Phase.LOADING:
             log.info("idle for %g s: ending", idle_exit_s)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from inference_server.engine_child import EngineChild
-from inference_server.messages import GPU_BUSY, FromEngine, LoadFailed, ModelInfo, Ready, Stage, ToEngine
+from inference_server.messages import DOWNLOADING, GPU_BUSY, FromEngine, LoadFailed, ModelInfo, Ready, Stage, ToEngine
 
 log = logging.getLogger("inference_server.dispatcher")
 LOAD_DEADLINE_S = 1800.0  # without a word from a loading engine; a hub download of some GB fits
@@ -45,6 +45,9 @@ class Listener(Protocol):
     def on_ready(self, model_info: ModelInfo) -> None:
         """Raises: ValueError when this model cannot be served."""
 
+    def on_wake(self, took_s: float) -> None:
+        """The engine is ready `took_s` after its start, nothing of which was a download."""
+
     def on_failed(self, failure: LoadFailed, pause_s: int) -> None:
         """The next try is in `pause_s`, or with a post after it."""
 
@@ -62,6 +65,7 @@ class Supervisor:
         self.phase = Phase.LOADING
         self.stage = FIRST_STAGE
         self.stage_since_s = time.monotonic()
+        self._has_downloaded = False  # since the start of this process
         self.ready_s = 0.0  # when it was last ready, on the monotonic clock
         self.failure = LoadFailed("")  # why the model is not loaded, while FAILED
         self._retry_s = 0.0  # when the next try is allowed, on the loop's clock, while FAILED
@@ -77,10 +81,15 @@ class Supervisor:
         """How long a failed load is not tried again; 0 or less: it may be."""
         return self._retry_s - asyncio.get_running_loop().time()
 
+    @property
+    def is_downloading(self) -> bool:
+        """Whether it waits for a download."""
+        return self.phase is Phase.LOADING and self.stage.startswith(DOWNLOADING)
+
     def start(self, child: EngineChild | None = None) -> None:
         """Starts the engine process, or takes over one that was started before the event loop was."""
         self._stop_recovery()
-        self.stage, self.stage_since_s = FIRST_STAGE, time.monotonic()
+        self.stage, self.stage_since_s, self._has_downloaded = FIRST_STAGE, time.monotonic(), False
         self._set_phase(Phase.LOADING)
         loop = asyncio.get_running_loop()
         try:
@@ -122,6 +131,7 @@ class Supervisor:
         match message:
             case Stage(text):
                 self.stage = text
+                self._has_downloaded |= self.is_downloading
                 self.expect_word(LOAD_DEADLINE_S)
                 self._listener.on_stage()
             case Ready(model_info):
@@ -145,6 +155,8 @@ class Supervisor:
             return
         self._load_failures = self._load_crashes = 0
         self.ready_s = now_s
+        if not self._has_downloaded:
+            self._listener.on_wake(now_s - self.stage_since_s)
 
     def _on_end(self, child: EngineChild, reason: str) -> None:
         """The process ended unasked. It is started again, after a pause if it ended before it was ready."""

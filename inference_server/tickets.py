@@ -15,10 +15,11 @@ from inference_server.wire import PictureRequest
 
 @dataclass(frozen=True)
 class Waking:
-    """The engine is being started; `since_s` on the monotonic clock."""
+    """The engine is being started; `since_s` on the monotonic clock. `wakes_in_s`: how long that took lately."""
 
     stage: str
     since_s: float
+    wakes_in_s: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

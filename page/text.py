@@ -9,6 +9,7 @@ from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waki
 from drawing.models import GeneratedImage
 from drawing.status import BackendStatus
 from errors import (
+    Absence,
     AwayError,
     DrawingError,
     EndpointAnswerError,
@@ -20,6 +21,7 @@ from errors import (
     SpaceError,
     StartError,
 )
+from page import absence as page_absence
 
 TITLE = "Say it, see it"
 HEADER_HTML = f"<h1>{TITLE}</h1>"
@@ -32,9 +34,7 @@ OFFLINE_HTML = (
 ASKED = "Asking for your picture"
 STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
 
-_OFF, _COME_BACK = "The machine that draws is off right now.", "Its owner has to start it: please come back later."
-AWAY = f"{_OFF} {_COME_BACK}"
-SKETCHING = f"{_OFF} Until it is back, a small model sketches for you."
+AWAY, SKETCHING = page_absence.away_html(Absence()), page_absence.sketching_html(Absence())
 NO_KNOWN_WORDS = "This little model knows none of these words and drew what came to its mind."
 
 DEMO_EXAMPLES = (
@@ -67,7 +67,6 @@ _KINDS: tuple[tuple[type[SpaceError], str, str], ...] = (
     (EndpointUnreachableError, "The picture server is not reachable right now.", _AGAIN),
     (EndpointUntrustedError, "What answered is not known to be our picture server: nothing was drawn.", _MAINTAINER),
     (EndpointAnswerError, "The picture server sent something that is no picture.", _AGAIN),
-    (AwayError, _OFF, _COME_BACK),
     (StartError, "The picture server could not be started.", _AGAIN_OR_MAINTAINER),
     (FairError, "The service that starts the picture server cannot be used right now.", _AGAIN_OR_MAINTAINER),
     (ServiceError, "Something went wrong on our side.", _AGAIN),
@@ -80,8 +79,10 @@ _WRITTEN_FOR_VISITORS = ("NSFW_CONTENT_DETECTED",)  # codes of a DrawingError wh
 def idle(status: BackendStatus) -> str:
     """The sentence before anything was asked for."""
     if status.away:
-        return SKETCHING if status.stand_in else AWAY
-    asleep = "" if status.ready else " The first picture takes a little longer: its server is asleep."
+        away = page_absence.sketching_html if status.stand_in else page_absence.away_html
+        return away(status.absence or Absence())
+    wakes = f" and wakes in {_range(status.wakes_in_s)}" if status.wakes_in_s else ""
+    asleep = "" if status.ready else f" The first picture takes a little longer: its server is asleep{wakes}."
     return f"Ready when you are.{asleep}"
 
 
@@ -96,20 +97,24 @@ def error_text(error: SpaceError) -> str:
 def error_html(error: SpaceError) -> str:
     """The error for the page: what went wrong and what to do, and the maintainer's details set apart below it."""
     kind = _kind(error)
-    if kind:
-        told = " ".join(kind)
+    if isinstance(error, AwayError):
+        told = page_absence.away_html(error.absence)
+    elif kind:
+        told = escape(" ".join(kind))
     elif isinstance(error, DrawingError) and error.code not in _WRITTEN_FOR_VISITORS:
-        told = _NOT_DRAWN
+        told = escape(_NOT_DRAWN)
     else:
         return f'<span class="error">{escape(str(error))}</span>'
     return (
-        f'<span class="error">{escape(told)}</span>'
+        f'<span class="error">{told}</span>'
         f"<details><summary>Details for the maintainer</summary><p>{escape(str(error))}</p></details>"
     )
 
 
 def _kind(error: SpaceError) -> tuple[str, str] | None:
     """What went wrong and what to do about it, in a visitor's words; None where the error's own message says it."""
+    if isinstance(error, AwayError):
+        return page_absence.sentence(error.absence), page_absence.advice(error.absence)
     return next(((sentence, advice) for kind, sentence, advice in _KINDS if isinstance(error, kind)), None)
 
 
@@ -119,8 +124,10 @@ def event_html(event: Event, elapsed_s: float) -> str:
     `elapsed_s`: seconds since the visitor asked.
     """
     match event:
-        case Waking(stage=stage):
+        case Waking(stage=stage, wakes_in_s=None):
             return waiting_html(stage, elapsed_s)
+        case Waking(stage=stage, wakes_in_s=(least, most)):
+            return waiting_html(f"{stage} (it wakes in {_range((least, most))})", elapsed_s)
         case Queued(place=place):
             return waiting_html("You are next in line" if place <= 1 else f"You are number {place} in line", elapsed_s)
         case Step(step=step, num_inference_steps=steps):
@@ -131,6 +138,11 @@ def event_html(event: Event, elapsed_s: float) -> str:
             return error_html(error)
         case Cancelled():
             return "Cancelled. Nothing was drawn."
+
+
+def _range(seconds: tuple[int, int]) -> str:
+    least, most = seconds
+    return f"{least} to {most} s" if least < most else f"about {most} s"
 
 
 def picture_html(generated: GeneratedImage, elapsed_s: float, note: str = "") -> str:

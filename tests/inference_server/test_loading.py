@@ -55,7 +55,9 @@ def test_a_busy_gpu_by_http() -> None:
     async def story() -> None:
         bench = EngineBench()
         store = IdempotencyStore(bench.dispatcher.submit, bench.dispatcher.cancel)
-        services = Services(InferenceConfig(), bench.dispatcher, store, bench.metrics, shut_down=lambda: None)
+        services = Services(
+            InferenceConfig(), bench.dispatcher, store, bench.metrics, bench.owner, shut_down=lambda: None
+        )
         app = BearerMiddleware(create_app(services), None)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
             await bench.ready()

@@ -11,6 +11,7 @@ from inference_server.engine_child import EngineChild
 from inference_server.limits import LimitsOverride
 from inference_server.messages import Cancel, Draw, Drawn, FromEngine, ModelInfo, RawImage, Ready, ToEngine
 from inference_server.metrics import Metrics
+from inference_server.owner import Owner
 from inference_server.supervisor import Phase
 from inference_server.tickets import Ticket
 from inference_server.wire import read_request
@@ -50,13 +51,14 @@ class StandInChild(EngineChild):
 class EngineBench:
     """An engine that is ready, and its stand-in process: the newest of `children`."""
 
-    def __init__(self, model_info: ModelInfo = MODEL_INFO, **override: Any) -> None:
+    def __init__(self, model_info: ModelInfo = MODEL_INFO, owner: Owner | None = None, **override: Any) -> None:
         self.children: list[StandInChild] = []
         self.start_error: Exception | None = None  # instead of the next processes
         self.model_info, self.metrics = model_info, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
         config = InferenceConfig(model_id="a-model", limits=limits, idle_engine_s=100)
-        self.dispatcher = Dispatcher(config, self._new_child, self.metrics)
+        self.owner = owner or Owner()
+        self.dispatcher = Dispatcher(config, self._new_child, self.metrics, self.owner)
         self.dispatcher.start(self._new_child())
 
     def _new_child(self) -> StandInChild:

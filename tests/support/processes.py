@@ -21,8 +21,8 @@ _KILLED_S = 60  # for the kernel to end what was killed
 _T = TypeVar("_T")
 # The product's own settings: what the developer has set must not reach the programs under test.
 _SETTINGS = re.compile(
-    r"(FAIRCOMPUTE|ENDPOINT|INFERENCE|TUNNEL|MODEL|GRADIO|SPACE|IDLE|WORKER|FALLBACK)_"
-    r"|(TUNNEL|DEPLOYMENT|START_TIMEOUT_S|SPACE|FALLBACK)$"
+    r"(FAIRCOMPUTE|ENDPOINT|INFERENCE|TUNNEL|MODEL|GRADIO|SPACE|IDLE|WORKER|FALLBACK|MAX_GPU)_"
+    r"|(TUNNEL|DEPLOYMENT|START_TIMEOUT_S|SPACE|FALLBACK|DATA_DIR)$"
 )
 _BLOCK = 100  # ports
 _marks: list[socket.socket] = []
