@@ -157,7 +157,7 @@ def _long(seconds: float) -> str:
 
 def _duration(text: str) -> int:
     """`30m`, `2h`, `1d`, `90s` or `1h30m` -> seconds."""
-    found = re.findall(r"(\d+)([smhd])", text)
+    found = re.findall(r"([0-9]+)([smhd])", text)
     seconds = sum(int(number[:9]) * _UNITS_S[unit] for number, unit in found)
     if "".join(map("".join, found)) != text or not 0 < seconds <= _LONGEST_S:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no time such as 30m, 2h, 1d, 90s or 1h30m, a year at most")

@@ -1,7 +1,7 @@
 """What a visitor reads while the owner's machine draws nothing: since when, or until when, and what to do.
 
-The moment when it draws again is said as time that is left, since nobody here knows the visitor's clock. In HTML it
-stands in a `<time>`, in whose place page.js puts the time of day.
+A moment is said as time that is left, or has passed, since nobody here knows the visitor's clock. In HTML it stands in
+a `<time>`, where page.js puts the visitor's own time of day.
 """
 
 import time
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from errors import Absence
 
 OFF, COME_BACK = "The machine that draws is off right now.", "Its owner has to start it: please come back later."
-_MeantFor = Callable[[str, str, float], str]  # (words, words around a time of day, the moment) -> text
+_Say = Callable[[str, str, float], str]  # (words, words around the moment, the moment) -> text
 
 
 def sentence(absence: Absence) -> str:
@@ -35,10 +35,10 @@ def sketching_html(absence: Absence) -> str:
     return f"{_sentence(absence, _html)} Until {back}, a small model sketches for you."
 
 
-def _sentence(absence: Absence, say: _MeantFor) -> str:
+def _sentence(absence: Absence, say: _Say) -> str:
     match absence.reason:
         case "paused" if absence.until is not None:
-            left = f"for another {_long(absence.until - time.time())}"
+            left = f"for {_long(absence.until - time.time(), 'another')}"
             return f"The machine that draws is paused by its owner {say(left, 'until {}', absence.until)}."
         case "paused":
             return "The machine that draws is paused by its owner."
@@ -46,10 +46,11 @@ def _sentence(absence: Absence, say: _MeantFor) -> str:
             return "The machine that draws has drawn its minutes for today."
     if absence.since is None:
         return OFF
-    return f"The machine that draws has been off for {_long(time.time() - absence.since)}."
+    ago = f"for {_long(time.time() - absence.since)}"
+    return f"The machine that draws has been off {say(ago, 'since {}', absence.since)}."
 
 
-def _advice(absence: Absence, say: _MeantFor) -> str:
+def _advice(absence: Absence, say: _Say) -> str:
     if absence.reason == "off":
         return COME_BACK
     if absence.until is None:
@@ -69,10 +70,10 @@ def _html(words: str, around: str, moment: float) -> str:
     return f'<time datetime="{stamp}" data-around="{around}">{words}</time>'
 
 
-def _long(seconds: float) -> str:
-    """`a minute`, `40 minutes`, `3 hours`, `2 days`."""
-    for unit, unit_s, few in (("minute", 60, 100), ("hour", 3600, 48), ("day", 86400, float("inf"))):
-        number = max(1, round(seconds / unit_s))
-        if number < few:
-            break
-    return f"{number} {unit}s" if number > 1 else f"{'an' if unit == 'hour' else 'a'} {unit}"
+def _long(seconds: float, more: str = "") -> str:
+    """`a minute`, `another minute`, `40 minutes`, `3 hours` or `2 days`."""
+    minutes = max(1, round(seconds / 60))
+    if minutes < 100:
+        return f"{more} {minutes} minutes".lstrip() if minutes > 1 else f"{more or 'a'} minute"
+    hours = round(minutes / 60)
+    return f"{more} {hours} hours".lstrip() if hours < 48 else f"{more} {round(hours / 24)} days".lstrip()

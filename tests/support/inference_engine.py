@@ -51,7 +51,10 @@ class StandInChild(EngineChild):
 class EngineBench:
     """An engine that is ready, and its stand-in process: the newest of `children`."""
 
-    def __init__(self, model_info: ModelInfo = MODEL_INFO, owner: Owner | None = None, **override: Any) -> None:
+    def __init__(
+        self, model_info: ModelInfo = MODEL_INFO, owner: Owner | None = None, with_child: bool = True, **override: Any
+    ) -> None:
+        """`with_child`: the engine process was started with the server."""
         self.children: list[StandInChild] = []
         self.start_error: Exception | None = None  # instead of the next processes
         self.model_info, self.metrics = model_info, Metrics()
@@ -59,7 +62,7 @@ class EngineBench:
         config = InferenceConfig(model_id="a-model", limits=limits, idle_engine_s=100)
         self.owner = owner or Owner()
         self.dispatcher = Dispatcher(config, self._new_child, self.metrics, self.owner)
-        self.dispatcher.start(self._new_child())
+        self.dispatcher.start(self._new_child() if with_child else None)
 
     def _new_child(self) -> StandInChild:
         if self.start_error is not None:
