@@ -173,9 +173,10 @@ class Workers:
         return min(known, key=lambda absence: float("inf") if absence.until is None else absence.until)
 
     def _nobody(self) -> StartError:
-        there, tried = next(iter(self._clients), None), "find one that draws"
+        tried = "find one that draws"
         if absence := self._absence():
             return away_error(_LINK, tried, absence)
+        there = next(iter(self._clients))
         came_back = f"{there.name} was not ready in time"
         if there.health and there.health.broken:
             reason = f" ({there.health.reason})" if there.health.reason else ""

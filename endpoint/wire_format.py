@@ -36,9 +36,8 @@ class Health(BaseModel):
     """What `GET /healthcheck` told. `limits` is None for a server that tells none (upstream's).
 
     `state`: `loading`, `healthy` or `failed`; `engine`: `loading`, `ready`, `asleep` or None.
-    `stage`: what a loading engine is at.
-    `absence`: its owner lets it draw nothing now; `wakes_in_s`: how long the engine took to wake lately, at least and at
-    most.
+    `stage`: what a loading engine is at. `absence`: its owner lets it draw nothing now; `wakes_in_s`: how long the
+    engine took to wake lately, at least and at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())

@@ -128,7 +128,7 @@ def test_the_day_has_its_gpu_minutes(folder: Path, clock: Clock) -> None:
     async def test() -> None:
         owner = owner_at(folder, clock, max_gpu_minutes=2)
         bench = EngineBench(owner=owner)
-        await bench.say(Stage("fetching a/model from the hub"))
+        await bench.say(Stage("Downloading the model: 1 of 4 GB"))
         clock.now_s += 1000
         await bench.say(Stage("loading the model"))
         clock.now_s += 30
@@ -186,7 +186,7 @@ def test_a_download_is_no_wake_up(folder: Path) -> None:
         owner.on_wake(3.0)
         bench = EngineBench(owner=owner)
         ticket = bench.post("a cat")
-        await bench.say(Stage("fetching a/model from the hub"))
+        await bench.say(Stage("Downloading the model: 1 of 4 GB"))
         assert getattr(ticket.event, "wakes_in_s", "") is None
         await bench.say(Stage("loading the model"))
         assert getattr(ticket.event, "wakes_in_s", "") == (3, 3)
