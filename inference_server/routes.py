@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from inference_server.config import InferenceConfig
 from inference_server.dispatcher import Dispatcher
@@ -40,37 +41,39 @@ class Services:
     shut_down: Callable[[], None]
 
 
-def create_app(services: Services) -> FastAPI:
+def create_app(services: Services) -> Starlette:
     """The application, without the bearer's middleware."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.add_exception_handler(Refusal, _refused)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
 
-    @app.api_route("/healthcheck", methods=["GET", "HEAD"])
     async def healthcheck(request: Request) -> Response:
         return JSONResponse(health(services, request.state.trusted))
 
-    @app.post("/")
     async def draw(request: Request) -> Response:
         return await _draw(services, request)
 
-    @app.delete("/requests/{request_id:path}")
-    async def cancel(request_id: str) -> Response:
+    async def cancel(request: Request) -> Response:
+        request_id = request.path_params["request_id"]
         if not services.store.cancel(request_id):
             raise Refusal(404, "NO_SUCH_REQUEST", "No request of this id is waiting or being drawn.")
         log.info("request %s: cancelled by its client", ascii(request_id)[1:201])
         return JSONResponse({"cancelled": request_id})
 
-    @app.api_route("/metrics", methods=["GET", "HEAD"])
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         return Response(services.metrics.text(), media_type=CONTENT_TYPE)
 
-    @app.post("/shutdown")
-    async def shutdown() -> Response:
+    async def shutdown(request: Request) -> Response:
         services.shut_down()
         return JSONResponse({"state": "shutting down"}, headers={"Connection": "close"})
 
+    routes = [
+        Route("/healthcheck", healthcheck, methods=["GET"]),  # and HEAD
+        Route("/", draw, methods=["POST"]),
+        Route("/requests/{request_id:path}", cancel, methods=["DELETE"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/shutdown", shutdown, methods=["POST"]),
+    ]
+    handlers = {Refusal: _refused, HTTPException: _http_error, Exception: _unexpected}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False
     return app
 
 
