@@ -1,11 +1,12 @@
 """The doctor's look at what draws when it is no worker: a Fair and its nodes, a fixed endpoint, or this machine."""
 
 import importlib.util
+import time
 from urllib.parse import urlsplit
 
 from endpoint.credentials import Credentials
 from endpoint_client import EndpointClient
-from errors import EndpointError, EndpointUnreachableError, EndpointUntrustedError, FairError
+from errors import Absence, EndpointError, EndpointUnreachableError, EndpointUntrustedError, FairError
 from fair_api.client import DeadlineFairClient
 from fair_api.models import Node
 from maintenance.console import Console
@@ -116,11 +117,24 @@ def _tell_health(console: Console, settings: Settings, url: str) -> EndpointErro
     if health.broken:
         told = f"the server is there, its model is not: {health.reason or 'no reason given'}"
         console.row("failed", "endpoint", told, "See that server's log.")
+    elif health.absence:
+        tell_absence(console, "endpoint", url, health.absence)
     else:
         facts = [health.state, health.model, f"engine {health.engine}" if health.engine else None]
         gpu = "with a GPU" if health.gpu else "without a GPU"
         console.ok("endpoint", f"{url}: {', '.join(fact for fact in facts if fact)}, {gpu}")
     return None
+
+
+def tell_absence(console: Console, check: str, name: str, absence: Absence) -> None:
+    """A warning: that machine is there, and its owner lets it draw nothing now."""
+    until = time.strftime(" until %d %b %H:%M", time.localtime(absence.until)) if absence.until else ""
+    if absence.reason == "budget":
+        told = f"{name} has drawn its minutes for today"
+        console.row("warning", check, f"{told}: it draws nothing{until}", "MAX_GPU_MINUTES_PER_DAY there sets them.")
+        return
+    fix = "`docker exec draw python -m inference_server resume` on that machine ends the pause."
+    console.row("warning", check, f"{name} is paused by its owner{until}", fix)
 
 
 def _reachable_port(console: Console, setting: str, port: int | None, scheme: str) -> bool:

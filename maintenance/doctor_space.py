@@ -8,8 +8,10 @@ from email.utils import parsedate_to_datetime
 import requests
 
 from endpoint.credentials import Credentials
+from errors import Absence
 from maintenance.build import ask_page, trouble
 from maintenance.console import Console
+from maintenance.doctor_places import tell_absence
 from maintenance.env_file import EnvFile, is_known, is_secret
 from maintenance.hub import BUILDING, STARTING, Hub, HubError, SpaceState
 
@@ -136,15 +138,19 @@ def _worker_key(env: EnvFile) -> str | None:
 
 
 def _tell_workers(console: Console, page: SpacePage, key: str) -> None:
-    """Who is connected: `{"workers": [{"name": ...}, ...]}` at `/worker-status`, for who has their key."""
+    """Who is connected: `{"workers": [{"name", "absence"}, ...]}` at `/worker-status`, for who has their key."""
     try:
         answer = ask_page(page.address, page.token, "/worker-status", **{"X-Worker-Key": key})
-        names = [str(worker["name"]) for worker in answer.json()["workers"]] if answer.ok else None
-    except (requests.RequestException, ValueError, LookupError, TypeError):
-        names = None
-    if names:
-        console.ok("workers", f"connected: {', '.join(names)}")
-    elif names is not None:
+        workers = answer.json()["workers"] if answer.ok else None
+        absences = {str(worker["name"]): worker.get("absence") for worker in workers or ()}
+        paused = {name: Absence(**absence) for name, absence in absences.items() if absence}
+    except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
+        workers = None
+    if workers:
+        console.ok("workers", f"connected: {', '.join(absences)}")
+        for name, absence in paused.items():
+            tell_absence(console, "workers", name, absence)
+    elif workers is not None:
         told = "no machine is connected: the Space draws sketches on its own CPU, or nothing"
         console.row("warning", "workers", told, "Run on yours the line that `python manage.py worker-key` prints.")
 

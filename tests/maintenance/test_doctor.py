@@ -1,5 +1,6 @@
 """`manage.py doctor` as a real process: a sound set-up is ok, and each broken one is named by one row."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,21 @@ def test_all_is_well(hub: FakeHub, manage: Manage) -> None:
     assert {row["status"] for row in ran.rows} == {"ok"}
     assert {"token", "space", "secrets", "log", "page", "workers", "clock"} <= ran.checks("ok")
     assert {request.split()[0] for request in hub.requests} == {"GET"}
+
+
+@pytest.mark.usefixtures("space")
+def test_workers_that_their_owner_lets_draw_nothing(hub: FakeHub, manage: Manage) -> None:
+    """A pause and a used-up budget are warnings that say until when, and no fault."""
+    hub.workers = ["home", "attic"]
+    reasons = {"home": "paused", "attic": "budget"}
+    hub.absences = {
+        name: {"reason": reason, "since": None, "until": time.time() + 3600} for name, reason in reasons.items()
+    }
+    ran = manage(*DOCTOR, env_file=ENV_FILE)
+    assert ran.status == 0, ran.out
+    paused, used_up = [row["detail"] for row in ran.rows if row["status"] == "warning"]
+    assert paused.startswith("home is paused by its owner until ")
+    assert used_up.startswith("attic has drawn its minutes for today: it draws nothing until ")
 
 
 def test_in_a_terminal(space: KeptSpace, manage: Manage) -> None:

@@ -75,6 +75,7 @@ class FakeHub:
         self.spaces: dict[str, KeptSpace] = {}
         self.trouble = Trouble()
         self.workers: list[str] | None = None
+        self.absences: dict[str, dict[str, Any]] = {}  # of those that are paused
         self.requests: list[str] = []
         self._servers = [_server(_HubHandler, self), _server(_PageHandler, self)]
         self.url, self.page_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
@@ -132,7 +133,8 @@ class _PageHandler(_Handler):
         elif self.hub.workers is None:
             self.answer(404, b"")
         else:
-            self.answer(200, {"workers": [{"name": name} for name in self.hub.workers]})
+            workers = [{"name": name, "absence": self.hub.absences.get(name)} for name in self.hub.workers]
+            self.answer(200, {"workers": workers})
 
 
 class _HubHandler(_Handler):

@@ -1,5 +1,6 @@
 """An owner who pauses a worker, bounds its minutes or uses the GPU: who draws instead, and what a visitor is told."""
 
+import json
 import re
 import time
 from typing import Any
@@ -8,12 +9,19 @@ import pytest
 import requests
 
 from backends.away import Awaited
+from backends.fixed_endpoint import FixedEndpoint
 from backends.workers import Workers
 from drawing.events import Waking
 from drawing.models import GeneratedImage, GenerationRequest
-from errors import AwayError, GpuBusyError
+from endpoint_client import EndpointClient
+from errors import Absence, AwayError, GpuBusyError
+from maintenance.console import Console
+from maintenance.doctor_places import look_at_endpoint
 from page import text as page_text
+from settings import Settings
 from tests.backends.test_workers import SketchingBackend
+from tests.support.endpoint_scripts import HEALTH
+from tests.support.hostile_server import Line, Received, hostile_server
 from tests.support.processes import wait_until
 from tests.support.worker_line import DEADLINE_S, KEY, Drawing, RawWorker, SpaceSide, png, space_side
 
@@ -215,3 +223,28 @@ def test_a_broken_model_is_sketched_for() -> None:
         image = space.workers.draw(request, job_id="job", tell=lambda event: None, cancelled=lambda: False)
         assert "sketch" in image.receipt.substituted[0]
         raw.close()
+
+
+def paused_endpoint(line: Line, request: Received) -> bool:
+    """A server that its owner has paused for another 40 minutes."""
+    if request.path == "/healthcheck":
+        line.answer(200, json.dumps({**HEALTH, "pause": OWNERS}))
+    else:
+        line.answer(503, json.dumps({"$error": {"code": "PAUSED", "message": "Paused."}}))
+    return True
+
+
+def test_a_paused_endpoint_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A fixed endpoint is not waited for; who posts all the same reads why; the doctor has a warning."""
+    with hostile_server(paused_endpoint) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        client = EndpointClient(url)
+        with pytest.raises(AwayError) as refused:
+            FixedEndpoint(client, timeout_s=DEADLINE_S).ensure(lambda event: None, lambda: False)
+        assert "for another 40 minutes" in page_text.error_text(refused.value)
+        with pytest.raises(AwayError) as refused:
+            client.infer(GenerationRequest("a"), request_id="a", tell=lambda event: None)
+        assert refused.value.absence == Absence("paused")
+        look_at_endpoint(Console(as_json=True), Settings(endpoint_url=url, endpoint_tls="none"), from_space=False)
+    row = json.loads(capsys.readouterr().out)
+    assert (row["status"], "is paused by its owner until" in row["detail"]) == ("warning", True)
