@@ -1,11 +1,15 @@
 """A Space that only knows ENDPOINT_SECRET, and workers that dial it: two real programs and the line between them."""
 
+import json
+import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from endpoint.credentials import Credentials
+from tests.support import process_tree
 from tests.support.chain import SECRET
 from tests.support.processes import Processes, Program, wait_until
 from tests.support.space import Space, start_space
@@ -58,6 +62,45 @@ def test_sigterm_ends_a_worker_in_order(processes: Processes, space: Space) -> N
     worker.signal(signal.SIGTERM)
     assert worker.wait_for_end() == 0
     wait_until("the goodbye", lambda: "it said goodbye" in space.program.output())
+
+
+def test_the_owner_pauses_a_worker(processes: Processes, space: Space, tmp_path: Path) -> None:
+    """`pause` ends the engine, the visitor is told, a restart keeps it, `resume` draws again; the
+    worker without its engine takes less than 200 MB.
+    """
+    kept = {"DATA_DIR": str(tmp_path), "MAX_GPU_MINUTES_PER_DAY": "60"}
+
+    def command(*words: str) -> str:
+        ran = processes.start([sys.executable, "-m", "inference_server", *words], kept)
+        assert ran.wait_for_end() == 0
+        return ran.output()
+
+    worker = start_worker(processes, space.url, **kept)
+    space.program.wait_for_line("worker box .*is there", 120)
+    space.draw()
+    assert command("status").startswith(f"Connected to {space.url} as box since ")
+    assert json.loads(command("status", "--json"))["pictures_today"] == 1
+    assert "then the GPU is free" in command("pause", "--for", "2h")
+    worker.wait_for_line("paused by the owner until")
+    wait_until("the engine process to end", lambda: not process_tree.descendants(worker.pid))
+    assert 0 < resident_bytes(worker.pid) < 200 * 10**6
+    worker.signal(signal.SIGKILL)
+    worker.wait_for_end()
+    worker = start_worker(processes, space.url, **kept, WORKER_NAME="again")
+    space.program.wait_for_line("worker again .*is there", 120)
+    assert process_tree.descendants(worker.pid) == []
+    with pytest.raises(AssertionError, match="refused"):
+        space.draw()
+    space.program.wait_for_line("its owner has paused it until .* UTC")
+    assert "The pause is over." in command("resume")
+    worker.wait_for_line("engine ready", 120)
+    assert space.draw().size == (256, 256)
+
+
+def resident_bytes(pid: int) -> int:
+    """The machine's memory that this process takes, what it shares with others among it."""
+    (line,) = re.findall(r"(?m)^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text())
+    return int(line) * 1024
 
 
 def test_a_sketch_meanwhile(processes: Processes) -> None:
