@@ -10,7 +10,7 @@ from drawing.events import Tell
 from drawing.models import GeneratedImage, GenerationRequest
 from endpoint.transport import EndpointTransport, Transport
 from endpoint.transport_errors import FIXED_ENDPOINT, Advice
-from endpoint.wire_format import Health, is_result, read_event, read_health, read_object, read_result, write_request
+from endpoint.wire_format import Health, is_result, read_event, read_health, read_result, write_request
 from errors import (
     DrawingError,
     EndpointError,
@@ -144,12 +144,11 @@ class EndpointClient:
         with transport.request("POST", "/", tried=tried, timeout_s=silence_s, data=body) as response:
             if response.status_code != 200:
                 raise transport.refusal(response, tried)
-            for line in transport.lines(response, tried, go_on):
-                answer = read_object(self.link, line)
-                if is_result(answer):
+            for answer in transport.answers(response, tried, go_on):
+                if answer.files or is_result(answer.content):
                     transport.drain(response)
-                    return read_result(self.link, answer)
-                event = read_event(answer, request.num_inference_steps)
+                    return read_result(self.link, answer.content, answer.files)
+                event = read_event(answer.content, request.num_inference_steps)
                 if event is not None:
                     tell(event)
         raise transport.trouble.unreachable("closed", tried, "the answer broke off before the picture")

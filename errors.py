@@ -15,6 +15,7 @@
         │   └── PortTakenError  something else holds its port: take another one, where that is ours to choose
         └── EndpointError       the inference endpoint
             ├── EndpointUnreachableError   nobody answered, or the answer broke off: start what is missing
+            │   └── WorkerLostError        a worker's line broke: it comes back, and has kept what it drew
             ├── EndpointUntrustedError     somebody else answered (pin, bearer): starting more does not help
             └── EndpointAnswerError        an answer that cannot be understood, or is no picture
 
@@ -166,6 +167,10 @@ class EndpointUnreachableError(EndpointError):
     def __init__(self, link: str, *, how: Silence, tried: str, came_back: str, next_step: str) -> None:
         super().__init__(link, tried=tried, came_back=came_back, next_step=next_step)
         self.how = how
+
+
+class WorkerLostError(EndpointUnreachableError):
+    """A worker's line broke in mid-picture, or before it was asked; ask again, it keeps what it draws."""
 
 
 class EndpointUntrustedError(EndpointError):

@@ -4,6 +4,7 @@
 """
 
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -23,13 +24,15 @@ from drawing.models import GeneratedImage, GenerationRequest
 from drawing.quota import Quota
 from drawing.status import BackendStatus
 from drawing.turns import Turn, Turns
-from errors import EndpointUnreachableError, JobCancelledError
+from errors import EndpointUnreachableError, JobCancelledError, WorkerLostError
 from settings import Settings
 
 log = logging.getLogger(__name__)
 _making_default = threading.Lock()
 
 ROUNDS = 3  # a service that has died since is started again, twice at most for one drawing
+AGAIN_FOR_S = 3600.0  # a worker whose line breaks is asked again, however often: `ensure` bounds each wait for it
+_PAUSE_S, _PAUSE_MAX_S = 0.05, 5.0
 
 
 class TextToImage:
@@ -109,7 +112,7 @@ class TextToImage:
     def _draw_in_turn(self, job: Job, turn: Turn, nearest: bool) -> GeneratedImage:
         ready_s = line_s = 0.0
         moved: list[str] = []
-        for attempt in range(1, ROUNDS + 1):
+        for attempt in itertools.count(1):
             _end_if_cancelled(job)
             begun = time.monotonic()
             self._backend.ensure(job.tell, job.cancel_requested.is_set)
@@ -126,9 +129,12 @@ class TextToImage:
                     return _with_receipt(generated, moved, line_s, ready_s, job.elapsed_s)
             except EndpointUnreachableError as error:
                 _end_if_cancelled(job)  # which is then no failure
-                if attempt == ROUNDS:
+                is_line = isinstance(error, WorkerLostError)
+                if job.elapsed_s > AGAIN_FOR_S if is_line else attempt >= ROUNDS:
                     raise
                 log.warning("looking after the services: %s", error)
+                if is_line:
+                    job.cancel_requested.wait(min(_PAUSE_S * attempt, _PAUSE_MAX_S))
         raise AssertionError("unreachable: the last round returns or raises")
 
     def _fit(self, job: Job, nearest: bool) -> list[str]:

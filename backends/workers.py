@@ -4,19 +4,14 @@ Nothing is started from here and no address is known: who is connected can draw.
 most room; one whose worker is lost goes to another, or waits for it to come back and takes up what it had drawn.
 """
 
-import asyncio
 import dataclasses
 import functools
-import hashlib
-import hmac
 import logging
 import threading
 import time
-from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -24,6 +19,8 @@ from starlette.websockets import WebSocket
 
 from backends.away import STANDS_IN, Awaited, as_sketch, away_error
 from backends.base import Backend, Cancelled
+from backends.lost_drawings import LEASE_S, PROCESSES_MAX, LostDrawings
+from backends.worker_door import WorkerDoor
 from drawing.events import Tell, Waking
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits
 from drawing.status import BackendStatus
@@ -31,15 +28,24 @@ from endpoint.wire_format import Health
 from endpoint.worker_connection import WorkerConnection
 from endpoint.worker_transport import WorkerTransport
 from endpoint_client import EndpointClient
-from errors import Absence, AwayError, BusyError, EndpointUnreachableError, GpuBusyError, JobCancelledError, StartError
+from errors import (
+    Absence,
+    AwayError,
+    BusyError,
+    DrawingError,
+    EndpointUnreachableError,
+    GpuBusyError,
+    JobCancelledError,
+    StartError,
+    WorkerLostError,
+)
 
 log = logging.getLogger(__name__)
 
-KEY_HEADER = "x-worker-key"
-WRONG_KEYS_A_MINUTE = 10
-_SLOWED_S = 3.0
 _LINK = "Workers"
+_KEEP_MARGIN_S = 15.0  # this Space may notice so much later than the worker that the line is dead
 AWAY_FOR_A_MOMENT = "The machine that draws is away for a moment; waiting for it"
+BACK = "The machine that draws is back"
 
 
 class Workers:
@@ -50,35 +56,37 @@ class Workers:
     def __init__(
         self, key: str, *, wait_s: float = 60.0, start_s: float = 300.0, fallback: Backend | None = None
     ) -> None:
-        self._digest = _digest(key)
+        self._door = WorkerDoor(key)
         self._wait_s, self._start_s = wait_s, start_s
         self._fallback = fallback
         self._changed = threading.Condition()
         self._clients: dict[WorkerConnection, EndpointClient] = {}
         self._awaited = Awaited(wait_s)
         self._seen: WorkerConnection | None = None  # the newest one, gone or not: what it draws, we remember
-        self._wrong: deque[float] = deque(maxlen=WRONG_KEYS_A_MINUTE)
+        self._lost = LostDrawings()
 
     async def serve(self, socket: WebSocket) -> None:
         """One worker's WebSocket, until it ends. A wrong key is refused before the handshake is done."""
-        if not self._knows_key(socket.headers):
-            await self._refuse(socket)
+        if not self._door.knows(socket.headers):
+            await self._door.refuse(socket)
             return
         await socket.accept()
-        connection = WorkerConnection(socket)
+        connection = WorkerConnection(socket, keep_s=self._keep_s)
         try:
-            await connection.run(self._on_beat)
+            await connection.run(self._on_beat, self._on_hello)
         finally:
             self._remove(connection)
 
-    async def _refuse(self, socket: WebSocket) -> None:
-        now = time.monotonic()
-        if len(self._wrong) == WRONG_KEYS_A_MINUTE and now - self._wrong[0] < 60:
-            await asyncio.sleep(_SLOWED_S)
-        else:
-            log.warning("somebody showed a wrong worker's key; `python manage.py worker-key` prints the right one")
-        self._wrong.append(now)
-        await socket.close()
+    def _keep_s(self) -> float:
+        """How long a worker goes on with what it draws when its line breaks: until it is back, if nobody else draws."""
+        several = sum(not worker.is_going for worker in list(self._clients)) > 1
+        return LEASE_S if several else self._wait_s + _KEEP_MARGIN_S
+
+    def _on_hello(self, connection: WorkerConnection) -> None:
+        """Ends what is left of an older line of the same process."""
+        for older in list(self._clients):
+            if older.instance == connection.instance:
+                older.supersede()
 
     def _on_beat(self, connection: WorkerConnection) -> None:
         if connection in self._clients:
@@ -92,6 +100,18 @@ class Workers:
             self._awaited.came(connection.name)
             self._seen = connection
             self._changed.notify_all()
+        looking = threading.Timer(LEASE_S, self._cancel_unasked, (connection, time.monotonic()))
+        looking.daemon = True
+        looking.start()
+
+    def _cancel_unasked(self, connection: WorkerConnection, since_s: float) -> None:
+        """Ends what a worker that came back still draws though nobody wants it: cancelled, or drawn elsewhere."""
+        with self._changed:
+            client = self._clients.get(connection)
+            unasked = self._lost.take_unasked(connection.instance, since_s) if client else []
+        for job_id in unasked:
+            if client is not None:
+                client.cancel(job_id)
 
     def _remove(self, connection: WorkerConnection) -> None:
         with self._changed:
@@ -139,6 +159,8 @@ class Workers:
                     told = stage
                 self._changed.wait(min(0.25, until - now))
             else:
+                if told == AWAY_FOR_A_MOMENT:
+                    tell(Waking(BACK))
                 return
         if self._fallback is None:
             raise self._nobody()
@@ -186,14 +208,19 @@ class Workers:
     def draw(self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> GeneratedImage:
         """Draws on the worker with the most room, the next one where it refuses for now, or on the fallback.
 
-        Raises: what EndpointClient.infer raises.
+        One whose line broke while it drew this goes first: it has the picture, or a part of it.
+        Raises: what EndpointClient.infer raises; WorkerLostError when the line breaks.
         """
         with self._changed:
+            self._wait_for_its_worker(job_id, tell, cancelled)
             able = [(worker, self._clients[worker]) for worker in self._by_room(request)]
+            if lost := self._lost.get(job_id):
+                able.sort(key=lambda one: one[0].instance != lost.instance)
             several = len(self._clients) > 1
         refused: BusyError | GpuBusyError | StartError | None = None
         for worker, client in able:
             try:
+                self._lost.claim(job_id, worker)
                 image = client.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
             except AwayError as error:  # paused since it told of itself
                 worker.note_absence(error.absence)
@@ -201,6 +228,12 @@ class Workers:
             except (BusyError, GpuBusyError, StartError) as error:
                 refused = refused or error
                 continue
+            except JobCancelledError:
+                if worker.ended is not None:  # it is told when it comes back
+                    self._note_lost(job_id, worker)
+                raise
+            except EndpointUnreachableError as error:
+                raise self._note_lost(job_id, worker, error) from error
             return replace(image, receipt=replace(image.receipt, worker=worker.name)) if several else image
         if refused:
             raise refused
@@ -208,13 +241,40 @@ class Workers:
             absence, awaited = self._absence() or Absence(), time.monotonic() < self._back_until()
         if awaited or (self._fallback is None and absence.reason == "off"):
             came_back, next_step = "no worker is connected any more", "It is waited for."
-            raise EndpointUnreachableError(_LINK, how="closed", tried="draw", came_back=came_back, next_step=next_step)
+            raise WorkerLostError(_LINK, how="closed", tried="draw", came_back=came_back, next_step=next_step)
         if self._fallback is None:
             raise away_error(_LINK, "draw", absence)
         tell(Waking(STANDS_IN[absence.reason]))
         self._fallback.ensure(tell, cancelled)  # a worker may have been lost since ours
         request = request.within(self._fallback.status().limits)
         return as_sketch(self._fallback.draw(request, job_id=job_id, tell=tell, cancelled=cancelled), absence)
+
+    def _wait_for_its_worker(self, job_id: str, tell: Tell, cancelled: Cancelled) -> None:
+        """While the worker that this was lost with may be drawing it, no other one does. Raises: JobCancelledError."""
+        while lost := self._lost.get(job_id):
+            there = any(worker.instance == lost.instance and not worker.is_going for worker in self._clients)
+            over = lost.asked_again or any(lost.is_over(worker) for worker in self._clients)
+            remaining_s = lost.held_until_s - time.monotonic()
+            if there or over or remaining_s <= 0:
+                return
+            if cancelled():
+                raise JobCancelledError()
+            tell(Waking(AWAY_FOR_A_MOMENT))
+            self._changed.wait(min(0.25, remaining_s))
+
+    def _note_lost(
+        self, job_id: str, worker: WorkerConnection, error: EndpointUnreachableError | None = None
+    ) -> WorkerLostError | DrawingError:
+        """Remembers who may still be drawing this; the error to raise."""
+        with self._changed:
+            lost = self._lost.note(job_id, worker)
+        if len(lost.instances) >= PROCESSES_MAX:
+            told = f"{PROCESSES_MAX} workers were lost while they drew this. Try another prompt or smaller numbers."
+            return DrawingError(told, code="WORKERS_LOST")
+        came_back = error.came_back if error else "its line broke"
+        return WorkerLostError(
+            worker.link, how="closed", tried="draw", came_back=came_back, next_step="It is waited for."
+        )
 
     def status(self) -> BackendStatus:
         """What is known now, the limits of all who can draw; of the newest worker where none is there."""
@@ -249,13 +309,10 @@ class Workers:
 
     async def tell_owner(self, request: Request) -> Response:
         """Lists the connected workers, for a request with the workers' key, such as the doctor's."""
-        if not self._knows_key(request.headers):
+        if not self._door.knows(request.headers):
             return Response(status_code=404)
         workers = [_row(worker) for worker in list(self._clients)]
         return JSONResponse({"workers": workers})
-
-    def _knows_key(self, headers: Headers) -> bool:
-        return hmac.compare_digest(_digest(headers.get(KEY_HEADER, "")), self._digest)
 
     def close(self) -> None:
         """Ends the fallback; the lines end with the page's server."""
@@ -280,8 +337,3 @@ def _allows(health: Health, request: GenerationRequest | None) -> bool:
 
 def _model(connection: WorkerConnection) -> str:
     return (connection.health.model if connection.health else None) or "a model that it does not name"
-
-
-def _digest(key: str) -> bytes:
-    """Digests are compared, not keys: the time taken tells nothing of the key."""
-    return hashlib.sha256(key.strip().encode()).digest()

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -20,6 +21,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
 from endpoint.transport_errors import Advice, TransportErrors, read_error
+from endpoint.wire_format import read_object
 from errors import BusyError, EndpointAnswerError, EndpointUnreachableError, SpaceError
 from network.http_errors import HTTP_FAULTS
 
@@ -46,6 +48,14 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """One line of an answer: a JSON object, and the files of its pictures where they do not stand in it."""
+
+    content: dict[str, Any]
+    files: tuple[bytes, ...] = ()
+
+
 class Transport:
     """What every way to an endpoint has: its address, its errors, and how a refusal is read."""
 
@@ -62,6 +72,11 @@ class Transport:
     def lines(self, response: Any, tried: str, go_on: Callable[[], None] = lambda: None) -> Iterator[bytes]:
         """The lines of a body as they come; `go_on()` is asked at every piece of it, and several times a second."""
         raise NotImplementedError
+
+    def answers(self, response: Any, tried: str, go_on: Callable[[], None] = lambda: None) -> Iterator[Answer]:
+        """The lines of a body as objects, as they come. Raises: EndpointAnswerError for a line that is none."""
+        for line in self.lines(response, tried, go_on):
+            yield Answer(read_object(self.trouble.link, line))
 
     def drain(self, response: Any) -> None:
         """Reads to the end of an answer, so that its connection serves again."""

@@ -11,6 +11,7 @@ import binascii
 import io
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -157,8 +158,8 @@ def is_result(answer: dict[str, Any]) -> bool:
     return "$error" in answer or "image_base64" in answer or "images_base64" in answer
 
 
-def read_result(link: str, answer: dict[str, Any]) -> GeneratedImage:
-    """The picture of a result.
+def read_result(link: str, answer: dict[str, Any], files: Sequence[bytes] = ()) -> GeneratedImage:
+    """The picture of a result: the first of `files`, which came beside it, or in it as text.
 
     Raises: what `read_error` makes of a `$error`, DrawingError for one that the safety checker made black,
     EndpointAnswerError for a picture that is none.
@@ -170,14 +171,7 @@ def read_result(link: str, answer: dict[str, Any]) -> GeneratedImage:
             "The model's safety checker hid this picture. Try other words or another seed.",
             code="NSFW_CONTENT_DETECTED",
         )
-    images = answer.get("images_base64")
-    encoded = answer.get("image_base64") or (images[0] if isinstance(images, list) and images else None)
-    if not isinstance(encoded, str):
-        raise _not_understood(link, "its result holds no image")
-    try:
-        data = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _not_understood(link, "its image is no base64") from error
+    data = files[0] if files else _picture_in(link, answer)
     image, image_format = _decode(link, data)
     meta = answer.get("$meta")
     return GeneratedImage(
@@ -187,6 +181,17 @@ def read_result(link: str, answer: dict[str, Any]) -> GeneratedImage:
         seed=_seed(meta),
         receipt=_receipt(meta, answer.get("$timings")),
     )
+
+
+def _picture_in(link: str, answer: dict[str, Any]) -> bytes:
+    images = answer.get("images_base64")
+    encoded = answer.get("image_base64") or (images[0] if isinstance(images, list) and images else None)
+    if not isinstance(encoded, str):
+        raise _not_understood(link, "its result holds no image")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _not_understood(link, "its image is no base64") from error
 
 
 def _is_hidden(nsfw: Any) -> bool:

@@ -5,14 +5,14 @@ page's server; drawings wait for their answers on threads of their own.
 """
 
 import asyncio
-import base64
 import contextlib
 import itertools
 import json
 import logging
+import secrets
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -47,9 +47,10 @@ class Head:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of an answer: a JSON object, finished pictures in base64 as over HTTP."""
+    """One line of an answer: a JSON object, and the files of the finished pictures that belong to it."""
 
-    text: bytes
+    content: dict[str, Any]
+    files: tuple[bytes | bytearray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,22 @@ class Exchange:
             raise TimeoutError from None
 
 
+Notice = Callable[["WorkerConnection"], None]
+
+
 class WorkerConnection:
     """One worker's line. `run` belongs to the event loop; everything else may be called from any thread."""
 
-    def __init__(self, socket: WebSocket) -> None:
-        self._socket = socket
+    def __init__(self, socket: WebSocket, *, keep_s: Callable[[], float] = lambda: LEASE_EVERY_S) -> None:
+        """`keep_s()`: how long the worker shall go on with what it draws when this line breaks."""
+        self._socket, self._keep_s = socket, keep_s
         self._loop = asyncio.get_running_loop()
         self._exchanges: dict[int, Exchange] = {}
         self._accepted: set[int] = set()
         self._beat = -1
         self._heard_s = time.monotonic()
+        self._superseded = asyncio.Event()
+        self.instance = secrets.token_hex(8)  # of the worker's process, as it tells it; an old one does not
         self.name, self.version = "a worker", "?"
         self.health: Health | None = None
         self.leaving = False
@@ -115,12 +122,20 @@ class WorkerConnection:
         """How many requests it answers now, drawings for the most part."""
         return len(self._exchanges)
 
-    async def run(self, on_health: Any) -> None:
-        """Receives until the line ends. `on_health(connection)` is called at every beat.
+    def supersede(self) -> None:
+        """Its process has dialled again, so that this line is dead. On the event loop."""
+        self._superseded.set()
+
+    async def run(self, on_health: Notice, on_hello: Notice) -> None:
+        """Receives until the line ends. `on_hello` is called once, `on_health` at every beat, with this connection.
 
         The caller has accepted the socket.
         """
-        tasks = [asyncio.create_task(self._receive(on_health)), asyncio.create_task(self._watch())]
+        tasks = [
+            asyncio.create_task(self._receive(on_health, on_hello)),
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._wait_for_a_newer_one()),
+        ]
         why = "the line broke"
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -139,13 +154,18 @@ class WorkerConnection:
                 async with asyncio.timeout(_CLOSE_S):
                     await self._socket.close(1011, (self.ended or "")[:120])
 
-    async def _receive(self, on_health: Any) -> str | None:
+    async def _wait_for_a_newer_one(self) -> str:
+        await self._superseded.wait()
+        return "it has dialled again"
+
+    async def _receive(self, on_health: Notice, on_hello: Notice) -> str | None:
         """Takes the worker's messages in; returns why the line ends, None where it broke."""
         await self._send(type="hello", protocol=PROTOCOL, version=VERSION)
         async with asyncio.timeout(HELLO_S):
             hello = json.loads(await self._socket.receive_text())
         if why := self._greet(hello):
             return why
+        on_hello(self)
         while (message := await self._socket.receive())["type"] != "websocket.disconnect":
             self._heard_s = time.monotonic()
             if (data := message.get("bytes")) is not None:
@@ -165,9 +185,10 @@ class WorkerConnection:
             log.warning("%s cannot draw here: %s", self.link, why)
             return why
         self.version = _printable(hello.get("version"), 32)
+        self.instance = _printable(hello.get("instance") or self.instance, 64)
         return None
 
-    def _on_message(self, message: dict[str, Any], on_health: Any) -> bool:
+    def _on_message(self, message: dict[str, Any], on_health: Notice) -> bool:
         """Returns whether the worker waits for its lease now."""
         kind = message["type"]
         if kind == "beat":
@@ -188,12 +209,10 @@ class WorkerConnection:
                 exchange.pieces.put(Head(int(message["status"]), str(message["retry_after"] or "")))
             case "line":
                 content = message["line"]
-                files = [base64.b64encode(exchange.pictures.pop(n)).decode() for n in range(message["pictures"])]
-                if len(files) == 1:
-                    content["image_base64"] = files[0]
-                elif files:
-                    content["images_base64"] = files
-                exchange.pieces.put(Line(json.dumps(content).encode()))
+                if not isinstance(content, dict):
+                    raise TypeError("a line is an object")
+                files = tuple(exchange.pictures.pop(number) for number in range(message["pictures"]))
+                exchange.pieces.put(Line(content, files))
             case "end":
                 exchange.pieces.put(End(message.get("broken")))
 
@@ -225,7 +244,7 @@ class WorkerConnection:
 
     async def _grant(self) -> None:
         self._accepted &= self._exchanges.keys()
-        await self._send(type="lease", beat=self._beat, ids=sorted(self._accepted))
+        await self._send(type="lease", beat=self._beat, ids=sorted(self._accepted), keep_s=self._keep_s())
 
     async def _send(self, **message: Any) -> None:
         """Raises: TimeoutError when the line has been full for as long as a worker may be silent."""

@@ -1,11 +1,12 @@
 """Requests to one worker over its line, in the shape that `EndpointClient` knows from HTTP."""
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from endpoint.transport import Transport
+from endpoint.transport import Answer, Transport
 from endpoint.transport_errors import Advice, TransportErrors
 from endpoint.worker_connection import End, Exchange, Head, Line, Piece, WorkerConnection
 
@@ -46,8 +47,15 @@ class WorkerTransport(Transport):
 
     def lines(self, response: WorkerResponse, tried: str, go_on: Callable[[], None] = lambda: None) -> Iterator[bytes]:
         """The lines of the answer as they come; `go_on()` is asked several times a second."""
+        for answer in self.answers(response, tried, go_on):
+            yield json.dumps(answer.content).encode()
+
+    def answers(
+        self, response: WorkerResponse, tried: str, go_on: Callable[[], None] = lambda: None
+    ) -> Iterator[Answer]:
+        """See `Transport`. Pictures come as they are, not as text: on the line they were frames of their own."""
         while isinstance(piece := self._next(response.exchange, tried, response.silence_s, go_on), Line):
-            yield piece.text
+            yield Answer(piece.content, tuple(bytes(file) for file in piece.files))
 
     def _next(
         self, exchange: Exchange, tried: str, timeout_s: float, go_on: Callable[[], None] = lambda: None

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import logging
 import random
+import secrets
 import time
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
+from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -18,7 +20,11 @@ from inference_server.space_connection import FINISH_S, SpaceConnection
 log = logging.getLogger("inference_server.connect")
 
 PING_S, PONG_S = 5.0, 10.0  # a dead line is found within the sum
+SILENT_S = 5.0  # so long after the last word another line is tried beside this one; leases come every 2.5 s
+_LOOK_S = 0.25
+_DIAL_S = 6.0  # TCP and TLS: a try that began while the uplink was down must not outlast that by much
 _SETTLED_S = 5.0  # a line that held for so long is made again at once
+_QUICK_S, _QUICKLY_FOR_S = 1.0, 150.0  # pause between two tries after that: visitors may wait for this worker
 _MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 
 
@@ -28,14 +34,18 @@ async def serve_space(
     health: Callable[[], dict[str, Any]],
     ending: asyncio.Event,
     on_line: Callable[[bool], None] = lambda _: None,
+    keep: Callable[[float], None] = lambda keep_s: None,
 ) -> None:
     """Draws what the Space sends until `ending` is set; then what is being drawn has `FINISH_S` to be finished.
 
     `app` answers the requests; `health`: the healthcheck's object; `on_line` is told True when there is a line, False
-    when it is no more. A line that breaks is made again for ever.
+    when it is no more; `keep`: how long a request goes on whose Space is gone. A line that breaks is made again for
+    ever.
     """
     connected = asyncio.Event()
-    serving = asyncio.create_task(_reconnect(space, app, health, ending, connected, on_line))
+    instance = secrets.token_hex(16)
+    serve = partial(SpaceConnection, name=space.name, instance=instance, app=app, health=health, keep=keep)
+    serving = asyncio.create_task(_reconnect(space, serve, ending, connected, on_line))
     stopping = asyncio.create_task(ending.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if connected.is_set():
@@ -48,56 +58,132 @@ async def serve_space(
 
 async def _reconnect(
     space: Space,
-    app: ASGIApp,
-    health: Callable[[], dict[str, Any]],
+    serve: Callable[[ClientConnection], SpaceConnection],
     ending: asyncio.Event,
     connected: asyncio.Event,  # while there is a line
     on_line: Callable[[bool], None],
 ) -> None:
     complaints = _Complaints(space)
     delays = _delays()
-    connecting = _Connect(
-        space.address,
-        additional_headers=space.headers,
-        compression=None,  # pictures are compressed already
-        open_timeout=20,
-        ping_interval=PING_S,
-        ping_timeout=PONG_S,
-        close_timeout=5,
-        max_size=_MESSAGE_BYTES_MAX,
-        reconnect_delays=_delays,
-        process_exception=complaints.note,
-        logger=_quiet(),
-    )
-    async for line in connecting:
+    dial = _Dial(space, complaints, _delays)
+    while True:
+        line = await dial.line
         begun = time.monotonic()
         complaints.connected()
         connected.set()
         on_line(True)
-        await SpaceConnection(line, space.name, app, health).run(ending)
+        connection = serve(line)
+        serving = asyncio.create_task(connection.run(ending))
+        try:
+            newer = await _newer_line(serving, connection, partial(_Dial, space, complaints, _delays_after_a_line))
+            if newer is not None:
+                line.transport.abort()  # no farewell: nobody would hear it
+            await serving
+        finally:
+            serving.cancel()
+            await dial.close()
         connected.clear()
         on_line(False)
         if ending.is_set():
+            if newer is not None:
+                await newer.close()
             return
         log.warning("the line to %s broke (%s); connecting again", space.url, _closed_because(line))
-        if time.monotonic() - begun > _SETTLED_S:
-            delays = _delays()
-        await asyncio.sleep(next(delays))
+        if newer is None:
+            settled = time.monotonic() - begun > _SETTLED_S
+            if settled:
+                delays = _delays()
+            await asyncio.sleep(next(delays))
+            newer = _Dial(space, complaints, _delays_after_a_line if settled else _delays)
+        dial = newer
+
+
+async def _newer_line(
+    serving: asyncio.Task[None], connection: SpaceConnection, redial: "Callable[[], _Dial]"
+) -> "_Dial | None":
+    """Waits until the line has ended or a newer one is there, which is tried for while nothing comes over this one.
+
+    A silent line may be dead without either end knowing, after a change of the uplink's address for instance, or only
+    slow: then it goes on, and the try is given up. None: it has ended, and no try is under way.
+    """
+    dial: _Dial | None = None
+    try:
+        while not serving.done():
+            await asyncio.wait(
+                {serving, *([dial.line] if dial else [])}, timeout=_LOOK_S, return_when="FIRST_COMPLETED"
+            )
+            if dial is not None and (dial.line.done() or serving.done()):
+                kept, dial = dial, None
+                return kept
+            if connection.silent_s < SILENT_S:
+                if dial is not None:
+                    await dial.close()
+                dial = None
+            elif dial is None:
+                dial = redial()
+        return None
+    finally:
+        if dial is not None:
+            await dial.close()
+
+
+class _Dial:
+    """Tries for a line until there is one, as websockets' own reconnection does; `line` is the task of that."""
+
+    def __init__(self, space: Space, complaints: "_Complaints", delays: Callable[[], Generator[float]]) -> None:
+        self._lines: AsyncIterator[ClientConnection] = aiter(
+            _Connect(
+                space.address,
+                additional_headers=space.headers,
+                compression=None,  # pictures are compressed already
+                open_timeout=20,
+                ping_interval=PING_S,
+                ping_timeout=PONG_S,
+                close_timeout=5,
+                max_size=_MESSAGE_BYTES_MAX,
+                reconnect_delays=delays,
+                process_exception=complaints.note,
+                logger=_quiet(),
+            )
+        )
+        self.line = asyncio.create_task(self._first())
+
+    async def _first(self) -> ClientConnection:
+        return await anext(self._lines)
+
+    async def close(self) -> None:
+        """Gives the try up, or closes the line."""
+        self.line.cancel()
+        await asyncio.gather(self.line, return_exceptions=True)
+        await self._lines.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
 class _Connect(connect):
-    """Follows no redirect: it would take the key elsewhere, and every later try would go there too."""
+    """Follows no redirect: it would take the key elsewhere, and every later try would go there too. Nor does it wait
+    long for TCP, which doubles its own pauses.
+    """
+
+    async def open_tcp_connection(self) -> ClientConnection:
+        async with asyncio.timeout(_DIAL_S):
+            return await super().open_tcp_connection()
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
-def _delays() -> Generator[float]:
-    """Between two tries, s: half a second at first, at most ten; no two workers of a Space that restarts are alike."""
+def _delays(quickly_until_s: float = 0.0) -> Generator[float]:
+    """Between two tries, s: half a second at first, then growing; no two workers of a Space that restarts are alike.
+
+    At most `_QUICK_S` as long as the monotonic clock is before `quickly_until_s`.
+    """
     delay = 0.5
     while True:
         yield delay * random.uniform(0.5, 1.0)  # noqa: S311
-        delay = min(delay * 1.6, 10.0)
+        delay = min(delay * 1.6, _QUICK_S if time.monotonic() < quickly_until_s else 10.0)
+
+
+def _delays_after_a_line() -> Generator[float]:
+    return _delays(quickly_until_s=time.monotonic() + _QUICKLY_FOR_S)
 
 
 def _quiet() -> logging.Logger:

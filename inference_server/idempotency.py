@@ -1,7 +1,8 @@
 """Makes a repeated post safe: the same `startRequestId` joins the request in flight, or gets its kept result.
 
 A result is kept for ten minutes, or less when memory is short. The same id with another body is refused. A request
-without an id ends when its client hangs up; one with an id ends when no client came back for 10 s.
+without an id ends when its client hangs up; one with an id ends when no client came back for 10 s, or for as long as a
+Space waits for its worker.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from inference_server.wire import PictureRequest
 
 KEEP_S = 600.0
 KEEP_BYTES = 128_000_000
-REJOIN_S = 10.0
+REJOIN_S, REJOIN_MAX_S = 10.0, 900.0
 
 
 @dataclass
@@ -25,7 +26,7 @@ class _Entry:
     expiry: asyncio.TimerHandle | None = None  # runs once the result is kept
 
     def stop_waiting(self) -> None:
-        """Stops the clock of `REJOIN_S`: a client came back, or the request ended."""
+        """Stops the clock of the wait for a client: a client came back, or the request ended."""
         if self.rejoin is not None:
             self.rejoin.cancel()
             self.rejoin = None
@@ -38,6 +39,11 @@ class IdempotencyStore:
         self._submit, self._cancel = submit, cancel
         self._entries: dict[str, _Entry] = {}  # oldest first
         self._kept_bytes = 0
+        self._rejoin_s = REJOIN_S
+
+    def wait_for_clients(self, seconds: float) -> None:
+        """How long a request goes on without its client from now on."""
+        self._rejoin_s = max(0.0, min(seconds, REJOIN_MAX_S))
 
     def join(self, request: PictureRequest) -> Ticket:
         """The ticket of this request, new or known. Each `join` needs a `leave`. Raises: Refusal."""
@@ -66,7 +72,7 @@ class IdempotencyStore:
         if entry.followers or ticket.outcome is not None:
             return
         if ticket.request.has_own_id:
-            entry.rejoin = asyncio.get_running_loop().call_later(REJOIN_S, self._abandon, entry)
+            entry.rejoin = asyncio.get_running_loop().call_later(self._rejoin_s, self._abandon, entry)
         else:
             self._abandon(entry)
 

@@ -145,7 +145,8 @@ async def _serve(
         if isinstance(place, Space):
             with signals_end(ending):
                 owner.begin(place.url, place.name)
-                await serve_space(place, app, with_beats(lambda: health(services, True)), ending, owner.on_line)
+                beats = with_beats(lambda: health(services, True))
+                await serve_space(place, app, beats, ending, owner.on_line, store.wait_for_clients)
         else:
             owner.begin(None, None)
             await Server(app, place, context, ending, dispatcher.close).serve(sockets=[place])

@@ -3,13 +3,15 @@
 What is asked and answered is the same as over HTTP (`routes.py`), by the same code. On the line, texts are JSON objects
 whose `type` says what they are, and binary frames are pieces of pictures.
 
-From the Space:  hello {protocol, version}; request {id, method, path, body}; lease {beat, ids}; hang_up {id}
-From the worker: hello {protocol, version, name}; beat {beat, health}; accepted {id}; head {id, status, retry_after};
-                 line {id, line, pictures}; end {id, broken}; leaving {}
+From the Space:  hello {protocol, version}; request {id, method, path, body}; lease {beat, ids, keep_s}; hang_up {id}
+From the worker: hello {protocol, version, name, instance}; beat {beat, health}; accepted {id};
+                 head {id, status, retry_after}; line {id, line, pictures}; end {id, broken}; leaving {}
 Binary, from the worker: the request's id and the picture's number (4 bytes each, big endian), then bytes of its file.
 
 A request is an offer until its first lease: a Space that gave it to somebody else meanwhile grants none. A lease ends
 `LEASE_S` after the newest beat that the Space had seen when it granted it, so that neither delays nor clocks matter.
+`keep_s`: how long a request goes on for a Space that has lost this worker and may ask for it again. `instance` tells
+this process from every other one: a Space that gets a second line from it ends the first, which must be dead.
 """
 
 import asyncio
@@ -38,6 +40,9 @@ LEASE_S = 10.0
 PIECE_BYTES = 16 * 1024  # a beat goes between two pieces: half a second at 0.25 Mbit/s
 FINISH_S = 30.0  # for what is being drawn when this process is told to end
 _SEND_BUFFER_BYTES = 64 * 1024  # what the kernel holds delays every beat behind it
+_LONG_LINE_BYTES = 64 * 1024  # one that holds a picture: taken apart on another thread, the beats go on meanwhile
+_TCP_RTO_MAX_MS = 44  # Linux 6.15 and newer, see linux/tcp.h
+_RTO_MAX_MS = 1500  # after an outage what was lost is sent again within this time, not within two minutes
 _SENSELESS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _ALLOWED = {"GET": "/healthcheck", "POST": "/", "DELETE": "/requests/"}
 
@@ -58,22 +63,37 @@ class _Request:
 class SpaceConnection:
     """One WebSocket to the Space, for as long as it holds."""
 
-    def __init__(self, line: ClientConnection, name: str, app: ASGIApp, health: Callable[[], dict[str, Any]]) -> None:
-        self._line, self._name, self._app, self._health = line, name, app, health
+    def __init__(
+        self,
+        line: ClientConnection,
+        name: str,
+        instance: str,
+        app: ASGIApp,
+        health: Callable[[], dict[str, Any]],
+        keep: Callable[[float], None] = lambda keep_s: None,
+    ) -> None:
+        """`instance`: of this process; `keep`: is told how long a request goes on whose Space is gone."""
+        self._line, self._app, self._health, self._keep = line, app, health, keep
+        self._name, self._instance = name, instance
+        self._heard_s = time.monotonic()
         self._requests: dict[int, _Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._beats: dict[int, float] = {}  # number -> when it was sent, monotonic
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the Space was last heard. A lease comes every 2.5 s, or a beat's worth later on a slow line."""
+        return time.monotonic() - self._heard_s
+
     async def run(self, ending: asyncio.Event) -> None:
         """Returns when the line is broken, or when `ending` was set and what was being drawn is done."""
-        with contextlib.suppress(OSError):  # a line that is no more already
-            connection = self._line.transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        _prepare(self._line.transport.get_extra_info("socket"))
         beating = asyncio.create_task(self._beat())
         leaving = asyncio.create_task(self._leave(ending))
         try:
-            await self._send(type="hello", protocol=PROTOCOL, version=VERSION, name=self._name)
+            await self._send(type="hello", protocol=PROTOCOL, version=VERSION, name=self._name, instance=self._instance)
             async for message in self._line:
+                self._heard_s = time.monotonic()
                 if isinstance(message, str):
                     self._on_message(json.loads(message))
         except ConnectionClosed:
@@ -97,6 +117,8 @@ class SpaceConnection:
                 task.add_done_callback(self._tasks.discard)
             case "lease":
                 self._on_lease(message["beat"], message["ids"])
+                if (keep_s := message.get("keep_s")) is not None:
+                    self._keep(float(keep_s))
             case "hang_up":
                 if request_ := self._requests.get(message["id"]):
                     request_.hang_up.set()
@@ -202,18 +224,29 @@ class SpaceConnection:
 
     async def _send_line(self, request_id: int, line: bytes) -> None:
         """A line of the answer; its finished pictures go ahead of it, in pieces."""
-        content = json.loads(line)
-        encoded = content.pop("images_base64", None) or (
-            [content.pop("image_base64")] if "image_base64" in content else []
-        )
-        for number, picture in enumerate(encoded):
-            file, head = base64.b64decode(picture), struct.pack(">II", request_id, number)
+        content, files = _split(line) if len(line) < _LONG_LINE_BYTES else await asyncio.to_thread(_split, line)
+        for number, file in enumerate(files):
+            head = struct.pack(">II", request_id, number)
             for start in range(0, len(file), PIECE_BYTES):
                 await self._line.send(head + file[start : start + PIECE_BYTES])
-        await self._send(type="line", id=request_id, line=content, pictures=len(encoded))
+        await self._send(type="line", id=request_id, line=content, pictures=len(files))
 
     async def _send(self, **message: Any) -> None:
         await self._line.send(json.dumps(message))
+
+
+def _prepare(connection: socket.socket) -> None:
+    """What is sent waits in this program, not in the kernel; and what an outage swallowed is soon sent again."""
+    with contextlib.suppress(OSError):  # a line that is no more already, or an older kernel
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
+
+
+def _split(line: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """A line of an answer without its finished pictures, and their files."""
+    content: dict[str, Any] = json.loads(line)
+    encoded = content.pop("images_base64", None) or ([content.pop("image_base64")] if "image_base64" in content else [])
+    return content, [base64.b64decode(picture) for picture in encoded]
 
 
 @contextlib.contextmanager

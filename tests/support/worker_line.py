@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 from backends.workers import Workers
 from drawing.models import GenerationRequest
 from endpoint.worker_connection import PROTOCOL
+from errors import EndpointUnreachableError
 from inference_server.connect import serve_space
 from inference_server.space import Space
 
@@ -45,6 +46,7 @@ class DrawingApp:
     def __init__(self) -> None:
         self.drawn: Counter[str] = Counter()
         self.posted: list[str] = []
+        self.kept_s: list[float] = []
         self.hung_up: list[str] = []
         self.cancelled: list[str] = []
         self.posts = threading.Semaphore(0)
@@ -105,6 +107,7 @@ class Relay:
         self._sockets: set[socket.socket] = set()
         self._flows = threading.Event()
         self._flows.set()
+        self._frozen: list[threading.Event] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -112,6 +115,13 @@ class Relay:
     def hold(self) -> None:
         """Nothing passes from now on."""
         self._flows.clear()
+
+    def freeze_old(self) -> None:
+        """Nothing passes over the connections that there are, and both ends believe in them; new ones are as new."""
+        old, self._flows = self._flows, threading.Event()
+        self._frozen.append(old)
+        self._flows.set()
+        old.clear()
 
     def flow(self) -> None:
         """What is held passes, and all after it."""
@@ -127,7 +137,8 @@ class Relay:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.flow()
+        for flows in (self._flows, *self._frozen):
+            flows.set()
         self.cut()
 
     def _accept(self) -> None:
@@ -143,12 +154,12 @@ class Relay:
                 continue
             self._sockets |= {near, far}
             for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pour, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._pour, args=(source, sink, self._flows), daemon=True).start()
 
-    def _pour(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pour(self, source: socket.socket, sink: socket.socket, flows: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
-                self._flows.wait()
+                flows.wait()
                 sink.sendall(piece)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
@@ -190,7 +201,7 @@ class Worker:
 
     async def _serve(self) -> None:
         self._ending = asyncio.Event()
-        await serve_space(self._space, self.app, self.app.health, self._ending)
+        await serve_space(self._space, self.app, self.app.health, self._ending, self.app.kept_s.append)
 
     def end(self) -> None:
         """As SIGTERM does."""
@@ -207,11 +218,11 @@ class Worker:
 class RawWorker:
     """A worker whose every message the test says itself."""
 
-    def __init__(self, port: int, name: str = "raw", **health: object) -> None:
+    def __init__(self, port: int, name: str = "raw", instance: str | None = None, **health: object) -> None:
         self._stack = contextlib.ExitStack()
         line = connect(f"ws://127.0.0.1:{port}/worker", additional_headers={"X-Worker-Key": KEY})
         self.line = self._stack.enter_context(line)
-        self.say(type="hello", protocol=PROTOCOL, version="0.1.0", name=name)
+        self.say(type="hello", protocol=PROTOCOL, version="0.1.0", name=name, instance=instance)
         self.beat(**health)
 
     def close(self) -> None:
@@ -274,7 +285,7 @@ class Drawing(threading.Thread):
                 )
             except Exception as error:
                 self.outcome = error
-                if attempt < 2 and type(error).__name__ == "EndpointUnreachableError":
+                if attempt < 2 and isinstance(error, EndpointUnreachableError):
                     continue
             return
 

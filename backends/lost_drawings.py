@@ -1,0 +1,65 @@
+"""Drawings whose worker's line broke in mid-picture: who may still be making them, and until when."""
+
+import time
+from dataclasses import dataclass, field
+
+from endpoint.worker_connection import WorkerConnection
+
+LEASE_S = 10.0  # after its line broke a worker may go on for so long while others could draw as well
+PROCESSES_MAX = 5  # a drawing that has ended so many workers is not given to another one
+_KEPT_S = 900.0  # the longest that a worker goes on for a Space that it has lost
+
+
+@dataclass
+class Lost:
+    """One drawing. `instance`: the process that had it; `instances`: all that were lost with it so far."""
+
+    instance: str
+    name: str
+    since_s: float  # monotonic
+    instances: set[str] = field(default_factory=set)
+    asked_again: bool = False  # the same process was, after its line was back
+
+    @property
+    def held_until_s(self) -> float:
+        """Before this, on the monotonic clock, no other worker may draw it: there would be two pictures."""
+        return self.since_s + LEASE_S
+
+    def is_over(self, worker: WorkerConnection) -> bool:
+        """Whether this worker's being there shows that the process is no more: its name's next one."""
+        return worker.name == self.name and worker.instance != self.instance
+
+
+class LostDrawings:
+    """Under its caller's lock."""
+
+    def __init__(self) -> None:
+        self._lost: dict[str, Lost] = {}
+
+    def note(self, job_id: str, worker: WorkerConnection) -> Lost:
+        """Its line has just broken."""
+        now = time.monotonic()
+        self._lost = {one: lost for one, lost in self._lost.items() if now - lost.since_s < _KEPT_S}
+        before = self._lost.get(job_id)
+        instances = {worker.instance, *(before.instances if before else ())}
+        self._lost[job_id] = lost = Lost(worker.instance, worker.name, now, instances)
+        return lost
+
+    def get(self, job_id: str) -> Lost | None:
+        return self._lost.get(job_id)
+
+    def claim(self, job_id: str, worker: WorkerConnection) -> None:
+        """This worker is asked for it now."""
+        if (lost := self._lost.get(job_id)) and lost.instance == worker.instance:
+            lost.asked_again = True
+
+    def take_unasked(self, instance: str, since_s: float) -> list[str]:
+        """The drawings that this process had before `since_s` (monotonic), which nobody has asked it for since."""
+        unasked = [
+            one
+            for one, lost in self._lost.items()
+            if lost.instance == instance and lost.since_s < since_s and not lost.asked_again
+        ]
+        for job_id in unasked:
+            del self._lost[job_id]
+        return unasked
