@@ -14,13 +14,14 @@ from starlette.types import ASGIApp
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from inference_server.line_watch import LineWatch
 from inference_server.space import Space
 from inference_server.space_connection import FINISH_S, SpaceConnection
 
 log = logging.getLogger("inference_server.connect")
 
 PING_S, PONG_S = 5.0, 10.0  # a dead line is found within the sum
-SILENT_S = 5.0  # so long after the last word another line is tried beside this one; leases come every 2.5 s
+SILENT_S = 5.0  # so long after the Space's last word its line is suspect; leases come every 2.5 s
 _LOOK_S = 0.25
 _DIAL_S = 6.0  # TCP and TLS: a try that began while the uplink was down must not outlast that by much
 _SETTLED_S = 5.0  # a line that held for so long is made again at once
@@ -75,7 +76,9 @@ async def _reconnect(
         connection = serve(line)
         serving = asyncio.create_task(connection.run(ending))
         try:
-            newer = await _newer_line(serving, connection, partial(_Dial, space, complaints, _delays_after_a_line))
+            watch = LineWatch(line.transport.get_extra_info("socket"))
+            redial = partial(_Dial, space, complaints, _delays_after_a_line)
+            newer = await _newer_line(serving, partial(_is_suspect, connection, watch), redial)
             if newer is not None:
                 line.transport.abort()  # no farewell: nobody would hear it
             await serving
@@ -99,11 +102,11 @@ async def _reconnect(
 
 
 async def _newer_line(
-    serving: asyncio.Task[None], connection: SpaceConnection, redial: "Callable[[], _Dial]"
+    serving: asyncio.Task[None], is_suspect: Callable[[], bool], redial: "Callable[[], _Dial]"
 ) -> "_Dial | None":
-    """Waits until the line has ended or a newer one is there, which is tried for while nothing comes over this one.
+    """Waits until the line has ended or a newer one is there, which is tried for while this one is suspect.
 
-    A silent line may be dead without either end knowing, after a change of the uplink's address for instance, or only
+    Such a line may be dead without either end knowing, after a change of the uplink's address for instance, or only
     slow: then it goes on, and the try is given up. None: it has ended, and no try is under way.
     """
     dial: _Dial | None = None
@@ -115,7 +118,7 @@ async def _newer_line(
             if dial is not None and (dial.line.done() or serving.done()):
                 kept, dial = dial, None
                 return kept
-            if connection.silent_s < SILENT_S:
+            if not is_suspect():
                 if dial is not None:
                     await dial.close()
                 dial = None
@@ -125,6 +128,10 @@ async def _newer_line(
     finally:
         if dial is not None:
             await dial.close()
+
+
+def _is_suspect(connection: SpaceConnection, watch: LineWatch) -> bool:
+    return connection.silent_s > SILENT_S or watch.is_suspect()
 
 
 class _Dial:
@@ -172,14 +179,15 @@ class _Connect(connect):
 
 
 def _delays(quickly_until_s: float = 0.0) -> Generator[float]:
-    """Between two tries, s: half a second at first, then growing; no two workers of a Space that restarts are alike.
+    """Between two tries, s: at most half a second at first, then growing; no two workers of one Space are alike.
 
     At most `_QUICK_S` as long as the monotonic clock is before `quickly_until_s`.
     """
     delay = 0.5
+    yield delay * random.uniform(0.1, 1.0)  # noqa: S311
     while True:
-        yield delay * random.uniform(0.5, 1.0)  # noqa: S311
         delay = min(delay * 1.6, _QUICK_S if time.monotonic() < quickly_until_s else 10.0)
+        yield delay * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def _delays_after_a_line() -> Generator[float]:

@@ -26,12 +26,14 @@ PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 class EngineChild:
     """A running engine process. Must be created on the server's main thread: the kernel ends the child with it."""
 
+    MODULE = "inference_server.engine_process"  # whose `main` the process runs; a program of tests has engines more
+
     def __init__(self, config: "EngineConfig | None" = None) -> None:
         """Starts the process; without `config` it waits for one, which must be sent first."""
         ours, theirs = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": _with_package_first(os.environ.get("PYTHONPATH"))}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "inference_server.engine_process", str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, "-P", "-m", self.MODULE, str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=2,  # the server's own stdout holds its one line

@@ -1,0 +1,163 @@
+"""A worker's line at home, good and bad: what comes of the pictures when it is cut, and its ends are frozen and killed.
+
+Nine lines at once, each with a Space and a worker of its own, the real programs, in network namespaces: `make lines
+REQUESTS=1000 SEED=1`. It needs root. Exit status 1: a picture was lost, or drawn twice.
+"""
+
+import argparse
+import datetime
+import ipaddress
+import itertools
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from benchmarks._line_run import LineRun, Tally
+from benchmarks._link import Quality
+from benchmarks._machine import RESULTS
+from benchmarks._namespaces import SPACE_ADDRESS, missing
+
+LINES = (
+    Quality(100, 16, 0.1),
+    Quality(25, 40, 1),
+    Quality(8, 90, 2),
+    Quality(3, 200, 3),
+    Quality(1.5, 300, 5),
+    Quality(0.8, 450, 8),
+    Quality(25, 600, 1.5),
+    Quality(0.5, 450, 12),
+    Quality(0.256, 800, 25),
+)
+_FROZEN_S, _FROZEN_MIN_S = 60.0, 16.0  # longer than either end believes in a silent line
+_SCALED_BELOW = 2000  # requests
+
+
+def main() -> int:
+    """Prints the table; the exit status."""
+    options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if reason := missing():
+        print(f"The lines cannot be tried: {reason}.", file=sys.stderr)
+        return 2
+    lines = [LINES[number] for number in options.line or range(len(LINES))]
+    frozen_s = max(_FROZEN_MIN_S, _FROZEN_S * min(1.0, options.requests / _SCALED_BELOW))
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="lines-") as folder:
+        tallies = _run(lines, options.requests, options.seed, frozen_s, Path(options.keep or folder))
+    table = _table(lines, tallies, options, frozen_s, time.monotonic() - begun)
+    print(table)
+    if options.result:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"lines-{datetime.datetime.now(datetime.UTC).date().isoformat()}.txt"
+        path.write_text(f"{table}\n", encoding="utf-8")
+        print(f"kept in {path}")
+    return int(any(tally.lost or tally.drawn_twice for tally in tallies))
+
+
+def _run(lines: list[Quality], requests: int, seed: int, frozen_s: float, folder: Path) -> list[Tally]:
+    tls = folder / "tls"
+    tls.mkdir(parents=True, exist_ok=True)
+    _certify(tls)
+    shares = [requests // len(lines) + (number < requests % len(lines)) for number in range(len(lines))]
+
+    runs: list[LineRun] = []
+    try:
+        for number, quality in enumerate(lines):
+            place = folder / f"line{number}"
+            place.mkdir(exist_ok=True)
+            share = shares[number]
+            runs.append(LineRun(number, quality, requests=share, seed=seed, frozen_s=frozen_s, folder=place, tls=tls))
+        with ThreadPoolExecutor(len(lines)) as pool:
+            return list(pool.map(LineRun.run, runs))
+    finally:
+        for run in runs:
+            run.close()
+
+
+def _certify(folder: Path) -> None:
+    """A certificate for the Space's address that is its own authority, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "space")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(SPACE_ADDRESS))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(private)
+
+
+def _table(
+    lines: list[Quality], tallies: list[Tally], options: argparse.Namespace, frozen_s: float, took_s: float
+) -> str:
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    rows = [
+        f"Pictures over nine lines, {options.requests} requests, seed {options.seed}; {today}, {os.cpu_count()} cores, "
+        f"{took_s / 60:.0f} min (make lines)",
+        "Line: Mbit/s, ms of round trip, % of packets lost each way, in a user-space link between network namespaces.",
+        f"Troubles in turn, in mid-picture: a cut of 1 to 12 s, another address, either end frozen for {frozen_s:g} s, "
+        "either killed, the worker ended.",
+        f"{'line':>14} {'pictures':>8} {'sentences':>9} {'lost':>5} {'twice':>5} {'troubles':>8} {'asked again':>11} "
+        f"{'picture':>8} {'next event after the line is back':>34} {'after a start':>16}",
+        f"{'':>14} {'':>8} {'':>9} {'':>5} {'':>5} {'':>8} {'':>11} {'p50 s':>8} {'p50, p90, max s':>34} "
+        f"{'p50, max s':>16}",
+    ]
+    for quality, tally in zip(lines, tallies, strict=True):
+        after_line_s = [*itertools.chain(*tally.after_line_s.values())]
+        rows.append(
+            f"{quality!s:>14} {tally.pictures:8} {tally.sentences.total():9} {len(tally.lost):5} "
+            f"{len(tally.drawn_twice):5} {tally.incidents.total():8} {tally.asked_again:11} "
+            f"{_figures(tally.picture_s, 50):>8} {_figures(after_line_s, 50, 90, 100):>34} "
+            f"{_figures(tally.after_start_s, 50, 100):>16}"
+        )
+    for kind in sorted({kind for tally in tallies for kind in tally.after_line_s}):
+        times = [one for tally in tallies for one in tally.after_line_s[kind]]
+        rows.append(f"next event after: {kind}: p50, p90, max {_figures(times, 50, 90, 100)} s, {len(times)} times")
+    for quality, tally in zip(lines, tallies, strict=True):
+        rows += [f"{quality}: sentence ({times}): {words}" for words, times in tally.sentences.items()]
+        rows += [f"{quality}: lost: {lost}" for lost in tally.lost]
+        rows += [f"{quality}: drawn twice: request {prompt}" for prompt in tally.drawn_twice]
+    lost, twice = (sum(len(getattr(tally, name)) for tally in tallies) for name in ("lost", "drawn_twice"))
+    rows.append(f"lost {lost}, drawn twice {twice} (goal: 0 and 0); next event at most 2 s after the line is back")
+    return "\n".join(rows)
+
+
+def _figures(values: list[float], *percents: int) -> str:
+    if not values:
+        return "-"
+    ordered = sorted(values)
+    shown = [
+        statistics.median(ordered) if percent == 50 else ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+        for percent in percents
+    ]
+    return ", ".join(f"{value:.1f}" for value in shown)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lines", description=__doc__)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--line", type=int, action="append", help="only this one, from 0; may be given again")
+    parser.add_argument("--result", action="store_true", help="keep the table in benchmarks/results")
+    parser.add_argument("--keep", help="a folder for the programs' logs, which stay")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Whether a line that looks whole has died: its machine has another address, or nothing that it sends arrives.
+
+TCP itself gives a line up after many minutes. What is seen here is a suspicion: enough to try another line beside it.
+"""
+
+import contextlib
+import socket
+import struct
+import time
+
+STALLED_MIN_S, STALLED_ROUND_TRIPS = 0.8, 3.0
+_ACKNOWLEDGED, _UNACKNOWLEDGED, _ROUND_TRIP = ("=Q", 120), ("=I", 24), ("=I", 68)  # linux/tcp.h, struct tcp_info
+_TCP_INFO_BYTES = 128
+
+
+class LineWatch:
+    """Watches one TCP connection; `is_suspect` is to be asked several times a second."""
+
+    def __init__(self, connection: socket.socket | None) -> None:
+        self._connection = connection
+        self._address = self._own_address()
+        self._acknowledged = -1
+        self._moved_s = time.monotonic()  # when something last arrived at the other end, or nothing was under way
+
+    def is_suspect(self) -> bool:
+        """True as long as what was sent is not acknowledged in time, and from a change of this machine's address on."""
+        address = self._own_address()
+        if address is not None and self._address is not None and address != self._address:
+            return True
+        return self._is_stalled()
+
+    def _own_address(self) -> str | None:
+        """From which address this machine reaches the other end now; None when it cannot. Nothing is sent."""
+        if self._connection is None:
+            return None
+        with contextlib.suppress(OSError):
+            peer = self._connection.getpeername()
+            with socket.socket(self._connection.family, socket.SOCK_DGRAM) as probe:
+                probe.connect(peer)
+                return str(probe.getsockname()[0])
+        return None
+
+    def _is_stalled(self) -> bool:
+        """On Linux alone: elsewhere the other end's silence has to do."""
+        info = b""
+        if self._connection is not None and hasattr(socket, "TCP_INFO"):
+            with contextlib.suppress(OSError):
+                info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        if len(info) < _TCP_INFO_BYTES:
+            return False
+        acknowledged, unacknowledged, round_trip_us = (
+            struct.unpack_from(form, info, offset)[0] for form, offset in (_ACKNOWLEDGED, _UNACKNOWLEDGED, _ROUND_TRIP)
+        )
+        now = time.monotonic()
+        if acknowledged != self._acknowledged or not unacknowledged:
+            self._acknowledged, self._moved_s = acknowledged, now
+        return now - self._moved_s > max(STALLED_MIN_S, STALLED_ROUND_TRIPS * round_trip_us / 1e6)
