@@ -255,6 +255,8 @@ class Workers:
             there = any(worker.instance == lost.instance and not worker.is_going for worker in self._clients)
             over = lost.asked_again or any(lost.is_over(worker) for worker in self._clients)
             remaining_s = lost.held_until_s - time.monotonic()
+            if there and not lost.asked_again:
+                tell(Waking(BACK))
             if there or over or remaining_s <= 0:
                 return
             if cancelled():

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference_server.errors import Refusal
-from inference_server.tickets import Ticket
+from inference_server.kept_results import KeptResults
+from inference_server.tickets import Outcome, Ticket
 from inference_server.wire import PictureRequest
 
 KEEP_S = 600.0
@@ -35,8 +36,14 @@ class _Entry:
 class IdempotencyStore:
     """Belongs to the event loop's thread."""
 
-    def __init__(self, submit: Callable[[PictureRequest], Ticket], cancel: Callable[[Ticket], None]) -> None:
-        self._submit, self._cancel = submit, cancel
+    def __init__(
+        self,
+        submit: Callable[[PictureRequest], Ticket],
+        cancel: Callable[[Ticket], None],
+        kept: KeptResults | None = None,
+    ) -> None:
+        """`kept`: where results outlive this process."""
+        self._submit, self._cancel, self._kept = submit, cancel, kept
         self._entries: dict[str, _Entry] = {}  # oldest first
         self._kept_bytes = 0
         self._rejoin_s = REJOIN_S
@@ -49,7 +56,7 @@ class IdempotencyStore:
         """The ticket of this request, new or known. Each `join` needs a `leave`. Raises: Refusal."""
         entry = self._entries.get(request.request_id)
         if entry is None:
-            entry = _Entry(self._submit(request))
+            entry = _Entry(self._finished_before(request) or self._submit(request))
             self._entries[request.request_id] = entry
             entry.ticket.on_done.append(self._on_done)
             self._on_done(entry.ticket)  # it may have been refused already
@@ -62,6 +69,15 @@ class IdempotencyStore:
         entry.followers += 1
         entry.stop_waiting()
         return entry.ticket
+
+    def _finished_before(self, request: PictureRequest) -> Ticket | None:
+        """A request that an earlier process of this server has finished."""
+        body = self._kept.find(request.request_id, request.digest) if self._kept and request.has_own_id else None
+        if body is None:
+            return None
+        ticket = Ticket(request)
+        ticket.finish(Outcome(body))
+        return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """A client was served, or lost its connection."""
@@ -101,6 +117,8 @@ class IdempotencyStore:
         if not ticket.request.has_own_id or ticket.outcome.refusal is not None:
             del self._entries[ticket.request.request_id]
             return
+        if self._kept is not None:
+            self._kept.keep(ticket.request.request_id, ticket.request.digest, ticket.outcome.body)
         self._kept_bytes += len(ticket.outcome.body)
         entry.expiry = asyncio.get_running_loop().call_later(KEEP_S, self._forget, ticket.request.request_id)
         for request_id, old in list(self._entries.items()):
@@ -111,6 +129,8 @@ class IdempotencyStore:
 
     def _forget(self, request_id: str) -> None:
         entry = self._entries.pop(request_id)
+        if self._kept is not None:
+            self._kept.forget(request_id)
         if entry.expiry is not None:
             entry.expiry.cancel()
         if entry.ticket.outcome is not None:

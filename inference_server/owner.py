@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from inference_server.config import InferenceConfig
 from inference_server.owner_state import OwnerState, Pause, Running, Wake, local_day, process_start
@@ -58,6 +59,11 @@ class Owner:
         self._written = clock()
         self._running: Running | None = None
         self._complained = False
+
+    @property
+    def folder(self) -> Path | None:
+        """Where things are kept; None: nowhere."""
+        return self._file.folder if self._file is not None else None
         self._told: Pause | None = None  # to the log
         self._look()
 

@@ -17,7 +17,8 @@ from inference_server.connections import DeadlineLoop, DeadlineProtocol
 from inference_server.dispatcher import Dispatcher
 from inference_server.engine_child import EngineChild
 from inference_server.healthcheck import with_beats
-from inference_server.idempotency import IdempotencyStore
+from inference_server.idempotency import KEEP_BYTES, KEEP_S, IdempotencyStore
+from inference_server.kept_results import KeptResults
 from inference_server.metrics import Metrics
 from inference_server.owner import TICK_S, Owner
 from inference_server.routes import Services, create_app, health
@@ -132,7 +133,10 @@ async def _serve(
 ) -> None:
     metrics, ending = Metrics(), asyncio.Event()
     dispatcher = Dispatcher(config, start_child, metrics, owner)
-    store = IdempotencyStore(dispatcher.submit, dispatcher.cancel)
+    kept = None
+    if isinstance(place, Space) and owner.folder is not None:
+        kept = KeptResults(owner.folder / "results", keep_s=KEEP_S, keep_bytes=KEEP_BYTES)
+    store = IdempotencyStore(dispatcher.submit, dispatcher.cancel, kept)
     bearer = config.bearer.get_secret_value() if config.bearer else None
     services = Services(config, dispatcher, store, metrics, owner, ending.set)
     app = BearerMiddleware(create_app(services), None if isinstance(place, Space) else bearer)
@@ -155,6 +159,8 @@ async def _serve(
             task.cancel()
         dispatcher.close()
         owner.end()
+        if kept is not None:
+            kept.close()
 
 
 async def _mind_owner(dispatcher: Dispatcher) -> None:

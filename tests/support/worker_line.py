@@ -201,7 +201,7 @@ class Worker:
 
     async def _serve(self) -> None:
         self._ending = asyncio.Event()
-        await serve_space(self._space, self.app, self.app.health, self._ending, self.app.kept_s.append)
+        await serve_space(self._space, self.app, self.app.health, self._ending, keep=self.app.kept_s.append)
 
     def end(self) -> None:
         """As SIGTERM does."""

@@ -1,0 +1,92 @@
+"""Finished results in DATA_DIR, for a while: a worker that is killed before its Space has a picture finds it again.
+
+One file a result, only its user's to read: the digest of the request (32 bytes), then the result's JSON.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+log = logging.getLogger("inference_server.requests")
+
+_DIGEST_BYTES = 32
+
+
+class KeptResults:
+    """Results in `folder`, each for `keep_s` seconds, the newest `keep_bytes` of them.
+
+    Writing happens on a thread of its own. Where nothing can be written results are kept in memory alone, as they are
+    anyway.
+    """
+
+    def __init__(self, folder: Path, *, keep_s: float, keep_bytes: int) -> None:
+        self._folder, self._keep_s, self._keep_bytes = folder, keep_s, keep_bytes
+        self._writing = ThreadPoolExecutor(1, "results")
+        self._has_warned = False
+        self._do(self._drop_old)
+
+    def keep(self, request_id: str, digest: bytes, body: bytes) -> None:
+        """Returns at once."""
+        self._do(lambda: self._write(self._path(request_id), digest + body))
+
+    def find(self, request_id: str, digest: bytes) -> bytes | None:
+        """The result of this very request, if there is one that is not too old."""
+        path = self._path(request_id)
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime < self._keep_s:
+                content = path.read_bytes()
+                if content[:_DIGEST_BYTES] == digest:
+                    return content[_DIGEST_BYTES:]
+        return None
+
+    def forget(self, request_id: str) -> None:
+        """It is not needed any more."""
+        self._do(lambda: self._path(request_id).unlink(missing_ok=True))
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self._writing.shutdown()
+
+    def _path(self, request_id: str) -> Path:
+        return self._folder / hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _do(self, work: Callable[[], None]) -> None:
+        def done() -> None:
+            try:
+                work()
+            except OSError as error:
+                if not self._has_warned:
+                    log.warning("results are kept in memory alone: %s cannot be used (%s)", self._folder, error)
+                self._has_warned = True
+
+        with contextlib.suppress(RuntimeError):  # closed already
+            self._writing.submit(done)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix="new-")  # 0600
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            os.replace(name, path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        """What is too old, and the oldest beyond the bound."""
+        if not self._folder.is_dir():
+            return
+        files = sorted(((path.stat(), path) for path in self._folder.iterdir()), key=lambda one: -one[0].st_mtime)
+        total = 0
+        for stat, path in files:
+            total += stat.st_size
+            if time.time() - stat.st_mtime > self._keep_s or total > self._keep_bytes:
+                path.unlink(missing_ok=True)
