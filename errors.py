@@ -37,7 +37,12 @@ class SettingsError(SpaceError):
 
 
 class InvalidRequestError(SpaceError):
-    """What was asked for cannot be drawn; the message is written for the visitor."""
+    """What was asked for cannot be drawn; the message is written for the visitor.
+
+    `parameter`: the field of GenerationRequest that is wrong, None for the request as a whole.
+    """
+
+    parameter: str | None = None
 
 
 class BusyError(SpaceError):

@@ -1,6 +1,9 @@
 """A picture's request with its limits, and the picture that comes back: plain values that all other modules share."""
 
+import contextlib
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Annotated, Any
 
@@ -95,14 +98,21 @@ class Defaults(BaseModel):
 
 
 def _number(name: str, value: Any, *, integer: bool) -> float | int | None:
-    """`value` as a finite number; None stays None. Whole floats (JSON's 256.0) count as integers."""
+    """`value` as a finite number; None stays None. Whole floats (JSON's 256.0, a visitor's "20.0" or "1e2") count as
+    integers, and "2,5" is 2.5.
+    """
+    if isinstance(value, str):
+        value = value.strip()
+        if not re.search(r",\d{3}$", value):  # "1,000" could be either: it is no number here
+            value = value.replace(",", ".")
     if value is None or value == "":
         return None
     kind = "a whole number" if integer else "a number"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise InvalidRequestError(f"{name} must be {kind}.")
     try:
-        number = int(value) if isinstance(value, int) or (integer and isinstance(value, str)) else float(value)
+        exact = isinstance(value, int) or (integer and isinstance(value, str) and value.lstrip("+-").isdecimal())
+        number = int(value) if exact else float(value)
     except ValueError:
         raise InvalidRequestError(f"{name} must be {kind}, and {str(value)[:40]!r} is none.") from None
     if isinstance(number, float) and (not math.isfinite(number) or (integer and number != int(number))):
@@ -150,19 +160,22 @@ class GenerationRequest:
         read: dict[str, Any] = {}
         for parameter in fields(cls):
             name, value = parameter.name, getattr(given, parameter.name)
-            if value is None and parameter.default is not MISSING:
-                read[name] = parameter.default
-            elif parameter.type is str:
-                read[name] = _text(_label(name), value, limits.prompt_chars)
-            else:
-                read[name] = _number(_label(name), value, integer=parameter.type == int | None)
+            with _about(name):
+                if value is None and parameter.default is not MISSING:
+                    read[name] = parameter.default
+                elif parameter.type is str:
+                    read[name] = _text(_label(name), value, limits.prompt_chars)
+                else:
+                    read[name] = _number(_label(name), value, integer=parameter.type == int | None)
         if read["seed"] == -1:  # the usual way to write "any" in other programs
             read["seed"] = None
         request = cls(**read)
-        if not request.prompt:
-            raise InvalidRequestError("Please type what you would like to see: the prompt is empty.")
-        if request.seed is not None and not 0 <= request.seed <= SEED_MAX:
-            raise InvalidRequestError(f"The seed must be from 0 to {SEED_MAX}, not {request.seed}.")
+        with _about("prompt"):
+            if not request.prompt:
+                raise InvalidRequestError("Please type what you would like to see: the prompt is empty.")
+        with _about("seed"):
+            if request.seed is not None and not 0 <= request.seed <= SEED_MAX:
+                raise InvalidRequestError(f"The seed must be from 0 to {SEED_MAX}, not {request.seed}.")
         request.check(limits)
         return request
 
@@ -193,7 +206,18 @@ class GenerationRequest:
     def _check_parameter(self, name: str, limits: Limits) -> None:
         bounds, value = getattr(limits, name, None), getattr(self, name)
         if isinstance(bounds, Range) and value is not None:
-            bounds.check(_label(name), value, " px" if name in ("width", "height") else "")
+            with _about(name):
+                bounds.check(_label(name), value, " px" if name in ("width", "height") else "")
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+    """An InvalidRequestError that is raised within is one about this parameter."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        error.parameter = name
+        raise
 
 
 def _label(name: str) -> str:

@@ -23,7 +23,7 @@ from drawing.models import GenerationRequest
 from errors import InvalidRequestError, ServiceError, SpaceError
 from page import text as page_text
 from page import view as page_view
-from page.options import limited, number_field, parse_size, sizes
+from page.options import limited, number_field, parse_size, shapes, sizes
 from page.picture_file import save_picture
 from page.view import View, follow_latest
 from text_to_image import TextToImage
@@ -128,10 +128,10 @@ class Handlers:
             job.cancel()
 
     async def options(self) -> tuple[Any, ...]:
-        """What the fields under "More" offer by now: the size, then every number that has limits (`limited`)."""
+        """What the fields offer by now: the shapes, the sizes, then every number that has limits (`limited`)."""
         status = self._service.status()
         numbers = (gr.update(**number_field(status, name)) for name in limited(self._fields))
-        return gr.update(choices=sizes(status)), *numbers
+        return gr.update(choices=shapes(status)), gr.update(choices=sizes(status)), *numbers
 
     def _job(self, job_id: object) -> Job | None:
         return self._service.job(job_id) if isinstance(job_id, str) and job_id else None
@@ -151,8 +151,8 @@ class Handlers:
             async for news in follow_latest(job):
                 event = news or event
                 if isinstance(event, Picture):
-                    picture, prompt = await self._saved(event, job), job.request.prompt
-                    yield page_view.finished(event, job.elapsed_s, picture, prompt, self._note(prompt))
+                    picture = await self._saved(event, job)
+                    yield page_view.finished(event, job, picture, self._note(job.request.prompt))
                 elif isinstance(event, Failed | Cancelled):
                     yield page_view.ended(page_text.event_html(event, job.elapsed_s))
                 else:

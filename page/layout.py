@@ -5,9 +5,12 @@ from typing import Any
 import gradio as gr
 
 from drawing.models import SEED_MAX
+from page import frame
 from page import text as page_text
 from page.handlers import Handlers
-from page.options import limited, number_field, sizes
+from page.ideas import ideas_html
+from page.options import limited, number_field, shapes, sizes
+from page.script import words
 from page.serve import API_NAME, Page
 from text_to_image import TextToImage
 
@@ -19,7 +22,7 @@ _RAW: dict[str, Any] = {"preprocess": False, "postprocess": False, "concurrency_
 
 def create_page(service: TextToImage) -> gr.Blocks:
     """The whole page for one service; `page.serve.launch` serves it."""
-    status = service.status()
+    status, told = service.status(), words()
 
     with Page(title=page_text.TITLE, analytics_enabled=False, delete_cache=_CACHE_CHECK_AND_AGE_S) as page:
         job_id = gr.BrowserState("", storage_key="text-to-image-job", secret="text-to-image")  # noqa: S106  hides nothing
@@ -35,6 +38,8 @@ def create_page(service: TextToImage) -> gr.Blocks:
                     elem_id="prompt",
                     html_attributes=gr.InputHTMLAttributes(enterkeyhint="go"),  # what a phone's Enter says
                 )
+                gr.HTML(ideas_html(status), elem_id="styles")
+                shape_choice = gr.Radio(shapes(status), value="", label=told["shape"], elem_id="size")
                 with gr.Column(elem_id="actions"):
                     draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
                     with gr.Row(elem_id="news"):
@@ -44,16 +49,26 @@ def create_page(service: TextToImage) -> gr.Blocks:
                         gr.HTML(page_text.OFFLINE_HTML, elem_id="offline")
                         cancel_button = gr.Button("Cancel", visible=False, elem_id="cancel", size="md")
             with gr.Column(elem_id="picture"):
-                result_image = gr.Image(
-                    label="Your picture",
-                    show_label=False,
-                    format="png",
-                    type="filepath",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id="result",
-                )
-                preview = gr.HTML("", elem_id="preview")
+                with gr.Column(elem_id="frame"):
+                    result_image = gr.Image(
+                        label="Your picture",
+                        show_label=False,
+                        format="png",
+                        type="filepath",
+                        interactive=False,
+                        buttons=["download", "fullscreen"],
+                        elem_id="result",
+                    )
+                    preview = gr.HTML("", elem_id="preview")
+                    gr.HTML(frame.PROGRESS_HTML, elem_id="progress")
+                gr.HTML(frame.CAPTION_HTML, elem_id="caption")
+                with gr.Row(elem_id="tools"):
+                    gr.Button(told["save"], elem_id="save", size="md")
+                    gr.Button(told["share"], elem_id="share", size="md")
+                    gr.Button(told["copy_link"], elem_id="copy-link", size="md")
+                    gr.Button(told["again"], elem_id="again", size="md")
+                    gr.Button(told["same_seed"], elem_id="same-seed", size="md")
+                gr.HTML(frame.STRIP_HTML, elem_id="strip")
             with gr.Column(elem_id="extras"):
                 gr.Examples(
                     list(page_text.DEMO_EXAMPLES if status.demo else page_text.EXAMPLES),
@@ -66,21 +81,36 @@ def create_page(service: TextToImage) -> gr.Blocks:
                 # shown in it: so it starts open, out of sight, and is closed when the page has loaded.
                 with gr.Accordion("More", open=True, elem_id="more", elem_classes=["starting"]) as more_fields:
                     negative_box = gr.Textbox(
-                        label="Negative prompt", info="What should not be in the picture", lines=1, max_lines=3
+                        label="Negative prompt",
+                        info="What should not be in the picture",
+                        lines=1,
+                        max_lines=3,
+                        elem_id="negative-prompt",
                     )
                     with gr.Row():
                         seed_number = gr.Number(0, label="Seed", info=f"0 to {SEED_MAX}", precision=0, elem_id="seed")
                         randomize_box = gr.Checkbox(True, label="Another seed each time")
                     with gr.Row():  # texts: an empty gr.Number becomes 0, and empty means the model's own
                         steps_box = gr.Textbox(
-                            label="Steps", max_lines=1, **number_field(status, "num_inference_steps")
+                            label="Steps", max_lines=1, elem_id="steps", **number_field(status, "num_inference_steps")
                         )
                         guidance_box = gr.Textbox(
-                            label="Guidance", max_lines=1, **number_field(status, "guidance_scale")
+                            label="Guidance", max_lines=1, elem_id="guidance", **number_field(status, "guidance_scale")
                         )
                     size_choice = gr.Dropdown(
-                        sizes(status), value="", label="Size in pixels", filterable=False, elem_id="size"
+                        sizes(status),
+                        value="",
+                        label=told["size_list"],
+                        info=told["size_list_hint"],
+                        allow_custom_value=True,
+                        elem_id="size-list",
                     )
+                    tell_box = gr.Checkbox(False, label=told["tell_me"], elem_id="tell-me")
+                    gr.HTML(frame.OPEN_PICTURE_HTML, elem_id="open-picture")
+            gr.HTML(frame.SAID_HTML, elem_id="said")
+            # What the scripts of the page have to do with Gradio's fields goes through these two.
+            record = gr.JSON(None, visible=False)
+            fill_button = gr.Button(visible="hidden", elem_id="fill")
 
         fields = {
             "prompt": prompt_box,
@@ -92,8 +122,18 @@ def create_page(service: TextToImage) -> gr.Blocks:
             "size": size_choice,
         }
         handlers = Handlers(service, result_image.GRADIO_CACHE, tuple(fields))
-        screen = [status_line, preview, draw_button, cancel_button, result_image, seed_number, job_id, prompt_box]
-        options = [size_choice, *(fields[name] for name in limited(fields))]
+        screen = [
+            status_line,
+            preview,
+            draw_button,
+            cancel_button,
+            result_image,
+            seed_number,
+            job_id,
+            prompt_box,
+            record,
+        ]
+        options = [shape_choice, size_choice, *(fields[name] for name in limited(fields))]
 
         drawn = gr.on(
             [draw_button.click, prompt_box.submit],
@@ -110,8 +150,16 @@ def create_page(service: TextToImage) -> gr.Blocks:
         # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
         seed_number.input(None, None, randomize_box, js="() => false")
         cancel_button.click(handlers.cancel, job_id, None, queue=False, **_RAW, **_PRIVATE)
-        # What stands in the fields outlives a reload: Gradio reloads the page when its server was gone. See page.js.
+        # The rest of the events ask the page's scripts alone, see script/ for each.
         kept = list(fields.values())
+        gr.on([result_image.change, record.change], None, [result_image, record], None, js="keepPicture", **_PRIVATE)
+        shape_choice.input(None, shape_choice, size_choice, js="(size) => size", **_PRIVATE)
+        size_choice.change(None, size_choice, shape_choice, js="(size) => size", **_PRIVATE)
+        tell_box.input(None, tell_box, None, js="wantTelling", **_PRIVATE)
+        fill_button.click(None, None, [result_image, *kept], js="nextFill", trigger_mode="multiple", **_PRIVATE).then(
+            None, None, None, js="drawIfWanted", **_PRIVATE
+        )
+        # What stands in the fields outlives a reload: Gradio reloads the page when its server was gone.
         gr.on([field.change for field in kept], None, kept, None, js="keepFields", **_PRIVATE)
         page.load(None, kept, kept, js="keptFields", **_PRIVATE)
         page.load(
@@ -121,7 +169,8 @@ def create_page(service: TextToImage) -> gr.Blocks:
             js="(jobId, typed) => [jobId, keptFields(typed)[0]]",
             **_RAW,
             **_PRIVATE,
-        )
+        ).then(None, None, None, js="showLast", **_PRIVATE)
+        page.load(None, None, tell_box, js="tellWanted", **_PRIVATE)
         page.load(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
         gr.api(handlers.text_to_image, api_name=API_NAME, concurrency_limit=None)

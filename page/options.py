@@ -1,14 +1,17 @@
 """What the fields under "More" offer, from what the inference server can do: sizes, and hints for numbers."""
 
+import re
 from collections.abc import Iterable
 
 from drawing.models import Limits, Range
 from drawing.status import BackendStatus
 from errors import InvalidRequestError
+from page.script import words
 
 # name, width and height as parts of the longer side
 _SHAPES = (("Square", 1.0, 1.0), ("Portrait", 0.75, 1.0), ("Landscape", 1.0, 0.75))
 _SIDES_PX = (64, 128, 256, 512, 768, 1024, 1536, 2048)
+_SIZE = re.compile(r"\s*([0-9]{1,5})\s*[xX×*]\s*([0-9]{1,5})\s*(?:px)?\s*")  # noqa: RUF001  as sizes are often typed
 _FROM_THE_DEFAULT = 0.5, 2.0  # sides that are offered, as parts of the default's
 
 
@@ -50,10 +53,26 @@ def parse_size(value: object) -> tuple[int | None, int | None]:
     """
     if not value:
         return None, None
-    width, cross, height = str(value).partition("x")
-    if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise InvalidRequestError("The size must be width x height in pixels, such as 512x512.")
-    return int(width), int(height)
+    typed = _SIZE.fullmatch(str(value))
+    if typed is None:
+        error = InvalidRequestError("The size must be width x height in pixels, such as 512x512.")
+        error.parameter = "width"
+        raise error
+    return int(typed[1]), int(typed[2])
+
+
+def shapes(status: BackendStatus) -> list[tuple[str, str]]:
+    """The sizes for one touch, labels and values as in `sizes`: square, portrait and landscape near the model's."""
+    defaults, offered = status.defaults, {value for _, value in sizes(status)}
+    usual = max(defaults.width or 512, defaults.height or 512)
+    chosen = []
+    for name, across, down in _SHAPES:
+        width, height = int(usual * across), int(usual * down)
+        is_own = (width, height) == (defaults.width or usual, defaults.height or usual)
+        value = "" if is_own else f"{width}x{height}"
+        if value in offered:
+            chosen.append((words()[name.lower()], value))
+    return chosen
 
 
 def _fits(limits: Limits, width: int, height: int) -> bool:

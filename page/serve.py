@@ -10,6 +10,8 @@ import gradio as gr
 from gradio.utils import get_space
 from starlette.routing import BaseRoute
 
+from page.script import script_html
+
 API_NAME = "text_to_image"
 # Gradio gives each running event one of `max_threads` places, also an async one that holds no thread. With its default
 # of 40, the visitor who comes after forty waiting ones would see nothing at all.
@@ -18,9 +20,8 @@ QUEUE_MAX = 1000
 _UPLOAD_MAX = "100kb"  # the page takes no files
 _SKIP = gr.skip()
 _STYLE = Path(__file__).with_name("page.css")
-_SCRIPT = Path(__file__).with_name("page.js")
 _HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
-<script>{_SCRIPT.read_text(encoding="utf-8")}</script>"""
+{script_html()}"""
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml

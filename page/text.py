@@ -16,6 +16,7 @@ from errors import (
     EndpointUnreachableError,
     EndpointUntrustedError,
     FairError,
+    InvalidRequestError,
     ServiceError,
     SettingsError,
     SpaceError,
@@ -104,11 +105,17 @@ def error_html(error: SpaceError) -> str:
     elif isinstance(error, DrawingError) and error.code not in _WRITTEN_FOR_VISITORS:
         told = escape(_NOT_DRAWN)
     else:
-        return f'<span class="error">{escape(str(error))}</span>'
+        return f'<span class="error"{_of_parameter(error)}>{escape(str(error))}</span>'
     return (
         f'<span class="error">{told}</span>'
         f"<details><summary>Details for the maintainer</summary><p>{escape(str(error))}</p></details>"
     )
+
+
+def _of_parameter(error: SpaceError) -> str:
+    """Which parameter is wrong, for the browser to mark its field."""
+    named = error.parameter if isinstance(error, InvalidRequestError) else None
+    return f' data-parameter="{named}"' if named else ""
 
 
 def _kind(error: SpaceError) -> tuple[str, str] | None:
@@ -131,7 +138,8 @@ def event_html(event: Event, elapsed_s: float) -> str:
         case Queued(place=place):
             return waiting_html("You are next in line" if place <= 1 else f"You are number {place} in line", elapsed_s)
         case Step(step=step, num_inference_steps=steps):
-            return f'Drawing<span aria-hidden="true">: step {step} of {steps}</span>'
+            numbers = f'data-step="{step}" data-steps="{steps}"'
+            return f'Drawing<span aria-hidden="true" {numbers}>: step {step} of {steps}</span>'
         case Picture(generated=generated):
             return picture_html(generated, elapsed_s)
         case Failed(error=error):
@@ -169,7 +177,7 @@ def _unused_html(words: tuple[str, ...]) -> str:
 
 def waiting_html(what: str, elapsed_s: float) -> str:
     """A stage with the seconds that it has lasted. A screen reader reads the stage alone, once."""
-    seconds = "" if elapsed_s < 1 else f'<span aria-hidden="true"> · {elapsed_s:.0f} s</span>'
+    seconds = "" if elapsed_s < 1 else f'<span class="seconds" aria-hidden="true"> · {elapsed_s:.0f} s</span>'
     return f"{escape(what.rstrip('.… '))}…{seconds}"
 
 

@@ -13,6 +13,7 @@ from drawing.events import Event, Picture, Step
 from drawing.jobs import Job
 from page import text as page_text
 from page.picture_file import preview_html
+from page.record import record
 
 NO_JOB = "none"  # nothing falsy: Gradio's BrowserState does not save that, and the browser would remember the old job
 
@@ -22,7 +23,7 @@ class View:
     """What changes on the screen; None leaves a part as it is.
 
     `busy`: a drawing is under way; `job_id`: what the browser remembers, `NO_JOB` makes it forget; `seed`: for its
-    field.
+    field; `record`: what the browser keeps beside the picture, see page/record.py.
     """
 
     status: str
@@ -33,16 +34,17 @@ class View:
     seed: int | None = None
     job_id: str | None = None
     prompt: str | None = None
+    record: dict[str, Any] | None = None
 
     def outputs(self) -> tuple[Any, ...]:
-        """In the order of layout.py's `screen`: status, preview, Draw, Cancel, result, seed, job id, prompt."""
+        """In the order of layout.py's `screen`: status, preview, Draw, Cancel, result, seed, job id, prompt, record."""
         draw, cancel, result = gr.skip(), gr.skip(), gr.skip()
         if self.busy is not None:
             draw = gr.update(value="Drawing…" if self.busy else "Draw", interactive=not self.busy)
             cancel = gr.update(visible=self.busy)
         if self.picture is not None:
             result = gr.update(value=self.picture.model_dump(), alt_text=self.alt_text)
-        rest = (gr.skip() if value is None else value for value in (self.seed, self.job_id, self.prompt))
+        rest = (gr.skip() if value is None else value for value in (self.seed, self.job_id, self.prompt, self.record))
         return (self.status, gr.skip() if self.preview is None else self.preview, draw, cancel, result, *rest)
 
 
@@ -57,10 +59,17 @@ def in_progress(event: Event | None, elapsed_s: float) -> View:
     return View(page_text.event_html(event, elapsed_s), preview=preview)
 
 
-def finished(event: Picture, elapsed_s: float, picture: FileData, prompt: str, note: str = "") -> View:
+def finished(event: Picture, job: Job, picture: FileData, note: str = "") -> View:
     """The view of a finished picture. `note`: what else to say of it, plain text."""
-    sentence = page_text.picture_html(event.generated, elapsed_s, note)
-    return View(sentence, preview="", busy=False, picture=picture, alt_text=prompt, seed=event.generated.seed)
+    return View(
+        page_text.picture_html(event.generated, job.elapsed_s, note),
+        preview="",
+        busy=False,
+        picture=picture,
+        alt_text=job.request.prompt,
+        seed=event.generated.seed,
+        record=record(event, job, picture.path),
+    )
 
 
 def ended(sentence: str) -> View:

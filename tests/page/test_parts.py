@@ -108,10 +108,10 @@ _DRAWING = picture(GenerationRequest("a cat"), 42)
     ("event", "elapsed_s", "sentence"),
     [
         (Waking("Starting the tunnel."), 0.4, "Starting the tunnel…"),
-        (Waking("Starting"), 12.4, 'Starting…<span aria-hidden="true"> · 12 s</span>'),
+        (Waking("Starting"), 12.4, 'Starting…<span class="seconds" aria-hidden="true"> · 12 s</span>'),
         (Queued(3), 0.4, "You are number 3 in line…"),
         (Queued(1), 0.4, "You are next in line…"),
-        (Step(8, 20), 3.0, 'Drawing<span aria-hidden="true">: step 8 of 20</span>'),
+        (Step(8, 20), 3.0, 'Drawing<span aria-hidden="true" data-step="8" data-steps="20">: step 8 of 20</span>'),
         (Picture(_DRAWING), 1.24, "Done in 1.2 s, seed 42"),
         (Cancelled(), 1.0, "Cancelled. Nothing was drawn."),
     ],
@@ -317,7 +317,7 @@ def test_a_found_drawing_leaves_what_is_typed_alone(tmp_path: Path, typed: str |
 
     async def scene() -> list[object]:
         found = _handlers(service, tmp_path).resume(job.id, typed, gr.Request(session_hash="s"))
-        return [view[-1] async for view in found]
+        return [view[-2] async for view in found]  # the prompt comes before the record
 
     assert asyncio.run(scene())[0] == shown
 

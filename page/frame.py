@@ -1,0 +1,25 @@
+"""The HTML around the picture that the scripts fill: bar, caption, strip, what is said at the bottom of the screen."""
+
+from html import escape
+
+from page.script import words
+
+_WORDS = {name: escape(sentence) for name, sentence in words().items()}
+
+PROGRESS_HTML = (
+    f'<div class="progress" hidden><div role="progressbar" aria-label="{_WORDS["progress"]}" aria-valuemin="0" '
+    'aria-valuemax="100"><i></i></div><span class="left" aria-hidden="true"></span></div>'
+)
+CAPTION_HTML = f'<p class="how"><span>{_WORDS["caption_empty"]}</span></p>'
+STRIP_HTML = (
+    f'<section aria-label="{_WORDS["strip"]}"><header><h2>{_WORDS["strip"]} <span class="count"></span></h2>'
+    f'<span class="place">{_WORDS["strip_kept"]}</span><span class="all">'
+    f'<button type="button" class="download-all">{_WORDS["download_all"]}</button>'
+    f'<button type="button" class="clear">{_WORDS["clear_all"]}</button></span></header>'
+    '<ul class="pictures"></ul></section>'
+)
+SAID_HTML = '<p role="status" aria-live="polite"></p>'
+OPEN_PICTURE_HTML = (
+    f'<label class="open">{_WORDS["open_picture"]}<input type="file" accept="image/png"></label>'
+    f"<small>{_WORDS['open_picture_hint']}</small>"
+)

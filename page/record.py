@@ -1,0 +1,30 @@
+"""What the browser keeps beside a picture: its settings, ready for the fields, and what the caption tells."""
+
+from dataclasses import asdict
+from typing import Any
+
+from drawing.events import Picture, Step
+from drawing.jobs import Job
+
+
+def record(picture: Picture, job: Job, path: str) -> dict[str, Any]:
+    """The record of a job's finished picture, as JSON. `path`: its file, by which the browser knows it.
+
+    `size`: as the page's field has it, such as "512x384", "" for the model's own; `width`, `height`: the picture's, in
+    pixels; `num_inference_steps`: as asked for, None for the model's own; `steps`: as drawn, None when it was not told.
+    """
+    request, generated = job.request, picture.generated
+    steps = next((event.num_inference_steps for event in reversed(job.events) if isinstance(event, Step)), None)
+    return {
+        **asdict(request),
+        "id": job.id,
+        "path": path,
+        "seed": generated.seed,
+        "size": f"{request.width}x{request.height}" if request.width and request.height else "",
+        "width": generated.image.width,
+        "height": generated.image.height,
+        "steps": steps,
+        "model": generated.receipt.model,
+        "seconds": round(job.elapsed_s, 1),
+        "machine": generated.receipt.worker,
+    }

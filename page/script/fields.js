@@ -1,0 +1,107 @@
+// The fields' values: kept in this tab alone, taken from the page's address, or set by what the visitor touches.
+
+const FIELDS = ["prompt", "negative_prompt", "seed", "randomize_seed", "num_inference_steps", "guidance_scale", "size"];
+const KEPT = "text-to-image-fields";
+const USED_ADDRESS = "text-to-image-address";
+const UNCHANGED = { __type__: "update" };
+
+// They are read once, before anything on the page changes.
+const kept = recall("sessionStorage", KEPT);
+const isFreshAddress = location.search.length > 1 && recall("sessionStorage", USED_ADDRESS) !== location.search;
+
+let current = null; // what stands in the fields, by name
+const named = (values) => Object.fromEntries(FIELDS.map((name, at) => [name, values[at]]));
+
+window.keepFields = (...values) => {
+  current = named(values);
+  remember("sessionStorage", KEPT, values);
+  showPressedStyles();
+  return [];
+};
+
+window.keptFields = (...values) => {
+  if (!isFreshAddress) return kept ?? values;
+  const { fields, bad } = readAddress(new URLSearchParams(location.search));
+  if (values.length < FIELDS.length) return [fields.prompt ?? values[0]]; // asked for the prompt alone
+  if (bad.length) say(tell("bad_address", { names: bad.join(", ") }));
+  remember("sessionStorage", USED_ADDRESS, location.search);
+  return Object.values({ ...named(values), ...fields });
+};
+
+// What an address such as ?prompt=a+castle&seed=7&width=512&height=384 says, and the names of what it says badly.
+const readAddress = (query) => {
+  const fields = {};
+  const bad = [];
+  const limits = JSON.parse(find("#styles [data-limits]")?.dataset.limits ?? "{}");
+  const number = (name, limit, isWhole = true) => {
+    const text = query.get(name)?.trim().replace(",", ".");
+    if (!text) return null;
+    const value = Number(text);
+    const { min = 0, max = Infinity, multiple = 0 } = limits[limit] ?? {};
+    const isRight = value >= min && value <= max && (!isWhole || Number.isInteger(value)) && !(multiple && value % multiple);
+    if (!isRight) bad.push(name);
+    return isRight ? value : null;
+  };
+  for (const name of ["prompt", "negative_prompt"]) if (query.get(name)) fields[name] = query.get(name).slice(0, 2000);
+  const seed = number("seed", "seed");
+  if (seed !== null) Object.assign(fields, { seed, randomize_seed: false });
+  const steps = number("steps", "num_inference_steps");
+  if (steps !== null) fields.num_inference_steps = String(steps);
+  const guidance = number("guidance", "guidance_scale", false);
+  if (guidance !== null) fields.guidance_scale = String(guidance);
+  const [width, height] = [number("width", "width"), number("height", "height")];
+  if (width && height) fields.size = `${width}x${height}`;
+  else if (width || height) bad.push(width ? "height" : "width");
+  return { fields, bad: [...new Set(bad)] };
+};
+
+// The address that brings these settings back.
+const addressOf = ({ prompt, negative_prompt, seed, num_inference_steps, guidance_scale, size }) => {
+  const [width, height] = (size || "").split("x");
+  const all = { prompt, negative_prompt, seed, steps: num_inference_steps, guidance: guidance_scale, width, height };
+  const query = new URLSearchParams(Object.entries(all).filter(([, value]) => value !== "" && value != null));
+  return `${location.origin}${location.pathname}?${query}`;
+};
+
+// Puts a picture or values into Gradio's fields: layout.py's hidden button `fill` asks for them, one after the other.
+const fills = [];
+const fill = ({ picture = UNCHANGED, fields = {} }) => {
+  fills.push([picture, ...FIELDS.map((name) => (name in fields ? fields[name] : UNCHANGED))]);
+  find("#fill")?.click();
+};
+window.nextFill = () => fills.shift() ?? Array(FIELDS.length + 1).fill(UNCHANGED);
+
+// The fields' values for the settings of a picture; its seed is kept for the next one unless `isOther`.
+const settingsOf = (picture, isOther = false) => ({
+  prompt: picture.prompt ?? "",
+  negative_prompt: picture.negative_prompt ?? "",
+  seed: picture.seed ?? 0,
+  randomize_seed: isOther || picture.seed == null,
+  num_inference_steps: String(picture.num_inference_steps ?? ""),
+  guidance_scale: String(picture.guidance_scale ?? ""),
+  size: picture.size ?? "",
+});
+
+// An error that names its field is tied to it, until the field is changed or the sentence goes.
+const FIELD_OF = { prompt: "#prompt", negative_prompt: "#negative-prompt", seed: "#seed", num_inference_steps: "#steps",
+  guidance_scale: "#guidance", size: "#size-list", width: "#size-list", height: "#size-list" };
+const tieError = () => {
+  const place = FIELD_OF[find("#status .error[data-parameter]")?.dataset.parameter];
+  const wrong = place && find(`${place} :is(textarea, input)`);
+  for (const tied of document.querySelectorAll("#page [aria-invalid=true]")) if (tied !== wrong) untie(tied);
+  if (!wrong || wrong.dataset.mended) return;
+  wrong.setAttribute("aria-invalid", "true");
+  wrong.setAttribute("aria-describedby", "status");
+};
+const untie = (field) => {
+  field.removeAttribute("aria-invalid");
+  field.removeAttribute("aria-describedby");
+};
+let tiedTo = null;
+onChange(() => {
+  const error = find("#status .error[data-parameter]");
+  if (error === tiedTo) return;
+  tiedTo = error;
+  tieError();
+});
+document.addEventListener("input", ({ target }) => untie(target));

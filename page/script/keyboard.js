@@ -1,0 +1,47 @@
+// The keyboard. Enter draws by Gradio's own; Shift+Enter begins a new line.
+
+document.addEventListener("keydown", (event) => {
+  const { key, ctrlKey, metaKey, altKey, shiftKey, target } = event;
+  if (key === "Enter" && (ctrlKey || metaKey)) {
+    event.preventDefault();
+    event.stopPropagation();
+    find("#draw")?.click();
+  } else if (key === "Escape" && !event.defaultPrevented) {
+    if (isFullscreen()) turnFullscreen();
+    else if (!target.closest("[role=listbox], [aria-expanded=true]")) find("#cancel")?.click();
+  } else if (["ArrowLeft", "ArrowRight"].includes(key) && !(ctrlKey || metaKey || altKey || shiftKey)) {
+    if (isTyping(target) || target.closest("[role=listbox], [role=radiogroup]")) return;
+    leaf(key === "ArrowRight" ? 1 : -1);
+  } else if (key === "Delete" && target.closest("#strip li")) {
+    removeByHand([target.closest("#strip li").dataset.id]);
+  }
+}, true);
+
+// With a mouse and a keyboard, one may type at once. A phone's keyboard would cover the page.
+const whenPromptIsThere = () => {
+  const field = find("#prompt textarea");
+  if (!field) return void requestAnimationFrame(whenPromptIsThere);
+  const isFree = document.activeElement === document.body || !document.activeElement;
+  if (isFree && matchMedia("(hover: hover) and (pointer: fine)").matches) field.focus({ preventScroll: true });
+};
+whenPromptIsThere();
+
+// Gradio's accordion does not say whether it is open.
+onChange(() => {
+  const button = find("#more > button");
+  button?.setAttribute("aria-expanded", button.classList.contains("open"));
+});
+
+// Draw is disabled while drawing, and Cancel goes away after it: a keyboard's focus on one of them would be lost. It
+// comes back to Draw unless the visitor has moved it meanwhile. It does not go to Cancel by itself, where a second
+// Enter would end what the first one began; Tab leads there.
+let wasOnActions = false;
+const noteFocus = ({ target }) => (wasOnActions = Boolean(target.closest("#actions")));
+document.addEventListener("focusin", noteFocus);
+document.addEventListener("pointerdown", noteFocus);
+new MutationObserver((changes) => {
+  if (!changes.some(({ target }) => target.id === "draw" && !target.disabled)) return;
+  requestAnimationFrame(() => {
+    if (wasOnActions && document.activeElement === document.body) find("#draw").focus({ preventScroll: true });
+  });
+}).observe(document, { subtree: true, attributeFilter: ["disabled"] });

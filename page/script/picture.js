@@ -1,0 +1,79 @@
+// What can be done with the picture in the frame, and the line that tells how it was made.
+
+const showCaption = () => {
+  const place = find("#caption .how");
+  if (!place) return;
+  find("#page").classList.toggle("has-picture", Boolean(shown));
+  if (!shown) return place.replaceChildren(make("span", {}, tell("caption_empty")));
+  const { prompt, width, height, seed, steps, model, seconds, machine } = shown;
+  const parts = [
+    width && `${width} × ${height}`,
+    seed != null && tell("caption_seed", { seed }),
+    steps && tell("caption_steps", { steps }),
+    model,
+    seconds && tell("caption_seconds", { seconds: seconds.toLocaleString(language, { maximumFractionDigits: 1 }) }),
+    machine && tell("caption_machine", { machine }),
+  ];
+  place.replaceChildren(make("q", { dir: "auto" }, prompt ?? ""), make("span", {}, parts.filter(Boolean).join(" · ")));
+};
+
+const ACTIONS = {
+  save: async () => download(await shownFile, shown.name),
+  share: async () => {
+    const file = new File([await shownFile], shown.name, { type: "image/png" });
+    if (navigator.canShare?.({ files: [file] })) {
+      await navigator.share({ files: [file], text: shown.prompt }).catch(() => {}); // the visitor thought better of it
+      return;
+    }
+    try {
+      await navigator.clipboard.write([new ClipboardItem({ "image/png": file })]);
+      say(tell("picture_copied"));
+    } catch {
+      say(tell("picture_not_copied"));
+    }
+  },
+  "copy-link": async () => {
+    const isCopied = await copy(addressOf(shown));
+    say(tell(isCopied ? "link_copied" : "link_not_copied", { link: addressOf(shown) }));
+  },
+  again: () => {
+    wantsToDraw = true;
+    fill({ fields: settingsOf(shown, true) });
+  },
+  // The same seed with other words or settings; with the very same ones it would be the same picture.
+  "same-seed": () => {
+    const { seed, randomize_seed, ...now } = { ...settingsOf(shown), ...current };
+    const { seed: _, randomize_seed: __, ...then } = settingsOf(shown);
+    wantsToDraw = JSON.stringify(Object.entries(now).sort()) !== JSON.stringify(Object.entries(then).sort());
+    fill({ fields: { seed: shown.seed, randomize_seed: false } });
+    if (wantsToDraw) return;
+    say(tell("seed_kept", { seed: shown.seed }));
+    find("#prompt textarea")?.focus();
+  },
+};
+document.addEventListener("click", ({ target }) => {
+  const action = ACTIONS[target.closest("#tools button")?.id];
+  if (action && shown) action();
+});
+
+let wantsToDraw = false;
+window.drawIfWanted = () => {
+  if (wantsToDraw) find("#draw")?.click();
+  wantsToDraw = false;
+  return [];
+};
+
+const copy = async (text) => {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const field = make("textarea", { class: "copying" }); // not over HTTPS, or in a frame that may not
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const isCopied = document.execCommand("copy");
+    field.remove();
+    return isCopied;
+  }
+};

@@ -1,0 +1,61 @@
+// What the other scripts share. They are one script in the end, in the order of `page/script.py`; they know the ids that
+// layout.py gives, and little of Gradio's inside.
+const find = (selector) => document.querySelector(selector);
+const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const isBusy = () => Boolean(find("#cancel")); // Gradio mounts the button while there is something to cancel
+const isTyping = (element) => element.matches("textarea, select, [contenteditable], input:not([type=checkbox])");
+
+// A sentence of words/*.json; `values` go where it has {name}.
+const tell = (name, values = {}) => words[name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+
+const make = (tag, attributes = {}, ...children) => {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+};
+
+// A private window may refuse every storage, already when it is named: the page then goes on without.
+const recall = (storage, key) => {
+  try {
+    return JSON.parse(window[storage].getItem(key));
+  } catch {
+    return null;
+  }
+};
+const remember = (storage, key, value) => {
+  try {
+    window[storage].setItem(key, JSON.stringify(value));
+  } catch {}
+};
+
+// One line at the bottom of the screen, read out as it comes. `undo`: what its button takes back.
+let hiding = 0;
+const say = (sentence, undo) => {
+  const line = find("#said p");
+  if (!line) return;
+  line.replaceChildren(sentence);
+  if (undo) {
+    const button = make("button", { type: "button" }, tell("undo"));
+    button.addEventListener("click", () => (line.replaceChildren(), undo()));
+    line.append(button);
+  }
+  clearTimeout(hiding);
+  hiding = setTimeout(() => line.replaceChildren(), undo ? 12_000 : 7_000);
+};
+
+// Calls back once for all that has changed on the page until the next frame, and a little later in a hidden tab.
+const onChange = (callback) => {
+  let isAsked = false;
+  const call = () => {
+    if (!isAsked) return;
+    isAsked = false;
+    callback();
+  };
+  new MutationObserver(() => {
+    if (isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(call);
+    setTimeout(call, 200);
+  }).observe(document, { subtree: true, childList: true, characterData: true, attributeFilter: ["class", "disabled"] });
+};
