@@ -36,7 +36,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m fair_server", description="A Fair server that runs programs on this machine.")
+    parser = _Parser(
+        prog="python -m fair_server",
+        description="A Fair server: it runs programs on this machine, or on the nodes of a Docker swarm.",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=_port, metavar="PORT", default=8000, help="0: a free one")
     parser.add_argument("--nodes", type=Path, metavar="FILE", help="TOML: [[node]] tables; without it a node `local`")
@@ -47,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         help="lines email:hash; without it FAIRCOMPUTE_EMAIL and FAIRCOMPUTE_PASSWORD",
     )
     parser.add_argument("--executor", choices=["process", "swarm"], default="process", help="what runs programs")
+    parser.add_argument(
+        "--docker-socket", metavar="PATH", default="/var/run/docker.sock", help="of the swarm's manager (%(default)s)"
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM: the server speaks HTTPS with it")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM: the certificate's private key")
     parser.add_argument(
         "--token-ttl-s", type=_seconds, default=DEFAULT_TTL_S, metavar="S", help="life of a token (12 h)"
     )
@@ -68,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    if arguments.executor == "swarm":
-        raise ConfigError("The swarm executor is not built yet. Use --executor process.")
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key go together: give both.")
     return Options(
         host=arguments.host,
         port=arguments.port,
@@ -78,6 +86,10 @@ def _options(arguments: argparse.Namespace) -> Options:
         token_ttl_s=arguments.token_ttl_s,
         until_stdin_closes=arguments.until_stdin_closes,
         pass_on=tuple(arguments.pass_on),
+        executor=arguments.executor,
+        docker_socket=arguments.docker_socket,
+        tls_cert=arguments.tls_cert,
+        tls_key=arguments.tls_key,
     )
 
 

@@ -1,15 +1,22 @@
-"""The protocol of an executor, which runs programs on nodes: as processes (`process_executor.py`), or another way.
+"""The protocol of an executor, which runs programs on nodes: as processes (`process_executor.py`) or as the jobs of a
+Docker swarm (`swarm_executor.py`).
 
-A new one is a module beside that, with a class like `Executor`. `server.py` makes it, `__main__.py` has the
+A new one is a module beside those, with a class like `Executor`. `server.py` makes it, `__main__.py` has the
 option `--executor`.
 """
 
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from fair_server.buckets import Bucket
+from fair_server.errors import CannotStart
 from fair_server.nodes import Node
+
+STOP_GRACE_S = 5.0  # from TERM to KILL when a container is deleted
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,34 @@ class ProgramSpec:
     network: str  # "bridge", "host"
     ports: tuple[PublishedPort, ...]
     files: tuple[CopiedFile, ...]
+    labels: Mapping[str, str]  # what the server wants to know of it again after a restart
+
+    def check_ports(self) -> None:
+        """Raises: CannotStart where one host port is published twice."""
+        hosts = [port.host for port in self.ports]
+        for port in hosts:
+            if hosts.count(port) > 1:
+                raise CannotStart(f"Host port {port} is published twice by this program: publish it once.")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended, and when."""
+
+    exit_code: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A program of an earlier run of the server. `stdout`, `stderr`: of one that has ended, what is left of them."""
+
+    program_id: int
+    labels: Mapping[str, str]
+    started_at: datetime | None
+    ended: Ended | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
 
 
 class RunningProgram(Protocol):
@@ -69,18 +104,46 @@ class Executor(Protocol):
         """As in `--executor`."""
         ...
 
+    @property
+    def ends_programs(self) -> bool:
+        """Whether programs end with the server. Where not, the next run of it asks for the `survivors`."""
+        ...
+
     def is_ready(self, node: Node) -> bool:
         """Whether the node can be reached now."""
         ...
 
-    async def start(self, spec: ProgramSpec, bucket: Bucket) -> RunningProgram:
+    def host_address(self, node: Node) -> str:
+        """Where the node's programs are reached from outside."""
+        ...
+
+    async def survivors(self) -> Sequence[Survivor]:
+        """Returns the programs of earlier runs of the server, oldest first, those that have ended included."""
+        ...
+
+    async def start(self, spec: ProgramSpec, bucket: Bucket, stop_asked: asyncio.Event) -> RunningProgram:
         """Starts the program; its input comes from the bucket, its output goes there.
 
         Raises:
-            CannotStart: it did not start; nothing of it is left on the node.
+            CannotStart: it did not start, or `stop_asked` was set before it ran; nothing of it is left on the node.
         """
         ...
 
+    async def attach(self, spec: ProgramSpec, bucket: Bucket, stop_asked: asyncio.Event) -> RunningProgram:
+        """The same for a survivor that has not ended: waits until it runs; its whole output goes to the bucket.
+
+        `spec` is without its files: they are there.
+        """
+        ...
+
+    async def settle(self, ended: Survivor) -> None:
+        """Removes what is left of a program that has ended but its record, if one is kept beyond this run."""
+        ...
+
+    async def forget(self, program_id: int) -> None:
+        """Removes its record."""
+        ...
+
     async def close(self) -> None:
-        """Releases what the executor itself holds. All programs have ended before."""
+        """Releases what the executor itself holds. Programs that end with the server have ended before."""
         ...

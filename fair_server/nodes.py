@@ -14,20 +14,43 @@ from fair_server.wire import Name, first_fault
 PORT_PLACEHOLDER = re.compile(r"\{port:([^}]*)\}")
 
 
+class Image(BaseModel):
+    """An image of a node, in the nodes file an array (its `command`) or a table. All but `command` is for a swarm.
+
+    `command`: an argv prefix, to which the program's command is appended; on a swarm empty means the image's own
+    entrypoint. `reference`: what an engine pulls, the image's name without it. `volumes`: folders that are kept from
+    one container of the image to the next. `uid`: the image's user, to whom the copied files belong.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: tuple[str, ...] = ()
+    reference: Annotated[str, Field(min_length=1)] | None = None
+    volumes: tuple[Annotated[str, Field(pattern=r"^/.+")], ...] = ()
+    uid: Annotated[int, Field(ge=0)] = 1000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _array_is_command(cls, data: object) -> object:
+        return {"command": data} if isinstance(data, list | tuple) else data
+
+
 class Node(BaseModel):
     """A place that runs programs, and the only images that it runs.
 
-    An image is an argv prefix: the program's command is appended to it. `{port:8000}` in a prefix stands for the
-    host port that a program publishes for its container port 8000.
+    `{port:8000}` in an image's command stands for the host port that a program publishes for its container port 8000.
+    `swarm_node`: id or host name of the swarm's node, `gpu_resource`: what its engine calls its GPUs (for a swarm).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     id: Name = ""
-    host_address: str = Field(default="127.0.0.1", min_length=1)
+    host_address: Annotated[str, Field(min_length=1)] | None = None
     gpus: Annotated[int, Field(ge=0)] | tuple[str, ...] = 0
-    images: dict[str, tuple[str, ...]] = {}
+    images: dict[str, Image] = {}
+    swarm_node: Annotated[str, Field(min_length=1)] | None = None
+    gpu_resource: Annotated[str, Field(min_length=1)] = "NVIDIA-GPU"
 
     @model_validator(mode="before")
     @classmethod
@@ -38,20 +61,20 @@ class Node(BaseModel):
 
     @field_validator("images")
     @classmethod
-    def _check_placeholders(cls, images: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        for image, prefix in images.items():
-            for number in PORT_PLACEHOLDER.findall(" ".join(prefix)):
+    def _check_placeholders(cls, images: dict[str, Image]) -> dict[str, Image]:
+        for name, image in images.items():
+            for number in PORT_PLACEHOLDER.findall(" ".join(image.command)):
                 if not number.isdecimal() or not 1 <= int(number) <= 65535:
-                    raise ValueError(f"image {image}: {{port:{number}}} does not name a port from 1 to 65535")
+                    raise ValueError(f"image {name}: {{port:{number}}} does not name a port from 1 to 65535")
         return images
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the node's address is reachable from this machine alone."""
-        if self.host_address == "localhost":
+        """Whether the node's address is reachable from this machine alone, as it is without one."""
+        if self.host_address in (None, "localhost"):
             return True
         try:
-            return ipaddress.ip_address(self.host_address).is_loopback
+            return ipaddress.ip_address(str(self.host_address)).is_loopback
         except ValueError:
             return False  # a host name
 

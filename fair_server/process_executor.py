@@ -10,12 +10,12 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from fair_server.buckets import Bucket
 from fair_server.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CannotStart
-from fair_server.executor import ProgramSpec
+from fair_server.executor import ProgramSpec, Survivor
 from fair_server.nodes import PORT_PLACEHOLDER, Node
 from fair_server.process_reaper import FOLDER_VARIABLE, Reaper
 from fair_server.published_ports import ALL_ADDRESSES, LOOPBACK, HostPorts, Relay, check_free
@@ -31,6 +31,7 @@ class ProcessExecutor:
     """See `Executor`. It accepts `runtime: nvidia` on any node: a process sees the machine's own GPUs."""
 
     name = "process"
+    ends_programs = True
 
     def __init__(self, folder: Path, pass_on: Collection[str] = ()) -> None:
         """Keeps the programs' private folders below `folder`, which must be private itself.
@@ -48,8 +49,26 @@ class ProcessExecutor:
         """Returns True: every node is this machine."""
         return True
 
-    async def start(self, spec: ProgramSpec, bucket: Bucket) -> RunningProcess:
-        """Starts the program, see `Executor.start`."""
+    def host_address(self, node: Node) -> str:
+        """Returns what the nodes file says."""
+        return node.host_address or LOOPBACK
+
+    async def survivors(self) -> Sequence[Survivor]:
+        """Returns nothing: processes end with the server, however that ends."""
+        return ()
+
+    async def attach(self, spec: ProgramSpec, bucket: Bucket, stop_asked: asyncio.Event) -> RunningProcess:
+        """Has nothing to attach to."""
+        raise CannotStart("Programs of this executor end with the server.")
+
+    async def settle(self, ended: Survivor) -> None:
+        """Has nothing left to do: the process has tidied up."""
+
+    async def forget(self, program_id: int) -> None:
+        """Keeps no records."""
+
+    async def start(self, spec: ProgramSpec, bucket: Bucket, stop_asked: asyncio.Event) -> RunningProcess:
+        """Starts the program, see `Executor.start`; that takes no time in which it could be stopped."""
         folder = self._folder / str(spec.program_id)
         held: set[int] = set()
         relays: list[Relay] = []
@@ -85,13 +104,12 @@ class ProcessExecutor:
             CannotStart: a port is taken or published twice, or there is nothing to run.
         """
         address = _publish_address(spec.node)
-        prefix = spec.node.images[spec.image]
+        prefix = spec.node.images[spec.image].command
         if not prefix and not spec.command:
             raise CannotStart(f"There is nothing to run: image {spec.image} runs its command, and that is empty.")
+        spec.check_ports()
         first: dict[int, int] = {}  # of the host ports of a container port
         for published in spec.ports:
-            if published.host in held:
-                raise CannotStart(f"Host port {published.host} is published twice by this program: publish it once.")
             self._ports.hold(published.host, address)
             held.add(published.host)
             first.setdefault(published.container, published.host)

@@ -3,18 +3,26 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from fair_server.buckets import STDERR, Bucket, BucketFile, Buckets
 from fair_server.errors import EXIT_NOT_STARTED, ApiError, CannotStart
-from fair_server.executor import CopiedFile, Executor, ProgramSpec, PublishedPort
+from fair_server.executor import (
+    STOP_GRACE_S,
+    CopiedFile,
+    Ended,
+    Executor,
+    ProgramSpec,
+    PublishedPort,
+    RunningProgram,
+)
 from fair_server.nodes import Node
+from fair_server.program_records import labels_of, record_of, restore
 from fair_server.program_state import Program
 from fair_server.wire import OWN_BUCKET, CopyInto, ProgramRequest
 
 KEPT = timedelta(hours=48)
-_STOP_GRACE_S = 5.0  # from TERM to KILL when a container is deleted
 _SHUTDOWN_GRACE_S = 3.0  # the same when the server ends
 _UPLOAD_WAIT_S = 30.0  # without a byte of the files to be copied; their client has gone then
 _NODE_WAIT_S = 300.0  # for a program's node to be ready
@@ -40,6 +48,21 @@ class ProgramRunner:
         # It starts at the time, so that a number from an earlier run of the server names nothing in this one.
         self._last_id = int(time.time() * 1000)
 
+    async def adopt(self, nodes: Sequence[Node]) -> None:
+        """Takes in the programs of earlier runs, as far as the executor still has them: none is started again."""
+        for survivor in await self._executor.survivors():
+            program = restore(survivor, nodes, self._buckets)
+            if program is None:
+                continue
+            self._programs[program.id] = program
+            self._last_id = max(self._last_id, program.id)  # the clock may have been set back
+            if survivor.ended is not None:
+                await self._settle(program, survivor.ended)
+                continue
+            _LOG.info("Program %d of an earlier run is on node %s", program.id, program.node.name)
+            attach = self._executor.attach(_spec(program, []), program.bucket, program.stop_asked)
+            self._follow(program, self._until_ended(program, attach))
+
     def create(self, account: str, node: Node, asked_node: str, request: ProgramRequest) -> Program:
         """Takes a program in, and starts it as soon as all its files have come.
 
@@ -55,12 +78,15 @@ class ProgramRunner:
                 self._buckets.get(copy.bucket_id, account)
         self._last_id += 1
         bucket = self._buckets.create(self._last_id, account)
-        program = Program(self._last_id, account, node, asked_node, request, bucket)
+        program = Program(self._last_id, account, node, asked_node, request, bucket, self._clock())
         self._programs[program.id] = program
-        task = asyncio.create_task(self._run(program), name=f"program {program.id}")
+        self._follow(program, self._carry_out(program))
+        return program
+
+    def _follow(self, program: Program, work: Awaitable[int]) -> None:
+        task = asyncio.create_task(self._run(program, work), name=f"program {program.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return program
 
     def get(self, program_id: int, account: str) -> Program:
         """Returns the account's program.
@@ -81,13 +107,17 @@ class ProgramRunner:
         """Whether programs can be started on the node now."""
         return self._executor.is_ready(node)
 
-    async def stop(self, program: Program, grace_s: float = _STOP_GRACE_S) -> None:
+    def host_address(self, node: Node) -> str:
+        """Where the node's programs are reached from outside."""
+        return self._executor.host_address(node)
+
+    async def stop(self, program: Program, grace_s: float = STOP_GRACE_S) -> None:
         """Ends the program, wherever it is in its life, and returns when it has ended.
 
         Raises:
             TimeoutError: it does not end although it was killed.
         """
-        program.stop_asked = True
+        program.stop_asked.set()
         if program.waiting is not None:
             program.waiting.cancel()
         await program.past_start.wait()
@@ -95,42 +125,56 @@ class ProgramRunner:
             await program.running.stop(grace_s)
         await program.ended.wait()
 
-    def forget_old(self) -> None:
+    async def forget_old(self) -> None:
         """Removes all that is left of programs that ended 48 hours ago."""
         for program in list(self._programs.values()):
             if program.ended_at is not None and self._clock() - program.ended_at >= KEPT:
-                del self._programs[program.id]
+                await self._executor.forget(program.id)
+                self._programs.pop(program.id, None)
                 self._buckets.remove(program.bucket)
 
     async def close(self) -> None:
-        """Takes nothing more in, and ends every program."""
+        """Takes nothing more in. Ends every program, or lets go of those that outlive the server."""
         self._closing = True
         living = [program for program in self._programs.values() if program.ended_at is None]
-        for outcome in await asyncio.gather(
-            *(self.stop(program, _SHUTDOWN_GRACE_S) for program in living), return_exceptions=True
-        ):
-            if isinstance(outcome, BaseException):
-                _LOG.error("A program could not be ended: %s", outcome)
+        if self._executor.ends_programs:
+            for outcome in await asyncio.gather(
+                *(self.stop(program, _SHUTDOWN_GRACE_S) for program in living), return_exceptions=True
+            ):
+                if isinstance(outcome, BaseException):
+                    _LOG.error("A program could not be ended: %s", outcome)
+        else:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for program in living:
+                program.bucket.close()  # ends the answers that stream its output
         await self._executor.close()
 
-    async def _run(self, program: Program) -> None:
+    async def _run(self, program: Program, work: Awaitable[int]) -> None:
         exit_code = EXIT_NOT_STARTED
         try:
-            exit_code = await self._carry_out(program)
+            exit_code = await work
+        except asyncio.CancelledError:
+            if self._closing and not self._executor.ends_programs:
+                return  # it goes on without this server
+            raise
         except CannotStart as exc:
             exit_code = exc.exit_code
             self._tell(program, exc.message)
         except Exception as exc:
             _LOG.exception("Program %d: the server failed", program.id)
             self._tell(program, f"The server failed to run it ({type(exc).__name__}); its log says more.")
-        finally:
-            program.exit_code = exit_code
-            program.ended_at = self._clock()
-            program.running = None
-            program.bucket.close()
-            program.past_start.set()
-            program.ended.set()
-            _LOG.info("Program %d ended with exit code %d", program.id, exit_code)
+        ended = Ended(exit_code, self._clock())
+        await self._settle(program, ended)
+        program.end(ended)
+        _LOG.info("Program %d ended with exit code %d", program.id, exit_code)
+
+    async def _settle(self, program: Program, ended: Ended) -> None:
+        try:
+            await self._executor.settle(record_of(program, ended))
+        except Exception:
+            _LOG.exception("Program %d: what is left of it could not be removed", program.id)
 
     async def _carry_out(self, program: Program) -> int:
         """Returns the exit code of the container.
@@ -142,9 +186,13 @@ class ProgramRunner:
         sources = [(copy, self._source(copy, program)) for copy in program.request.copies]
         await self._wait_cancellably(program, sources)
         program.starting = True
-        running = await self._executor.start(_spec(program, sources), program.bucket)
+        start = self._executor.start(_spec(program, sources), program.bucket, program.stop_asked)
+        return await self._until_ended(program, start)
+
+    async def _until_ended(self, program: Program, start: Awaitable[RunningProgram]) -> int:
+        running = await start
         program.running = running
-        program.started_at = self._clock()
+        program.started_at = program.started_at or self._clock()
         program.past_start.set()
         _LOG.info(
             "Program %d runs on node %s: image %s", program.id, program.node.name, program.request.container.image
@@ -154,16 +202,16 @@ class ProgramRunner:
     async def _wait_cancellably(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
         """Waits until the program can start, or `stop` is called, which cancels this wait and nothing after it."""
         program.waiting = asyncio.create_task(self._until_startable(program, sources))
-        if program.stop_asked:
+        if program.stop_asked.is_set():
             program.waiting.cancel()
         try:
             await program.waiting
         except asyncio.CancelledError:
-            if not program.stop_asked:
+            if not program.stop_asked.is_set():
                 raise
         finally:
             program.waiting = None
-        if program.stop_asked:
+        if program.stop_asked.is_set():
             raise CannotStart("It was deleted before it was started.")
 
     def _source(self, copy: CopyInto, program: Program) -> BucketFile:
@@ -228,6 +276,7 @@ def _spec(program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> Progr
         network=container.host_config.network_mode,
         ports=tuple(PublishedPort(host.port, inside.port) for host, inside in container.ports),
         files=tuple(CopiedFile(copy.local_path, file.path) for copy, file in sources),
+        labels=labels_of(program),
     )
 
 

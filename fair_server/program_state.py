@@ -2,10 +2,10 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from fair_server.buckets import Bucket
-from fair_server.executor import RunningProgram
+from fair_server.executor import Ended, RunningProgram
 from fair_server.nodes import Node
 from fair_server.wire import (
     CommandResult,
@@ -14,6 +14,7 @@ from fair_server.wire import (
     Outcome,
     ProgramRequest,
     ProgramStatus,
+    rfc3339,
 )
 
 
@@ -27,15 +28,25 @@ class Program:
     asked_node: str  # the node as the client named it
     request: ProgramRequest
     bucket: Bucket
+    created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
     exit_code: int | None = None
     running: RunningProgram | None = None
     starting: bool = False  # the files are there, the executor is at work
-    stop_asked: bool = False
+    stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Task[None] | None = None  # for its files and its node: may be cancelled
     past_start: asyncio.Event = field(default_factory=asyncio.Event)  # it runs, or never will
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, ended: Ended) -> None:
+        """Notes its end, for all who wait for it. Its files are gone then, its output stays."""
+        self.exit_code = ended.exit_code
+        self.ended_at = ended.at
+        self.running = None
+        self.bucket.close()
+        self.past_start.set()
+        self.ended.set()
 
     def status(self, node_is_ready: bool) -> ProgramStatus:
         """Returns how far the commands are; a detached program's are done once its container runs."""
@@ -64,8 +75,9 @@ class Program:
             deployment=container.labels.deployment,
             fingerprint=container.labels.fingerprint,
             status=self._container_status(node_is_ready),
-            started_at=_rfc3339(self.started_at),
-            ended_at=_rfc3339(self.ended_at),
+            created_at=rfc3339(self.created_at),
+            started_at=rfc3339(self.started_at) if self.started_at else None,
+            ended_at=rfc3339(self.ended_at) if self.ended_at else None,
             exit_code=self.exit_code,
         )
 
@@ -75,7 +87,3 @@ class Program:
         if not node_is_ready:
             return ContainerStatus.UNREACHABLE
         return ContainerStatus.STARTING if self.started_at is None else ContainerStatus.RUNNING
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -57,7 +57,7 @@ def _cluster_routes(nodes: tuple[Node, ...], clusters: Clusters, runner: Program
     router = APIRouter()
 
     def rows(named: dict[str, Node]) -> wire.NodeRows:
-        return wire.NodeRows(nodes=[_node_row(name, node, runner.is_ready(node)) for name, node in named.items()])
+        return wire.NodeRows(nodes=[_node_row(name, node, runner) for name, node in named.items()])
 
     @router.get("/nodes")
     async def list_nodes() -> wire.NodeRows:
@@ -97,14 +97,14 @@ def _cluster_routes(nodes: tuple[Node, ...], clusters: Clusters, runner: Program
     return router
 
 
-def _node_row(name: str, node: Node, is_ready: bool) -> wire.NodeRow:
+def _node_row(name: str, node: Node, runner: ProgramRunner) -> wire.NodeRow:
     return wire.NodeRow(
         name=name,
         id=node.id,
         node_id=node.id,
-        host_address=node.host_address,
+        host_address=runner.host_address(node),
         gpus=node.gpus,
-        status="ready" if is_ready else "unreachable",
+        status="ready" if runner.is_ready(node) else "unreachable",
     )
 
 

@@ -18,6 +18,7 @@ import uvicorn
 from fair_server.authentication import Accounts, Tokens, load_accounts
 from fair_server.buckets import Buckets
 from fair_server.errors import ConfigError
+from fair_server.executor import Executor
 from fair_server.nodes import Node, load_nodes
 from fair_server.process_executor import ProcessExecutor
 from fair_server.program_runner import ProgramRunner
@@ -41,6 +42,10 @@ class Options:
     token_ttl_s: float
     until_stdin_closes: bool
     pass_on: tuple[str, ...]  # names of variables
+    executor: str = "process"
+    docker_socket: str = "/var/run/docker.sock"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
 
 class _Server(uvicorn.Server):
@@ -72,8 +77,11 @@ def serve(options: Options) -> None:
     nodes = load_nodes(options.nodes)
     accounts = load_accounts(options.accounts, os.environ)
     listener = _listen(options.host, options.port)
-    if not listener.getsockname()[0].startswith(("127.", "::1")):
-        _LOG.warning("This server speaks plain HTTP and listens beyond this machine: put a TLS proxy in front of it.")
+    if options.tls_cert is None and not listener.getsockname()[0].startswith(("127.", "::1")):
+        _LOG.warning(
+            "This server speaks plain HTTP and listens beyond this machine: give it --tls-cert and --tls-key, or put a "
+            "TLS proxy in front of it."
+        )
     folder = Path(tempfile.mkdtemp(prefix="fair-server-"))  # 0700
     try:
         asyncio.run(_serve(options, nodes, accounts, listener, folder))
@@ -85,9 +93,10 @@ def serve(options: Options) -> None:
 async def _serve(
     options: Options, nodes: tuple[Node, ...], accounts: Accounts, listener: socket.socket, folder: Path
 ) -> None:
-    executor = ProcessExecutor(folder, options.pass_on)
+    executor = await _executor(options, nodes, folder)
     buckets = Buckets(folder / "buckets")
     runner = ProgramRunner(executor, buckets)
+    await runner.adopt(nodes)
     config = uvicorn.Config(
         create_app(nodes, accounts, Tokens(options.token_ttl_s), buckets, runner),
         http=DeadlineProtocol,
@@ -98,11 +107,15 @@ async def _serve(
         server_header=False,
         timeout_keep_alive=int(_KEEP_ALIVE_S),
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
     )
+    _load_tls(config, options)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     count = f"{len(nodes)} node" + ("" if len(nodes) == 1 else "s")
-    ready_line = f"Fair server ready on http://{address}:{port} ({count}, {executor.name} executor)"
+    scheme = "https" if options.tls_cert else "http"
+    ready_line = f"Fair server ready on {scheme}://{address}:{port} ({count}, {executor.name} executor)"
     server = _Server(config, runner, ready_line)
     if options.until_stdin_closes:
         _watch_stdin(server)
@@ -112,6 +125,28 @@ async def _serve(
     finally:
         tidying.cancel()
         await runner.close()
+
+
+async def _executor(options: Options, nodes: tuple[Node, ...], folder: Path) -> Executor:
+    if options.executor == "process":
+        return ProcessExecutor(folder, options.pass_on)
+    try:
+        from fair_server.swarm_executor import SwarmExecutor  # Docker's SDK need not be there for processes
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"--executor swarm needs the package {exc.name}: pip install -r fair_server/requirements-swarm.txt."
+        ) from exc
+    return await SwarmExecutor.connect(options.docker_socket, nodes)
+
+
+def _load_tls(config: uvicorn.Config, options: Options) -> None:
+    """Reads certificate and key. Raises: ConfigError, since uvicorn would end with a traceback."""
+    try:
+        config.load()
+    except OSError as exc:  # ssl.SSLError is one
+        raise ConfigError(
+            f"--tls-cert {options.tls_cert} and --tls-key {options.tls_key} cannot be used: {exc.strerror or exc}."
+        ) from exc
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -143,4 +178,4 @@ def _watch_stdin(server: uvicorn.Server) -> None:
 async def _tidy(runner: ProgramRunner) -> None:
     while True:
         await asyncio.sleep(_TIDY_EVERY_S)
-        runner.forget_old()
+        await runner.forget_old()

@@ -5,6 +5,7 @@ Unknown keys of a request are ignored, as a newer client may send more; a wrong 
 Source: `fair/client.py` of faircompute 0.20.1 and 0.22.1 (PyPI); labels and containers are this server's own.
 """
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -23,6 +24,11 @@ def first_fault(exc: ValidationError) -> str:
     where = ".".join(str(part) for part in faults[0]["loc"])
     message = faults[0]["msg"].removeprefix("Value error, ").rstrip(".")
     return f"{where}: {message}." if where else f"{message}."
+
+
+def rfc3339(moment: datetime) -> str:
+    """Returns the moment in UTC, to the millisecond."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _no_nul(text: str) -> str:
@@ -226,7 +232,7 @@ class ContainerStatus(StrEnum):
 
 
 class ContainerRow(AnswerPart):
-    """Times are UTC, RFC 3339, None until then."""
+    """Times are UTC, RFC 3339, None until then. `created_at`: when the server was asked for it."""
 
     id: str
     image: str
@@ -234,6 +240,7 @@ class ContainerRow(AnswerPart):
     deployment: str | None
     fingerprint: str | None
     status: ContainerStatus
+    created_at: str
     started_at: str | None
     ended_at: str | None
     exit_code: int | None

@@ -9,13 +9,13 @@ import pytest
 
 from fair_server.buckets import STDERR, Bucket, Buckets
 from fair_server.errors import ApiError
-from fair_server.executor import ProgramSpec
-from fair_server.nodes import Node
+from fair_server.executor import ProgramSpec, Survivor
+from fair_server.nodes import Image, Node
 from fair_server.program_runner import KEPT, ProgramRunner
 from fair_server.program_state import Program
 from fair_server.wire import ContainerStatus, ProgramRequest, ProgramStatus
 
-NODE = Node(name="gpu", images={"image": ("image",)})
+NODE = Node(name="gpu", images={"image": Image(command=("image",))})
 
 
 class FinishedProgram:
@@ -32,6 +32,7 @@ class FakeExecutor:
     """An executor whose node can be switched off."""
 
     name = "fake"
+    ends_programs = True
 
     def __init__(self) -> None:
         self.ready = True
@@ -39,8 +40,23 @@ class FakeExecutor:
     def is_ready(self, node: Node) -> bool:
         return self.ready
 
-    async def start(self, spec: ProgramSpec, bucket: Bucket) -> FinishedProgram:
+    def host_address(self, node: Node) -> str:
+        return "127.0.0.1"
+
+    async def survivors(self) -> list[Survivor]:
+        return []
+
+    async def start(self, spec: ProgramSpec, bucket: Bucket, stop_asked: asyncio.Event) -> FinishedProgram:
         return FinishedProgram()
+
+    async def attach(self, spec: ProgramSpec, bucket: Bucket, stop_asked: asyncio.Event) -> FinishedProgram:
+        return FinishedProgram()
+
+    async def settle(self, ended: Survivor) -> None:
+        return None
+
+    async def forget(self, program_id: int) -> None:
+        return None
 
     async def close(self) -> None:
         return None
@@ -91,11 +107,11 @@ def test_kept_48_hours(tmp_path: Path) -> None:
         program = runner.create("one", NODE, "gpu", request())
         await program.ended.wait()
         now += KEPT - timedelta(seconds=1)
-        runner.forget_old()
+        await runner.forget_old()
         assert runner.get(program.id, "one") is program
         assert buckets.get(program.bucket.id, "one") is program.bucket
         now += timedelta(seconds=1)
-        runner.forget_old()
+        await runner.forget_old()
         for look in (runner.get, buckets.get):
             with pytest.raises(ApiError, match="There is no such"):
                 look(program.id, "one")

@@ -13,6 +13,7 @@ import pytest
 import requests
 from fair.client import FairClient
 
+from tests.support.fair_places import EXECUTOR, Place
 from tests.support.fair_servers import (
     ACCOUNT,
     DEADLINE_S,
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, place: Place) -> Iterator[RunningServer]:
     """One server for all tests of this module."""
     with running_server(tmp_path_factory.mktemp("server")) as server:
         yield server
@@ -51,7 +52,9 @@ def client(server: RunningServer) -> FairClient:
 
 def test_ready_line(server: RunningServer) -> None:
     """The one line of a ready server names its address, its nodes and its executor."""
-    assert server.program.output().splitlines()[0] == f"Fair server ready on {server.url} (2 nodes, process executor)"
+    assert (
+        server.program.output().splitlines()[0] == f"Fair server ready on {server.url} (2 nodes, {EXECUTOR} executor)"
+    )
 
 
 def test_wrong_password(server: RunningServer) -> None:
@@ -169,13 +172,13 @@ def test_accounts_file(processes: Processes, tmp_path: Path) -> None:
     assert refused.status_code == 401  # the environment's account is none beside a file
 
 
-def test_node_rows(client: FairClient, account: Account) -> None:
+def test_node_rows(client: FairClient, account: Account, place: Place) -> None:
     """Every listing of nodes has the same rows, with the keys of both clients."""
     row = {
         "name": "gpu",
         "id": "node-1",
         "node_id": "node-1",
-        "host_address": "127.0.0.1",
+        "host_address": place.address,
         "gpus": 1,
         "status": "ready",
     }
@@ -279,6 +282,7 @@ def test_bad_requests(account: Account) -> None:
     ]
 
 
+@pytest.mark.processes_only
 def test_default_node(processes: Processes) -> None:
     """Without a nodes file there is one node, `local`."""
     program = processes.start(SERVER, env=ACCOUNT)

@@ -1,7 +1,6 @@
 """Fair servers in tests: started as users start them, driven over HTTP."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from urllib.parse import quote_plus
 
 import requests
 
+from tests.support.fair_places import place
 from tests.support.processes import Processes, Program, wait_until
 
 EMAIL, PASSWORD = "owner@example.com", "a password of tests"
@@ -20,14 +20,18 @@ DEADLINE_S = 60  # for one answer, on a machine that is busy with other tests
 
 ECHO = "import sys; print('out', *sys.argv[1:]); print('err', file=sys.stderr); sys.exit(3)"
 CAT = "import sys; sys.stdout.write(sys.stdin.read())"
-SLEEP = "import time; print('up', flush=True); time.sleep(600)"
+# In a container it is the first process, to which a signal that it does not handle does nothing.
+SLEEP = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
+    "print('up', flush=True); time.sleep(600)"
+)
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
 # Listens on the port given and answers each connection with the port's number and what it was sent.
 ANSWER = """
 import socket, sys
-with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+with socket.create_server(("", int(sys.argv[1]))) as server:
     print("up", flush=True)
     while True:
         connection, _ = server.accept()
@@ -81,18 +85,14 @@ def write_nodes(folder: Path, more_images: Mapping[str, Sequence[str]] | None = 
     images["any"] = []
     images["not-installed"] = ["no-such-executable-anywhere"]
     images.update(more_images or {})
-    lines = ["[[node]]", 'name = "gpu"', 'id = "node-1"', "gpus = 1", "[node.images]"]
-    lines += [f"{json.dumps(name)} = {json.dumps(prefix)}" for name, prefix in images.items()]
-    lines += ["[[node]]", 'name = "tunnel"', 'host_address = "127.0.0.1"', "[node.images]"]
-    lines += [f"sleep = {json.dumps(images['sleep'])}"]
     path = folder / "nodes.toml"
-    path.write_text("\n".join(lines))
+    path.write_text(place().nodes(images))
     return path
 
 
 def start_server(processes: Processes, folder: Path, *options: str | Path) -> "RunningServer":
     """Starts a server with the nodes of `write_nodes` and waits until it is ready."""
-    program = processes.start([*SERVER, "--nodes", write_nodes(folder), *options], env=ACCOUNT)
+    program = processes.start([*SERVER, *place().options, "--nodes", write_nodes(folder), *options], env=ACCOUNT)
     return RunningServer(program.wait_for_line(r"Fair server ready on (\S+)")[1], program)
 
 

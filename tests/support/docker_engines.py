@@ -1,0 +1,250 @@
+"""Docker engines in tests: each a `dockerd` of its own in a network namespace, with folders that go with it.
+
+Several of them make a swarm, as several machines would. It takes root, Docker's engine and `ip`.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tests.support.processes import wait_until
+
+PYTHON_IMAGE = "fair-tests-python:1"
+_READY_S = 60
+_STOP_S = 30
+_LEFT_OUT = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "__pycache__")
+_PASSWD = "root:x:0:0:root:/root:/bin/sh\nplain:x:1000:1000:plain:/tmp:/bin/sh\n"
+
+
+def missing() -> str | None:
+    """What is not there for these tests; None if all is."""
+    if os.geteuid() != 0:
+        return "root is needed, for network namespaces and Docker's engine"
+    tools = [name for name in ("dockerd", "docker", "ip", "nsenter", "iptables") if shutil.which(name) is None]
+    return f"not on the PATH: {', '.join(tools)}" if tools else None
+
+
+def run(*command: str | Path, timeout_s: float = 120, stdin: bytes | None = None) -> str:
+    """Runs a command; returns what it printed. Fails with that if the command does."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout_s,
+        check=False,
+    )
+    output = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, f"{' '.join(map(str, command))}: {output[-2000:]}"
+    return output
+
+
+class Namespace:
+    """A network namespace: a machine's network of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        run("ip", "netns", "add", name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+
+    def enter(self, *command: str | Path) -> list[str]:
+        """The command as it runs in there; the cgroups stay visible, which `ip netns exec` hides."""
+        return ["nsenter", f"--net=/run/netns/{self.name}", *map(str, command)]
+
+    def run(self, *command: str | Path, timeout_s: float = 120) -> str:
+        """Runs a command in there."""
+        return run(*self.enter(*command), timeout_s=timeout_s)
+
+    def remove(self) -> None:
+        """Removes it."""
+        subprocess.run(["ip", "netns", "delete", self.name], check=False, capture_output=True)
+
+
+def connect(one: Namespace, one_address: str, other: Namespace, other_address: str) -> None:
+    """Lays a cable between two machines; addresses such as 10.77.1.1/24."""
+    ends = f"{one.name[-6:]}-{other.name[-6:]}"[:15], f"{other.name[-6:]}-{one.name[-6:]}"[:15]
+    run("ip", "link", "add", ends[0], "netns", one.name, "type", "veth", "peer", "name", ends[1], "netns", other.name)
+    for machine, end, address in ((one, ends[0], one_address), (other, ends[1], other_address)):
+        run("ip", "-n", machine.name, "address", "add", address, "dev", end)
+        run("ip", "-n", machine.name, "link", "set", end, "up")
+
+
+class Engine:
+    """A `dockerd` in a namespace. `hostname`: how its node is called in a swarm."""
+
+    def __init__(self, folder: Path, namespace: Namespace, hostname: str, options: Sequence[str] = ()) -> None:
+        self.namespace = namespace
+        self.hostname = hostname
+        self.socket = folder / "docker.sock"
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True)
+
+    def start(self) -> "Engine":
+        """Starts it, or starts it again with all that it had; returns when it answers."""
+        command = [
+            *("unshare", "--uts", "sh", "-c", f'hostname {self.hostname} && exec "$@"', "sh", "dockerd"),
+            *("--data-root", str(self._folder / "data"), "--exec-root", str(self._folder / "exec")),
+            *("--pidfile", str(self._folder / "pid"), "-H", f"unix://{self.socket}", *self._options),
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.namespace.enter(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(f"the engine of {self.hostname} to answer", self._answers, _READY_S)
+        return self
+
+    def docker(self, *command: str | Path, timeout_s: float = 120, stdin: bytes | None = None) -> str:
+        """Runs Docker's command line with this engine."""
+        return run("docker", "-H", f"unix://{self.socket}", *command, timeout_s=timeout_s, stdin=stdin)
+
+    def containers(self) -> list[str]:
+        """The containers that run."""
+        return self.docker("ps", "--format", "{{.Names}}").split()
+
+    def kill(self) -> None:
+        """Ends the engine and all its containers at once, as a loss of power would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(_STOP_S)
+        for number in _processes_below(str(self._folder)):
+            with contextlib.suppress(OSError):
+                os.kill(number, 9)
+        (self._folder / "pid").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Ends the engine in order, and its containers with it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_S)
+        self.kill()
+
+    def remove(self) -> None:
+        """Ends it and removes its folders."""
+        self.stop()
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in sorted((mount for mount in mounts if mount.startswith(f"{self._folder}/")), reverse=True):
+            subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def log(self) -> str:
+        """What the engine has said."""
+        return (self._folder / "log").read_text(errors="replace")
+
+    def _answers(self) -> bool:
+        assert self._process is None or self._process.poll() is None, f"dockerd has ended: {self.log()[-2000:]}"
+        done = subprocess.run(
+            ["docker", "-H", f"unix://{self.socket}", "version"], check=False, capture_output=True, timeout=20
+        )
+        return done.returncode == 0
+
+
+def init_swarm(manager: Engine, address: str) -> str:
+    """Makes the engine the manager of a swarm; returns the token by which others join it."""
+    manager.docker("swarm", "init", "--advertise-addr", address, "--listen-addr", f"{address}:2377")
+    return manager.docker("swarm", "join-token", "-q", "worker").strip()
+
+
+def import_python(engine: Engine) -> str:
+    """Gives the engine an image with this very Python and its standard library; returns its name."""
+    changes = ["--change", "ENV PATH=/usr/local/bin:/usr/bin:/bin", "--change", "ENV LD_LIBRARY_PATH=/usr/local/lib"]
+    engine.docker("import", *changes, "-", PYTHON_IMAGE, stdin=python_archive())
+    return PYTHON_IMAGE
+
+
+def python_archive(more: Mapping[str, Path] | None = None) -> bytes:
+    """A file system as a tar archive: Python in /usr/local, the libraries it needs; `more`: path -> folder or file."""
+    buffer = io.BytesIO()
+    base = Path(sys.base_prefix)
+    version = f"python{sysconfig.get_python_version()}"
+    library = base / "lib" / version
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        interpreter = (base / "bin" / version).resolve()
+        archive.add(interpreter, "usr/local/bin/python3")
+        _link(archive, "usr/local/bin/python", "python3")
+        archive.add(library, f"usr/local/lib/{version}", filter=_without_what_no_test_needs)
+        for path in _shared_libraries([interpreter, *library.glob("lib-dynload/*.so"), *_extensions(more or {})]):
+            archive.add(path.resolve(), str(path).lstrip("/"))
+        for path in base.glob("lib/libpython*.so.*"):
+            archive.add(path.resolve(), f"usr/local/lib/{path.name}")
+        for path, source in (more or {}).items():
+            archive.add(source, path.lstrip("/"), filter=_without_caches)
+        _file(archive, "etc/passwd", _PASSWD)
+        for folder in ("tmp", "app", "run/secrets", "root"):
+            member = tarfile.TarInfo(folder)
+            member.type, member.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
+            archive.addfile(member)
+    return buffer.getvalue()
+
+
+def _without_what_no_test_needs(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    parts = Path(member.name).parts
+    left_out = len(parts) > 4 and (parts[4] in _LEFT_OUT or parts[4].startswith("config-"))
+    return None if left_out else _without_caches(member)
+
+
+def _without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if "__pycache__" in member.name else member
+
+
+def _extensions(more: Mapping[str, Path]) -> list[Path]:
+    return [path for source in more.values() for path in source.rglob("*.so*") if path.is_file()]
+
+
+def _shared_libraries(binaries: Sequence[Path]) -> set[Path]:
+    """What the dynamic linker would load for these, by the paths under which it finds it, the linker included."""
+    found = set()
+    done = subprocess.run(["ldd", *map(str, binaries)], check=False, capture_output=True, text=True, timeout=120)
+    for line in done.stdout.splitlines():
+        path = next((word for word in line.split() if word.startswith("/") and not word.endswith(":")), None)
+        if path and Path(path).exists() and not path.startswith(str(Path(sys.base_prefix))):
+            found.add(Path(path))
+    return {path for path in found if not any(str(path).startswith(str(one.parent)) for one in binaries)}
+
+
+def _link(archive: tarfile.TarFile, name: str, target: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    archive.addfile(member)
+
+
+def _file(archive: tarfile.TarFile, name: str, text: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(text), 0o644
+    archive.addfile(member, io.BytesIO(text.encode()))
+
+
+def _processes_below(folder: str) -> Iterator[int]:
+    """The processes whose command line names the folder (containerd and its shims), and all that they started."""
+    children: dict[int, list[int]] = {}
+    roots = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+            if folder.encode() in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
+                roots.append(int(entry.name))
+    seen: set[int] = set()
+    while roots:
+        number = roots.pop()
+        if number not in seen:
+            seen.add(number)
+            roots += children.get(number, [])
+    yield from seen
+
+
+def settle_down(seconds: float) -> None:
+    """Lets time pass where the claim is that nothing happens in it."""
+    time.sleep(seconds)
