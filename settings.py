@@ -5,6 +5,7 @@ README.md has names, meanings and defaults. Secrets are `SecretStr`: they appear
 """
 
 import os
+import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -59,6 +60,14 @@ def _host(value: str) -> str:
 def _one_line(value: SecretStr) -> SecretStr:
     """A password as it was typed, spaces too, without the end of a line that was copied along."""
     return SecretStr(value.get_secret_value().strip("\r\n"))
+
+
+def _sha256(value: str) -> str:
+    """A certificate's SHA-256, with the colons and the label that openssl prints or without."""
+    digits = value.rpartition("=")[2].replace(":", "").strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise ValueError("must be the 64 hexadecimal digits of a certificate's SHA-256")
+    return digits
 
 
 def _long_secret(value: SecretStr) -> SecretStr:
@@ -135,6 +144,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
         "FAIRCOMPUTE_PASSWORD", "FAIRCOMPUTE_USER_PASSWORD"
     )
     faircompute_server_address: HttpUrl | None = None
+    faircompute_cert_sha256: Annotated[str, AfterValidator(_sha256)] | None = None
     inference_node: str | None = None
     tunnel_node: str | None = None
     tunnel_address: Host | None = None
@@ -231,6 +241,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
             "faircompute_email",
             "faircompute_password",
             "faircompute_server_address",
+            "faircompute_cert_sha256",
             "inference_node",
             "tunnel_node",
             "tunnel_address",
@@ -301,6 +312,10 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
             raise SettingsError(
                 f"Fair is configured by half: {', '.join(given)} given, {', '.join(missing)} missing. "
                 f"Set the missing ones, or unset all of them to draw on this machine alone.{hint}"
+            )
+        if self.faircompute_cert_sha256 and urlsplit(self.fair_address).scheme != "https":
+            raise SettingsError(
+                "FAIRCOMPUTE_CERT_SHA256 pins a certificate, but FAIRCOMPUTE_SERVER_ADDRESS is plain http: use https."
             )
 
 

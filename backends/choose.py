@@ -96,7 +96,12 @@ def _configured_chain(settings: Settings) -> FairChain:
     @functools.cache
     def connect() -> DeadlineFairClient:
         password = settings.faircompute_password.get_secret_value() if settings.faircompute_password else ""
-        return DeadlineFairClient(settings.fair_address, settings.faircompute_email or "", password)
+        return DeadlineFairClient(
+            settings.fair_address,
+            settings.faircompute_email or "",
+            password,
+            certificate_sha256=settings.faircompute_cert_sha256,
+        )
 
     return FairChain(
         _chain(

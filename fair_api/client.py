@@ -8,6 +8,7 @@ Source: the package's own client.py; its requests are written down nowhere else.
 """
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -46,7 +47,8 @@ class DeadlineFairClient:
     """A logged-in client of one Fair server; safe to use from several threads.
 
     `timeout_s`: deadline for each request, in seconds. `until`: where it is set, no request is waited for beyond that
-    moment (`time.monotonic`), but a second at least. `send`: how one request is sent. Everything raises `FairError`.
+    moment (`time.monotonic`), but a second at least. `certificate_sha256`: of the one certificate to trust; None: what
+    the authorities vouch for. `send`: how one request is sent. Everything raises `FairError`.
     """
 
     def __init__(
@@ -56,11 +58,12 @@ class DeadlineFairClient:
         user_password: str,
         *,
         timeout_s: float = 10.0,
+        certificate_sha256: str | None = None,
         send: Callable[..., requests.Response] = transport.send,
     ) -> None:
         self._address = server_address
         self._timeout_s = timeout_s
-        self._send_once = send
+        self._send_once = functools.partial(send, certificate_sha256=certificate_sha256) if certificate_sha256 else send
         self.until: float | None = None
         self._account = {"email": user_email, "password": user_password}
         self._login_lock = threading.Lock()

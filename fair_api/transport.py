@@ -1,24 +1,46 @@
 """One request to a Fair server: with a deadline, to that server and no other, every trouble a typed error.
 
 The environment may name a proxy and authorities (a private one has no other way in), but nothing else changes what is
-sent: no ~/.netrc, no redirect.
+sent: no ~/.netrc, no redirect. Where the server's certificate is pinned, the environment changes nothing at all.
+
+Source of the pinning: urllib3's `assert_fingerprint`, which works only with verification off.
 """
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from errors import FairError
 from network.addresses import is_loopback
 from network.http_errors import HTTP_FAULTS, explain
 
+_OTHER_CERTIFICATE = (
+    "FAIRCOMPUTE_CERT_SHA256 pins another certificate. Where fair_server got a new one, set it to what "
+    "`openssl x509 -in CERT -noout -fingerprint -sha256` prints there; where it did not, somebody is on the way."
+)
 _NO_PROXIES = {"http": None, "https": None, "all": None}  # a proxy of the environment does not lead to this machine
 
 
-def send(method: str, url: str, *, tried: str, timeout_s: float, **kwargs: Any) -> requests.Response:
+class _PinnedAdapter(HTTPAdapter):
+    def __init__(self, certificate_sha256: str) -> None:
+        self._pin = certificate_sha256
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, assert_fingerprint=self._pin, **kwargs)
+
+
+def send(
+    method: str, url: str, *, tried: str, timeout_s: float, certificate_sha256: str | None = None, **kwargs: Any
+) -> requests.Response:
     """The answer, whatever its status; `timeout_s`: how long it, and each part of it, may take to come.
+
+    `certificate_sha256`: of the one certificate to trust, in place of the authorities.
 
     Raises: FairError that says what was `tried`, when none comes.
     """
@@ -26,25 +48,38 @@ def send(method: str, url: str, *, tried: str, timeout_s: float, **kwargs: Any) 
         kwargs["proxies"] = _NO_PROXIES
     since = time.monotonic()
     try:
-        return requests.request(
-            method,
-            url,
-            timeout=(min(5.0, timeout_s), timeout_s),
-            auth=_as_it_is,
-            allow_redirects=False,
-            **kwargs,
-        )
+        with _session(certificate_sha256) as session:
+            return session.request(
+                method,
+                url,
+                timeout=(min(5.0, timeout_s), timeout_s),
+                auth=_as_it_is,
+                allow_redirects=False,
+                **kwargs,
+            )
     except HTTP_FAULTS as error:
         trouble = explain(error, url, time.monotonic() - since)
         came_back = f"nothing came back within {timeout_s:g} s" if trouble.timed_out else trouble.came_back
         raise FairError(
             tried=tried,
             came_back=f"{came_back} ({trouble.reason})",
-            next_step="Check FAIRCOMPUTE_SERVER_ADDRESS, and that the Fair server runs and can be reached "
+            next_step=_OTHER_CERTIFICATE
+            if certificate_sha256 and trouble.how == "untrusted"
+            else "Check FAIRCOMPUTE_SERVER_ADDRESS, and that the Fair server runs and can be reached "
             "from here (a Space reaches ports 80, 443 and 8080 only).",
             lasting=trouble.lasting,
             unsent=trouble.unsent,
         ) from error
+
+
+@contextlib.contextmanager
+def _session(certificate_sha256: str | None) -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        if certificate_sha256:
+            session.trust_env = False  # else a REQUESTS_CA_BUNDLE turns verification on again, and the pin off
+            session.verify = False
+            session.mount("https://", _PinnedAdapter(certificate_sha256))
+        yield session
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -19,6 +19,7 @@ from fair_server.swarm_specs import (
     PROGRAM_LABEL,
     ended_mode,
     endpoint_spec,
+    is_ended,
     secret_name,
     service_labels,
     service_mode,
@@ -29,6 +30,7 @@ from fair_server.swarm_specs import (
 RECORD_LABEL = "fair.ended"
 _TIMEOUT_S = 20
 _THREADS = 16
+_TRIES = 5
 _T = TypeVar("_T")
 
 
@@ -115,6 +117,8 @@ class SwarmApi:
         def end() -> None:
             service = self._docker.inspect_service(service_id)
             spec = service["Spec"]
+            if is_ended(spec):
+                return
             template = {**spec["TaskTemplate"], "ForceUpdate": spec["TaskTemplate"].get("ForceUpdate", 0) + 1}
             self._docker.update_service(
                 service_id,
@@ -125,7 +129,14 @@ class SwarmApi:
                 mode=ended_mode(),
             )
 
-        await self._ask_for("end a service", end)
+        for _ in range(_TRIES):
+            try:
+                await self._ask_for("end a service", end)
+            except SwarmError as exc:
+                if "out of sequence" not in str(exc):  # somebody else ended it at the same moment
+                    raise
+            else:
+                return
 
     async def remove_service(self, service_id: str) -> None:
         """Removes a service; one that is gone is as good."""

@@ -20,7 +20,7 @@ from fair_server.swarm_faults import start_failure
 from fair_server.swarm_logs import STDOUT_KIND, service_logs
 from fair_server.swarm_program import EXIT_TERMINATED, SwarmProgram
 from fair_server.swarm_records import RECORDS_AT_MOST, read_record, record_labels, record_name, write_record
-from fair_server.swarm_specs import PROGRAM_LABEL, has_gpu, own_labels, secret_of
+from fair_server.swarm_specs import PROGRAM_LABEL, endpoint_spec, has_gpu, is_ended, own_labels, secret_of
 from fair_server.swarm_view import SwarmView
 
 _TASK_S = 15.0  # until the manager has made a task of a service
@@ -103,6 +103,7 @@ class SwarmExecutor:
             )
         if bucket.existing_file(STDIN).size_bytes:
             raise CannotStart("A program on a swarm gets no standard input. Give it a file instead.")
+        endpoint_spec(spec)  # raises here, before there is anything of it
         contents = [secret_of(file) for file in spec.files]
         try:
             secrets = [
@@ -152,8 +153,7 @@ class SwarmExecutor:
         if task is not None and task.is_over and task.has_run:
             stdout, stderr = await self._output(service["ID"])
             return Survivor(program_id, labels, task.created_at, Ended(task.end_code, task.at), stdout, stderr)
-        told_to_end = (service["Spec"]["Mode"].get("ReplicatedJob") or {}).get("TotalCompletions") == 0
-        if told_to_end and (task is None or task.is_over):
+        if is_ended(service["Spec"]) and (task is None or task.is_over):
             return Survivor(program_id, labels, None, Ended(EXIT_TERMINATED, datetime.now(UTC)))
         began = task is not None and task.state == "running"
         return Survivor(program_id, labels, task.at if task is not None and began else None)

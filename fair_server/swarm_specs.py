@@ -127,10 +127,21 @@ def ended_mode() -> Any:
     return {"ReplicatedJob": {"MaxConcurrent": 0, "TotalCompletions": 0}}
 
 
+def is_ended(service_spec: Mapping[str, Any]) -> bool:
+    """Whether a service was told to end."""
+    return (service_spec["Mode"].get("ReplicatedJob") or {}).get("TotalCompletions") == 0
+
+
 def endpoint_spec(spec: ProgramSpec) -> Any:
-    """The published ports, on the node itself; None without any. A container of the host's network needs none."""
+    """The published ports, on the node itself; None without any. A container of the host's network needs none.
+
+    Raises: CannotStart where a container's port is published twice: of those a swarm's node opens one alone.
+    """
     if spec.network == "host" or not spec.ports:
         return None
+    inside = [port.container for port in spec.ports]
+    if len(set(inside)) < len(inside):
+        raise CannotStart("A swarm publishes a container's port once. Ask for one host port for each.")
     return EndpointSpec(ports={port.host: (port.container, "tcp", "host") for port in spec.ports})
 
 

@@ -25,7 +25,12 @@ def look_at_fair(console: Console, settings: Settings, *, from_space: bool) -> N
         return
     password = settings.faircompute_password.get_secret_value() if settings.faircompute_password else ""
     try:
-        fair = DeadlineFairClient(settings.fair_address, settings.faircompute_email or "", password)
+        fair = DeadlineFairClient(
+            settings.fair_address,
+            settings.faircompute_email or "",
+            password,
+            certificate_sha256=settings.faircompute_cert_sha256,
+        )
         console.ok("fair", f"{settings.fair_address} takes the login")
         console.check = "nodes"
         names = [settings.inference_node, settings.tunnel_node if settings.tunnel == "rathole" else None]
