@@ -49,12 +49,15 @@ class Program:
         self.ended.set()
 
     def status(self, node_is_ready: bool) -> ProgramStatus:
-        """Returns how far the commands are; a detached program's are done once its container runs."""
+        """Returns how far the commands are; a detached program's are done once its container runs.
+
+        Until then that one is queued: the clients tell their caller of the first status that is another.
+        """
         if self.ended_at is not None or (self.started_at is not None and not self.request.waits):
             return ProgramStatus.COMPLETED
         if not node_is_ready:
             return ProgramStatus.NOT_RESPONDING
-        if self.starting or self.started_at is not None:
+        if self.started_at is not None or (self.starting and self.request.waits):
             return ProgramStatus.PROCESSING
         return ProgramStatus.QUEUED
 
