@@ -4,12 +4,12 @@
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input
 OLD_CLIENT := .cache/faircompute-0.20.1
-BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benchmarks/lines.py,$(wildcard benchmarks/*.py)))
 
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run worker test check space-check bench clean demo-sheet demo-train install rathole chromium $(BENCHMARKS)
+.PHONY: help run worker test check space-check lines bench clean demo-sheet demo-train install rathole chromium $(BENCHMARKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
@@ -35,6 +35,9 @@ check: .venv/installed-test ## format, lint, types and the quick tests, within a
 
 space-check: .venv/installed-run ## find what a Hugging Face Space would refuse: pins, files, the card in README.md
 	@$(PYTHON) -m tools.space_check
+
+lines: .venv/installed-test ## try a worker's line, good and bad, with cuts and kills, as root: REQUESTS=200 SEED=1
+	@exec $(PYTHON) -m benchmarks.lines --requests $(or $(REQUESTS),200) --seed $(or $(SEED),1)
 
 bench: $(BENCHMARKS) ## run every benchmark; each prints a table
 

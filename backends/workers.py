@@ -211,8 +211,8 @@ class Workers:
         One whose line broke while it drew this goes first: it has the picture, or a part of it.
         Raises: what EndpointClient.infer raises; WorkerLostError when the line breaks.
         """
+        self._wait_for_its_worker(job_id, tell, cancelled)
         with self._changed:
-            self._wait_for_its_worker(job_id, tell, cancelled)
             able = [(worker, self._clients[worker]) for worker in self._by_room(request)]
             if lost := self._lost.get(job_id):
                 able.sort(key=lambda one: one[0].instance != lost.instance)
@@ -250,19 +250,33 @@ class Workers:
         return as_sketch(self._fallback.draw(request, job_id=job_id, tell=tell, cancelled=cancelled), absence)
 
     def _wait_for_its_worker(self, job_id: str, tell: Tell, cancelled: Cancelled) -> None:
-        """While the worker that this was lost with may be drawing it, no other one does. Raises: JobCancelledError."""
-        while lost := self._lost.get(job_id):
-            there = any(worker.instance == lost.instance and not worker.is_going for worker in self._clients)
-            over = lost.asked_again or any(lost.is_over(worker) for worker in self._clients)
-            remaining_s = lost.held_until_s - time.monotonic()
-            if there and not lost.asked_again:
-                tell(Waking(BACK))
-            if there or over or remaining_s <= 0:
+        """While the worker that this was lost with may be drawing it, no other one does. Raises: JobCancelledError.
+
+        What is told is told without the lock: whoever hears it may ask for the status.
+        """
+        while True:
+            with self._changed:
+                stage, remaining_s = self._held(job_id)
+            if stage:
+                tell(Waking(stage))
+            if remaining_s <= 0:
                 return
             if cancelled():
                 raise JobCancelledError()
-            tell(Waking(AWAY_FOR_A_MOMENT))
-            self._changed.wait(min(0.25, remaining_s))
+            with self._changed:
+                self._changed.wait(min(0.1, remaining_s))
+
+    def _held(self, job_id: str) -> tuple[str, float]:
+        """What to tell of a drawing that was lost with its worker, and how many seconds no other one may draw it."""
+        lost = self._lost.get(job_id)
+        if lost is None or lost.asked_again:
+            return "", 0.0
+        if any(worker.instance == lost.instance and not worker.is_going for worker in self._clients):
+            return BACK, 0.0
+        if any(lost.is_over(worker) for worker in self._clients):
+            return "", 0.0
+        remaining_s = lost.held_until_s - time.monotonic()
+        return AWAY_FOR_A_MOMENT if remaining_s > 0 else "", remaining_s
 
     def _note_lost(
         self, job_id: str, worker: WorkerConnection, error: EndpointUnreachableError | None = None

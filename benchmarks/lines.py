@@ -6,7 +6,6 @@ REQUESTS=1000 SEED=1`. It needs root. Exit status 1: a picture was lost, or draw
 
 import argparse
 import datetime
-import ipaddress
 import itertools
 import os
 import signal
@@ -17,11 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from benchmarks._certificate import certify
 from benchmarks._line_run import LineRun, Tally
 from benchmarks._link import Quality
 from benchmarks._machine import RESULTS
@@ -67,7 +62,7 @@ def main() -> int:
 def _run(lines: list[Quality], requests: int, seed: int, frozen_s: float, folder: Path) -> list[Tally]:
     tls = folder / "tls"
     tls.mkdir(parents=True, exist_ok=True)
-    _certify(tls)
+    certify(tls, [SPACE_ADDRESS])
     shares = [requests // len(lines) + (number < requests % len(lines)) for number in range(len(lines))]
 
     runs: list[LineRun] = []
@@ -82,25 +77,6 @@ def _run(lines: list[Quality], requests: int, seed: int, frozen_s: float, folder
     finally:
         for run in runs:
             run.close()
-
-
-def _certify(folder: Path) -> None:
-    """A certificate for the Space's address that is its own authority, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "space")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(SPACE_ADDRESS))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(private)
 
 
 def _table(

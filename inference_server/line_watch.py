@@ -9,8 +9,24 @@ import struct
 import time
 
 STALLED_MIN_S, STALLED_ROUND_TRIPS = 0.8, 3.0
-_ACKNOWLEDGED, _UNACKNOWLEDGED, _ROUND_TRIP = ("=Q", 120), ("=I", 24), ("=I", 68)  # linux/tcp.h, struct tcp_info
-_TCP_INFO_BYTES = 128
+# Where linux/tcp.h's struct tcp_info holds them.
+_ACKNOWLEDGED, _UNACKNOWLEDGED, _ROUND_TRIP, _UNSENT = ("=Q", 120), ("=I", 24), ("=I", 68), ("=I", 144)
+_TCP_INFO_BYTES = 168
+
+
+def _tcp_info(connection: socket.socket | None) -> bytes:
+    """Empty where there is none: on Linux alone."""
+    if connection is not None and hasattr(socket, "TCP_INFO"):
+        with contextlib.suppress(OSError):
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            return info if len(info) == _TCP_INFO_BYTES else b""
+    return b""
+
+
+def unsent_bytes(connection: socket.socket | None) -> int | None:
+    """What the kernel has taken and not yet sent for the first time; None where it does not tell."""
+    info = _tcp_info(connection)
+    return struct.unpack_from(_UNSENT[0], info, _UNSENT[1])[0] if info else None
 
 
 class LineWatch:
@@ -42,11 +58,8 @@ class LineWatch:
 
     def _is_stalled(self) -> bool:
         """On Linux alone: elsewhere the other end's silence has to do."""
-        info = b""
-        if self._connection is not None and hasattr(socket, "TCP_INFO"):
-            with contextlib.suppress(OSError):
-                info = self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        if len(info) < _TCP_INFO_BYTES:
+        info = _tcp_info(self._connection)
+        if not info:
             return False
         acknowledged, unacknowledged, round_trip_us = (
             struct.unpack_from(form, info, offset)[0] for form, offset in (_ACKNOWLEDGED, _UNACKNOWLEDGED, _ROUND_TRIP)

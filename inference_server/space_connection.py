@@ -31,6 +31,8 @@ from starlette.types import ASGIApp, Message, Scope
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from inference_server.line_watch import unsent_bytes
+
 log = logging.getLogger("inference_server.connect")
 
 PROTOCOL = 1
@@ -39,7 +41,8 @@ BEAT_S = 2.5
 LEASE_S = 10.0
 PIECE_BYTES = 16 * 1024  # a beat goes between two pieces: half a second at 0.25 Mbit/s
 FINISH_S = 30.0  # for what is being drawn when this process is told to end
-_SEND_BUFFER_BYTES = 64 * 1024  # what the kernel holds delays every beat behind it
+_UNSENT_BYTES = 48 * 1024  # what the kernel holds back delays every beat behind it
+_LOOK_S = 0.004
 _LONG_LINE_BYTES = 64 * 1024  # one that holds a picture: taken apart on another thread, the beats go on meanwhile
 _TCP_RTO_MAX_MS = 44  # Linux 6.15 and newer, see linux/tcp.h
 _RTO_MAX_MS = 1500  # after an outage what was lost is sent again within this time, not within two minutes
@@ -75,6 +78,7 @@ class SpaceConnection:
         """`instance`: of this process; `keep`: is told how long a request goes on whose Space is gone."""
         self._line, self._app, self._health, self._keep = line, app, health, keep
         self._name, self._instance = name, instance
+        self._connection: socket.socket | None = line.transport.get_extra_info("socket")
         self._heard_s = time.monotonic()
         self._requests: dict[int, _Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,7 +91,7 @@ class SpaceConnection:
 
     async def run(self, ending: asyncio.Event) -> None:
         """Returns when the line is broken, or when `ending` was set and what was being drawn is done."""
-        _prepare(self._line.transport.get_extra_info("socket"))
+        _prepare(self._connection)
         beating = asyncio.create_task(self._beat())
         leaving = asyncio.create_task(self._leave(ending))
         try:
@@ -228,6 +232,8 @@ class SpaceConnection:
         for number, file in enumerate(files):
             head = struct.pack(">II", request_id, number)
             for start in range(0, len(file), PIECE_BYTES):
+                while (unsent_bytes(self._connection) or 0) > _UNSENT_BYTES:  # noqa: ASYNC110  no event tells
+                    await asyncio.sleep(_LOOK_S)
                 await self._line.send(head + file[start : start + PIECE_BYTES])
         await self._send(type="line", id=request_id, line=content, pictures=len(files))
 
@@ -235,10 +241,13 @@ class SpaceConnection:
         await self._line.send(json.dumps(message))
 
 
-def _prepare(connection: socket.socket) -> None:
-    """What is sent waits in this program, not in the kernel; and what an outage swallowed is soon sent again."""
+def _prepare(connection: socket.socket | None) -> None:
+    """What an outage swallowed is soon sent again; where the kernel tells not how much it holds, it holds little."""
+    if connection is None:
+        return
     with contextlib.suppress(OSError):  # a line that is no more already, or an older kernel
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        if unsent_bytes(connection) is None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT_BYTES)
         connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
 
 

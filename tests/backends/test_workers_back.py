@@ -1,6 +1,9 @@
 """A worker whose line breaks comes back: who draws meanwhile, and that nothing is drawn twice or for nobody."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -8,8 +11,9 @@ from backends import lost_drawings
 from backends import workers as workers_module
 from backends.workers import AWAY_FOR_A_MOMENT, BACK, Workers
 from drawing.events import Waking
+from drawing.models import GenerationRequest
 from endpoint import worker_connection
-from errors import AwayError, DrawingError, JobCancelledError
+from errors import AwayError, DrawingError, JobCancelledError, WorkerLostError
 from inference_server import connect as worker_side
 from inference_server import space_connection
 from inference_server.idempotency import REJOIN_S
@@ -96,6 +100,36 @@ def test_the_visitor_reads_that_the_worker_is_back() -> None:
         raw.answer(request["id"], 1)
         assert drawing.result().encoded == png(1)
         raw.close()
+
+
+def test_who_is_told_of_a_lost_worker_may_ask_for_the_status() -> None:
+    """Nothing is told under the pool's lock: the line of visitors asks how much room there is when it hears of it."""
+    told: list[str] = []
+
+    def tell(event: object) -> None:
+        asking = threading.Thread(target=space.workers.status, daemon=True)
+        asking.start()
+        asking.join(DEADLINE_S / 3)
+        told.append("status" if not asking.is_alive() else "no answer")
+
+    with space_side(new_workers()) as space:
+        raw = RawWorker(space.port, instance="one")
+        wait_until("the worker", lambda: not space.workers.status().away)
+        draw = partial(space.workers.draw, GenerationRequest("a red apple", seed=1), job_id="job", tell=tell)
+        for outcome in (WorkerLostError, None):
+            drawing = ThreadPoolExecutor(1).submit(draw, cancelled=lambda: False)
+            request = raw.take()
+            if outcome is None:
+                raw.answer(request["id"], 1)
+                assert drawing.result(DEADLINE_S).encoded == png(1)
+            else:
+                raw.close()
+                with pytest.raises(outcome):
+                    drawing.result(DEADLINE_S)
+                raw = RawWorker(space.port, instance="one")
+                wait_until("it to be back", lambda: space.workers._best() is not None)
+        raw.close()
+    assert told == ["status"]
 
 
 def test_no_other_worker_draws_what_one_may_still_be_drawing() -> None:
