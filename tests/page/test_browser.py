@@ -2,55 +2,21 @@
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from errors import BusyError, EndpointUnreachableError
 from page import text as page_text
 from tests.support.page_service import StandInService, picture, serve
 from tests.support.processes import REPOSITORY, wait_until
-from tests.support.visits import Visit, wait_until_ready
+from tests.support.visits import PHONE, TOUCH, Visit, wait_until_ready
 
 pytestmark = pytest.mark.slow
-
-PHONE = {"width": 390, "height": 844}
-TOUCH: dict[str, object] = {"has_touch": True, "is_mobile": True}
-
-
-@pytest.fixture(scope="module")
-def _served() -> Iterator[tuple[StandInService, str]]:
-    service = StandInService(tunnel=False)
-    page, url = serve(service)
-    yield service, url
-    page.close(verbose=False)
-
-
-@pytest.fixture
-def open_page(browser: Browser, _served: tuple[StandInService, str]) -> Iterator[Callable[..., Visit]]:
-    """Opens the page, in a browser profile of its own unless one is given; all gates are open again afterwards."""
-    service, url = _served
-    contexts: list[BrowserContext] = []
-
-    def visit(context: BrowserContext | None = None, **options: object) -> Visit:
-        if context is None:
-            context = browser.new_context(**{"viewport": PHONE, **options})  # type: ignore[arg-type]
-            contexts.append(context)
-        page = context.new_page()
-        page.goto(url)
-        wait_until_ready(page)
-        return Visit(page, service)
-
-    yield visit
-    service.fail_with = service.refuse_with = service.words_read = None
-    for gate in ("waking", "queued", "drawing", "done"):
-        service.let(gate)
-    for context in contexts:
-        context.close()
 
 
 def _expect_on_first_screen(page: Page, *selectors: str) -> None:

@@ -7,6 +7,9 @@ from playwright.sync_api import Page, expect
 
 from tests.support.page_service import StandInService
 
+PHONE = {"width": 390, "height": 844}
+TOUCH: dict[str, object] = {"has_touch": True, "is_mobile": True}
+
 
 @dataclass(frozen=True)
 class Visit:
