@@ -7,7 +7,8 @@ const UNCHANGED = { __type__: "update" };
 
 // They are read once, before anything on the page changes.
 const kept = recall("sessionStorage", KEPT);
-const isFreshAddress = location.search.length > 1 && recall("sessionStorage", USED_ADDRESS) !== location.search;
+const isFreshAddress = /[?&](prompt|negative_prompt|seed|steps|guidance|width|height)=/.test(location.search)
+  && recall("sessionStorage", USED_ADDRESS) !== location.search;
 
 let current = null; // what stands in the fields, by name
 const named = (values) => Object.fromEntries(FIELDS.map((name, at) => [name, values[at]]));
@@ -82,17 +83,9 @@ const settingsOf = (picture, isOther = false) => ({
   size: picture.size ?? "",
 });
 
-// An error that names its field is tied to it, until the field is changed or the sentence goes.
+// An error that names its parameter is tied to that field, until the field is changed or the sentence goes.
 const FIELD_OF = { prompt: "#prompt", negative_prompt: "#negative-prompt", seed: "#seed", num_inference_steps: "#steps",
   guidance_scale: "#guidance", size: "#size-list", width: "#size-list", height: "#size-list" };
-const tieError = () => {
-  const place = FIELD_OF[find("#status .error[data-parameter]")?.dataset.parameter];
-  const wrong = place && find(`${place} :is(textarea, input)`);
-  for (const tied of document.querySelectorAll("#page [aria-invalid=true]")) if (tied !== wrong) untie(tied);
-  if (!wrong || wrong.dataset.mended) return;
-  wrong.setAttribute("aria-invalid", "true");
-  wrong.setAttribute("aria-describedby", "status");
-};
 const untie = (field) => {
   field.removeAttribute("aria-invalid");
   field.removeAttribute("aria-describedby");
@@ -102,6 +95,9 @@ onChange(() => {
   const error = find("#status .error[data-parameter]");
   if (error === tiedTo) return;
   tiedTo = error;
-  tieError();
+  document.querySelectorAll("#page [aria-invalid=true]").forEach(untie);
+  const field = error && find(`${FIELD_OF[error.dataset.parameter]} :is(textarea, input)`);
+  field?.setAttribute("aria-invalid", "true");
+  field?.setAttribute("aria-describedby", "status");
 });
 document.addEventListener("input", ({ target }) => untie(target));

@@ -5,16 +5,23 @@ const showCaption = () => {
   if (!place) return;
   find("#page").classList.toggle("has-picture", Boolean(shown));
   if (!shown) return place.replaceChildren(make("span", {}, tell("caption_empty")));
-  const { prompt, width, height, seed, steps, model, seconds, machine } = shown;
+  const { prompt, width, height, seed, steps, model, seconds, machine, receipt } = shown;
   const parts = [
     width && `${width} × ${height}`,
     seed != null && tell("caption_seed", { seed }),
     steps && tell("caption_steps", { steps }),
-    model,
+    model?.split("/").at(-1),
     seconds && tell("caption_seconds", { seconds: seconds.toLocaleString(language, { maximumFractionDigits: 1 }) }),
     machine && tell("caption_machine", { machine }),
   ];
   place.replaceChildren(make("q", { dir: "auto" }, prompt ?? ""), make("span", {}, parts.filter(Boolean).join(" · ")));
+  if (receipt && Object.keys(receipt).length) place.append(receiptOf(receipt));
+};
+
+// On demand, where the time went and what drew it.
+const receiptOf = (receipt) => {
+  const lines = Object.entries(receipt).flatMap(([label, value]) => [make("dt", {}, label), make("dd", {}, value)]);
+  return make("details", {}, make("summary", {}, tell("receipt")), make("dl", {}, ...lines));
 };
 
 const ACTIONS = {
