@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _PORT_TAKEN = re.compile(
     r"port is already allocated|\baddress (is )?already in use|\bport\b.{0,40}\b(in use|taken)\b", re.IGNORECASE
 )
+WAKING = "Waking the machine that draws"
 _STUMBLES_AT_MOST = 2  # over each service, in one start
 _POLL_S = 0.1
 
@@ -78,7 +79,7 @@ class FairDeployment:
         """
         if not roles:
             return
-        self._start.tell("Starting " + " and ".join(sorted({role.words for role in roles}, reverse=True)))
+        self._start.tell(WAKING if Role.INFERENCE in roles else "Opening the way to the machine that draws")
         log.info("starting %s", ", ".join(roles))
         with ThreadPoolExecutor(len(roles)) as pool:
             launches = [pool.submit(self._launch, role, listed) for role in roles]

@@ -23,7 +23,7 @@ class FixedEndpoint(EndpointBackend):
         self._refused_s = refused_s
 
     def _get_ready(self, tell: TellStage) -> None:
-        tell("Reaching the picture server")
+        tell("Reaching the machine that draws")
         begin = time.monotonic()
         while True:
             try:

@@ -78,7 +78,7 @@ class ListedFair:
         """Ends a service that seems frozen, and starts it again."""
         found = self._start.ask_once(self._survey)
         if found:
-            self._start.tell(f"No answer from {role.words}: starting it again")
+            self._start.tell("No answer from the machine that draws: waking it again")
             self._stop_adopted(found, role)
             self._deployment.start([role], listed=True)
 

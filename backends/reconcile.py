@@ -38,7 +38,7 @@ class Reconciler:
     def _run(self, fair: ListedFair | UnlistedFair) -> Health:
         answer = self._probe.ask()
         if not self._is_ours(answer) or answer.broken:
-            self._start.tell("Looking at what is already running")
+            self._start.tell("Looking for the machine that draws")
             refuse_away(self._deployment.services.values())
             fair.start_missing(answer)
         health = self._wait_until_healthy(fair)

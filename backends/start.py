@@ -151,6 +151,6 @@ class Start:
             if (only_unsent and not faults.last.unsent) or self.left_s <= 0:
                 raise faults.last
             if self._clock() - began_at > _TOLD_AFTER_S:
-                self._tell("Fair does not answer just now: asking again")
+                self._tell("What wakes the machine that draws does not answer just now: asking again")
                 told = True
             self._sleep(min(_PAUSE_S, max(0.0, self.left_s)))

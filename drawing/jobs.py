@@ -5,6 +5,7 @@ expiry does. The work runs in a thread of the job's own; followers hold none.
 """
 
 import asyncio
+import hmac
 import logging
 import secrets
 import threading
@@ -127,6 +128,10 @@ class Job:
         self.cancel_requested.set()
         self.tell(Cancelled())
         self.on_cancel()
+
+    def may_cancel(self, token: object) -> bool:
+        """Whether this is the job's cancel token."""
+        return isinstance(token, str) and hmac.compare_digest(token.encode(), self.cancel_token.encode())
 
     def result(self, timeout_s: float) -> GeneratedImage:
         """The picture, once it is there.

@@ -133,6 +133,11 @@ def _text(name: str, value: Any, max_chars: int) -> str:
     return text
 
 
+def _described(description: str) -> dict[str, str]:
+    """What a program that calls the page's API is told of a parameter."""
+    return {"description": description}
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """One picture to draw: its parameters under diffusers' names. None means: the server's own default.
@@ -141,13 +146,22 @@ class GenerationRequest:
     fields as they are. `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards.
     """
 
-    prompt: str
-    negative_prompt: str = ""
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    seed: int | None = None
+    prompt: str = field(metadata=_described("What to draw, in words."))
+    negative_prompt: str = field(default="", metadata=_described("What should not be in the picture."))
+    height: int | None = field(default=None, metadata=_described("Height in pixels; null: the model's own."))
+    width: int | None = field(default=None, metadata=_described("Width in pixels; null: the model's own."))
+    num_inference_steps: int | None = field(
+        default=None, metadata=_described("Denoising steps: more take longer; null: the model's own number.")
+    )
+    guidance_scale: float | None = field(
+        default=None, metadata=_described("How closely the picture follows the prompt; null: the model's own value.")
+    )
+    seed: int | None = field(
+        default=None,
+        metadata=_described(
+            "Where the randomness begins, 0 to 4294967295: the same again; null or -1: another each time."
+        ),
+    )
 
     @classmethod
     def checked(cls, limits: Limits, *values: Any, **named: Any) -> "GenerationRequest":

@@ -217,7 +217,7 @@ def _preview(text: Any) -> bytes | None:
 
 
 def _sentence(stage: Any) -> str:
-    text = str(stage or "waking the picture server")[:200]
+    text = str(stage or "waking the machine that draws")[:200]
     return text[:1].upper() + text[1:]
 
 

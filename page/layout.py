@@ -7,11 +7,12 @@ import gradio as gr
 from drawing.models import SEED_MAX
 from page import frame
 from page import text as page_text
+from page.api import Api, add_endpoints
 from page.handlers import Handlers
 from page.ideas import ideas_html
 from page.options import limited, number_field, shapes, sizes
 from page.script import words
-from page.serve import API_NAME, Page
+from page.serve import Page
 from text_to_image import TextToImage
 
 _CACHE_CHECK_AND_AGE_S = (600, 3600)
@@ -149,7 +150,7 @@ def create_page(service: TextToImage) -> gr.Blocks:
         drawn.then(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
         # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
         seed_number.input(None, None, randomize_box, js="() => false")
-        cancel_button.click(handlers.cancel, job_id, None, queue=False, **_RAW, **_PRIVATE)
+        cancel_button.click(handlers.cancel, job_id, None, api_name="cancel_drawing", queue=False, **_RAW, **_PRIVATE)
         # The rest of the events ask the page's scripts alone, see script/ for each.
         kept = list(fields.values())
         gr.on([result_image.change, record.change], None, [result_image, record], None, js="keepPicture", **_PRIVATE)
@@ -173,5 +174,5 @@ def create_page(service: TextToImage) -> gr.Blocks:
         page.load(None, None, tell_box, js="tellWanted", **_PRIVATE)
         page.load(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
-        gr.api(handlers.text_to_image, api_name=API_NAME, concurrency_limit=None)
+        add_endpoints(Api(service, result_image.GRADIO_CACHE), status.limits)
     return page

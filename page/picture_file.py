@@ -1,5 +1,6 @@
 """A finished picture as the file that a browser gets, a PNG with its metadata; and the small previews before it."""
 
+import asyncio
 import base64
 import io
 import re
@@ -8,7 +9,10 @@ from gradio.data_classes import FileData
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import PngImagePlugin
 
+from drawing.events import Picture
+from drawing.jobs import Job
 from drawing.models import GeneratedImage, GenerationRequest
+from page.faults import as_space_error
 
 # A file's first bytes tell what it is; a browser takes these three.
 _PREVIEW_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
@@ -20,6 +24,17 @@ def save_picture(generated: GeneratedImage, request: GenerationRequest, folder: 
     name = file_name(request.prompt, generated.seed)
     path = save_bytes_to_cache(png_bytes(generated, request), name, folder)
     return FileData(path=path, orig_name=name, mime_type="image/png")
+
+
+async def saved(picture: Picture, job: Job, folder: str) -> FileData:
+    """The picture that a job ended with, as a file that the browser may fetch.
+
+    Raises: ServiceError when it cannot be written, on a full disk for instance.
+    """
+    try:
+        return await asyncio.to_thread(save_picture, picture.generated, job.request, folder)
+    except Exception as error:
+        raise as_space_error(error, "keep the picture as a file") from error
 
 
 def file_name(prompt: str, seed: int | None) -> str:

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 
 from page.script import script_html
 
-API_NAME = "text_to_image"
+API_NAMES = ("text_to_image", "submit", "result", "cancel")
 # Gradio gives each running event one of `max_threads` places, also an async one that holds no thread. With its default
 # of 40, the visitor who comes after forty waiting ones would see nothing at all.
 PLACES = 2000
@@ -25,13 +25,13 @@ _HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
-    """Blocks with three changes: a caller may give the public endpoint its first values only, over plain HTTP too; an
+    """Blocks with three changes: a caller may give a public endpoint its first values only, over plain HTTP too; an
     output that is skipped costs nothing; and the browser gets every update of an event whole, and once.
     """
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Takes the parameters' defaults for the values that a caller left out."""
-        if block_fn.api_name == API_NAME:
+        if block_fn.api_name in API_NAMES:
             inputs = [*inputs, *(block.value for block in block_fn.inputs[len(inputs) :])]
         values: list[Any] = await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         return values

@@ -3,7 +3,8 @@
 A name that ends with `html` gives HTML, in which all that comes from outside is escaped.
 """
 
-from html import escape
+import re
+from html import escape, unescape
 
 from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
 from drawing.models import GeneratedImage
@@ -62,16 +63,22 @@ _AGAIN_OR_MAINTAINER = "Please try again in a few minutes. If it stays like this
 _MAINTAINER = "Trying again does not help: the maintainer has to mend this."
 
 # What went wrong and what a visitor can do about it. The page shows the first that fits, and the maintainer's details
-# below it. "The picture server" is a GPU at home or, in the demo, this machine itself.
+# below it. "The machine that draws" is a GPU at home or, in the demo, this machine itself.
 _KINDS: tuple[tuple[type[SpaceError], str, str], ...] = (
     (SettingsError, "This page is not set up completely yet.", _MAINTAINER),
-    (EndpointUnreachableError, "The picture server is not reachable right now.", _AGAIN),
-    (EndpointUntrustedError, "What answered is not known to be our picture server: nothing was drawn.", _MAINTAINER),
-    (EndpointAnswerError, "The picture server sent something that is no picture.", _AGAIN),
-    (StartError, "The picture server could not be started.", _AGAIN_OR_MAINTAINER),
-    (FairError, "The service that starts the picture server cannot be used right now.", _AGAIN_OR_MAINTAINER),
+    (EndpointUnreachableError, "The machine that draws cannot be reached right now.", _AGAIN),
+    (
+        EndpointUntrustedError,
+        "Something else answered in place of the machine that draws: nothing was drawn.",
+        _MAINTAINER,
+    ),
+    (EndpointAnswerError, "The machine that draws sent something that is no picture.", _AGAIN),
+    (StartError, "The machine that draws could not be started.", _AGAIN_OR_MAINTAINER),
+    (FairError, "What wakes the machine that draws cannot be used right now.", _AGAIN_OR_MAINTAINER),
     (ServiceError, "Something went wrong on our side.", _AGAIN),
 )
+_QUIET_S = 3.0
+_TAG = re.compile(r"<[^>]*>")
 _WORDS_SHOWN, _WORD_CHARS = 12, 40  # of a prompt's unused words
 _NOT_DRAWN = "This picture could not be drawn. Try other words or a smaller size."
 _WRITTEN_FOR_VISITORS = ("NSFW_CONTENT_DETECTED",)  # codes of a DrawingError whose message says what to do
@@ -83,7 +90,7 @@ def idle(status: BackendStatus) -> str:
         away = page_absence.sketching_html if status.stand_in else page_absence.away_html
         return away(status.absence or Absence())
     wakes = f" and wakes in {_range(status.wakes_in_s)}" if status.wakes_in_s else ""
-    asleep = "" if status.ready else f" The first picture takes a little longer: its server is asleep{wakes}."
+    asleep = "" if status.ready else f" The first picture takes a little longer: the machine that draws is asleep{wakes}."
     return f"Ready when you are.{asleep}"
 
 
@@ -135,8 +142,9 @@ def event_html(event: Event, elapsed_s: float) -> str:
             return waiting_html(stage, elapsed_s)
         case Waking(stage=stage, wakes_in_s=(least, most)):
             return waiting_html(f"{stage} (it wakes in {_range((least, most))})", elapsed_s)
-        case Queued(place=place):
-            return waiting_html("You are next in line" if place <= 1 else f"You are number {place} in line", elapsed_s)
+        case Queued(place=place, about_s=about_s):
+            where = "You are next in line" if place <= 1 else f"You are number {place} in line"
+            return waiting_html(where if about_s is None else f"{where}, {about(about_s)}", elapsed_s)
         case Step(step=step, num_inference_steps=steps):
             numbers = f'data-step="{step}" data-steps="{steps}"'
             return f'Drawing<span aria-hidden="true" {numbers}>: step {step} of {steps}</span>'
@@ -151,6 +159,24 @@ def event_html(event: Event, elapsed_s: float) -> str:
 def _range(seconds: tuple[int, int]) -> str:
     least, most = seconds
     return f"{least} to {most} s" if least < most else f"about {most} s"
+
+
+def plain(event: Event | None, elapsed_s: float, quiet_s: float = 0.0) -> str:
+    """The sentence for the newest event, None before the first, as plain text for programs.
+
+    `quiet_s`: seconds since that event; a step that stands still is told.
+    """
+    if event is None:
+        return f"{ASKED}…"
+    if isinstance(event, Failed):
+        return error_text(event.error)
+    quiet = f", no news for {quiet_s:.0f} s" if isinstance(event, Step) and quiet_s >= _QUIET_S else ""
+    return unescape(_TAG.sub("", event_html(event, elapsed_s))) + quiet
+
+
+def about(seconds: float) -> str:
+    """A time as one would say it: "about 20 s", "about 3 min"."""
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
 def picture_html(generated: GeneratedImage, elapsed_s: float, note: str = "") -> str:
@@ -182,17 +208,15 @@ def waiting_html(what: str, elapsed_s: float) -> str:
 
 
 def notice_html(status: BackendStatus) -> str:
-    """Where pictures are drawn, and how to connect a GPU; empty when a GPU draws already."""
-    if status.kind == "workers":  # they come and go while the page stands: `idle` tells
+    """What a visitor should know beforehand: that the model is a tiny one. Empty when a GPU draws."""
+    if status.kind == "workers" or not status.demo:  # workers come and go while the page stands: `idle` tells
         return ""
-    demo = "A demo: a tiny model draws little pictures on this machine's own processor." if status.demo else ""
-    tunnel = "No tunnel in between." if status.kind == "local" and not status.tunnel else ""
-    said = " ".join(part for part in (demo, tunnel) if part)
-    return (f"<p>{said}</p>" if said else "") + (_REAL_MODEL_HTML if status.demo else "")
+    return f"<p>{_DEMO}</p>{_OWNERS_HTML}"
 
 
-_REAL_MODEL_HTML = """
-<details><summary>Draw with a real model</summary>
+_DEMO = "A demo: a tiny model draws little pictures of everyday things."
+_OWNERS_HTML = """
+<details><summary>For the owner of this page: draw with a larger model</summary>
 <p>On a processor: set <code>INFERENCE_ENGINE=openvino</code> and
 <code>MODEL_ID=OpenVINO/LCM_Dreamshaper_v7-int8-ov</code>, and restart.</p>
 <p>On your own GPU at home: set the secret <code>ENDPOINT_SECRET</code> of your Space and connect a worker to it.

@@ -235,7 +235,7 @@ def test_a_fair_that_stays_away(bench: Bench) -> None:
         with pytest.raises(FairError, match="502"):
             get_ready(backend, told.append)
         assert sum(request.path.endswith("/nodes/list") for request in front.requests) > 1
-    assert Waking("Fair does not answer just now: asking again") in told
+    assert Waking("What wakes the machine that draws does not answer just now: asking again") in told
 
 
 def test_a_refusal_is_told_at_once(bench: Bench) -> None:

@@ -31,7 +31,7 @@ def test_cold_then_warm(bench: Bench) -> None:
     health = bench.reconcile(chain)
     assert (health.state, health.deployment) == ("healthy", "me/space")
     bench.wait_for_starts(inference=1, tunnel_server=1, tunnel_client=1)
-    assert "Starting the tunnel and the picture server" in bench.told
+    assert "Waking the machine that draws" in bench.told
     bench.told.clear()
     assert bench.reconcile(chain).model == health.model
     assert bench.told == []

@@ -102,7 +102,10 @@ def test_what_takes_longer_is_told() -> None:
     asking = start(clock, told)
     asking.tell("Signing in")
     assert asking.ask(Fair(clock, *[fault() for _ in range(8)])) == "answer"
-    assert list(dict.fromkeys(told)) == ["Signing in", "Fair does not answer just now: asking again"]
+    assert list(dict.fromkeys(told)) == [
+        "Signing in",
+        "What wakes the machine that draws does not answer just now: asking again",
+    ]
     assert told[-1] == "Signing in"
 
 

@@ -75,13 +75,13 @@ def test_cold_then_warm(context: BrowserContext, space: Space, tmp_path: Path) -
     """A first prompt tells its stages from the cold start to the picture, a second one starts nothing any more."""
     page = _open(context, space)
     cold = " | ".join(_draw(page, "a red apple"))
-    assert "Starting the tunnel and the picture server" in cold, cold
+    assert "Waking the machine that draws" in cold, cold
     assert "Loading the model" in cold, cold
     assert _pixels(page) == [256, 256]
     services = space.living()
     assert len([argv for argv in services.values() if "--client" in argv or "--server" in argv]) == 2
     warm = " | ".join(_draw(page, "a cute panda"))
-    assert "Starting" not in warm, warm
+    assert "Waking" not in warm, warm
     assert space.living().keys() == services.keys()
     with page.expect_download() as download:
         page.click("#result button[aria-label*=ownload], #result a[download]")

@@ -121,7 +121,7 @@ def test_duplicated_space_builds_and_draws(built: Built, processes: Processes, t
     space = start_space(processes, _environment(built), python=built.python, folder=built.app, user=user)
     assert (Path("/proc") / str(space.program.pid)).stat().st_uid == (user or os.getuid())
     page = space.text()
-    for words in ("A demo", "No tunnel", "Draw with a real model", "MODEL_ID", "ENDPOINT_SECRET"):
+    for words in ("A demo", "draw with a larger model", "MODEL_ID", "ENDPOINT_SECRET"):
         assert words in page
     client = Client(space.url, download_files=tmp_path, verbose=False)
     picture, _seed = client.predict("a red apple", api_name="/text_to_image")

@@ -201,7 +201,7 @@ def test_json_that_is_none(text: str | bytes) -> None:
     ("answer", "expected"),
     [
         ({"type": "waking", "stage": "loading the model"}, Waking("Loading the model")),
-        ({"type": "waking"}, Waking("Waking the picture server")),
+        ({"type": "waking"}, Waking("Waking the machine that draws")),
         ({"type": "queued", "place": 3}, Queued(3)),
         ({"type": "progress", "step": 3, "num_inference_steps": 20}, Step(3, 20)),
         ({"type": "progress", "step": 45, "num_inference_steps": 30, "total_steps": 120}, Step(45, 120)),

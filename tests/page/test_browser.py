@@ -41,7 +41,7 @@ def test_every_stage_is_told(open_page: Callable[..., Visit]) -> None:
     for gate in ("waking", "queued", "drawing"):
         visit.service.hold(gate)
     visit.ask("a red apple")
-    visit.says(re.compile(r"Starting the picture server on the GPU… · \d+ s"))
+    visit.says(re.compile(r"Waking the machine that draws… · \d+ s"))
     expect(visit.page.locator("#draw")).to_be_disabled()
     expect(visit.page.locator("#cancel")).to_be_visible()
     visit.service.let("waking")
@@ -135,7 +135,7 @@ def test_trouble_is_told_kindly_with_details_apart(open_page: Callable[..., Visi
         "Tunnel", how="refused", tried="reach port 8080", came_back="refused", next_step="Is the box on?"
     )
     visit.ask("an owl")
-    expect(visit.page.locator("#status .error")).to_contain_text("The picture server is not reachable right now.")
+    expect(visit.page.locator("#status .error")).to_contain_text("The machine that draws cannot be reached right now.")
     expect(visit.page.get_by_text("Is the box on?")).to_be_hidden()
     visit.page.get_by_text("Details for the maintainer").click()
     expect(visit.page.get_by_text("Is the box on?")).to_be_visible()
@@ -547,11 +547,10 @@ def test_contrast(open_page: Callable[..., Visit], scheme: str) -> None:
 
 
 def test_the_demo_says_what_it_is(open_page: Callable[..., Visit]) -> None:
-    """The notice names the tiny model and the missing tunnel, and opens to what it takes to connect a GPU."""
+    """The notice names the tiny model, and tells the owner what it takes to connect a GPU."""
     visit = open_page()
     expect(visit.page.get_by_text("a tiny model draws little pictures")).to_be_visible()
-    expect(visit.page.get_by_text("No tunnel in between")).to_be_visible()
-    visit.page.get_by_text("Draw with a real model", exact=True).click()
+    visit.page.get_by_text("For the owner of this page: draw with a larger model", exact=True).click()
     expect(visit.page.get_by_text("ENDPOINT_SECRET")).to_be_visible()
 
 

@@ -55,10 +55,10 @@ def _call(url: str, data: dict[str, Any], version: str = "") -> tuple[str, Any]:
     return name, json.loads(payload)
 
 
-def test_one_public_endpoint(served: Served) -> None:
-    """Only `/text_to_image` is public; its parameters come in the promised order, and only the prompt is required."""
+def test_public_endpoints(served: Served) -> None:
+    """Public are `/text_to_image` and tickets; parameters come in the promised order, only the prompt required."""
     endpoints = served.client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert list(endpoints) == ["/text_to_image"]
+    assert list(endpoints) == ["/text_to_image", "/submit", "/result", "/cancel"]
     parameters = endpoints["/text_to_image"]["parameters"]
     assert [parameter["parameter_name"] for parameter in parameters] == PARAMETERS
     assert [parameter["parameter_has_default"] for parameter in parameters] == [False] + 6 * [True]
@@ -135,7 +135,9 @@ def test_a_failed_link_is_told_whole(served: Served) -> None:
     served.service.fail_with = StartError(
         "Tunnel server", tried="start it", came_back="exit code 1", next_step="Read its log."
     )
-    with pytest.raises(AppError, match=r"^The picture server could not be started\. Tunnel server: .*exit code 1.*log"):
+    with pytest.raises(
+        AppError, match=r"^The machine that draws could not be started\. Tunnel server: .*exit code 1.*log"
+    ):
         served.client.predict("a cat", api_name="/text_to_image")
 
 

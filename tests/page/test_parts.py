@@ -110,6 +110,8 @@ _DRAWING = picture(GenerationRequest("a cat"), 42)
         (Waking("Starting the tunnel."), 0.4, "Starting the tunnel…"),
         (Waking("Starting"), 12.4, 'Starting…<span class="seconds" aria-hidden="true"> · 12 s</span>'),
         (Queued(3), 0.4, "You are number 3 in line…"),
+        (Queued(3, 20.0), 0.4, "You are number 3 in line, about 20 s…"),
+        (Queued(1, 180.0), 0.4, "You are next in line, about 3 min…"),
         (Queued(1), 0.4, "You are next in line…"),
         (Step(8, 20), 3.0, 'Drawing<span aria-hidden="true" data-step="8" data-steps="20">: step 8 of 20</span>'),
         (Picture(_DRAWING), 1.24, "Done in 1.2 s, seed 42"),
@@ -155,7 +157,7 @@ def test_nothing_from_outside_becomes_html() -> None:
 def test_errors_speak_to_the_visitor_first() -> None:
     """A broken chain is told in a visitor's words, with the maintainer's details set apart; a refusal as it is."""
     html = page_text.error_html(_failed(EndpointUnreachableError, how="refused"))
-    assert html.startswith('<span class="error">The picture server is not reachable right now. Please try again')
+    assert html.startswith('<span class="error">The machine that draws cannot be reached right now. Please try again')
     assert "<details>" in html
     assert "Look at it." in html.partition("<details>")[2]
     assert page_text.error_html(InvalidRequestError("No.")) == '<span class="error">No.</span>'
@@ -199,12 +201,11 @@ def test_a_machine_that_is_off_is_told_before_and_after_a_prompt() -> None:
 
 
 def test_the_notice_says_where_pictures_come_from() -> None:
-    """The demo says what it is and how to connect a GPU, a missing tunnel is told, and a real GPU needs no notice."""
+    """The demo says what it is, and its owner how to connect a GPU; a real GPU needs no notice."""
     demo = page_text.notice_html(_status("local", True, False))
     assert "tiny model" in demo
     assert "ENDPOINT_SECRET" in demo
-    assert "tunnel" in demo
-    assert "rathole" not in page_text.notice_html(_status("local", True, True))
+    assert page_text.notice_html(_status("local", True, True)) == demo
     assert page_text.notice_html(_status("fair", False, True)) == ""
     assert page_text.notice_html(_status("endpoint", False, False)) == ""
 

@@ -53,6 +53,7 @@ class StandInService:
         self.defaults = Defaults()
         self.started: list[Job] = []
         self.looked_for: list[str] = []  # the ids that the page asked for
+        self.visitors: list[tuple[str, str]] = []  # name and address of each who asked
         self.closed = False
         self.jobs = Jobs()
         self._demo, self._tunnel = demo, tunnel
@@ -74,13 +75,22 @@ class StandInService:
         """Drawings that are asked for from now on pass every gate; the others stay held."""
         self._newcomers_are_free = True
 
-    def submit(self, *values: Any, **named: Any) -> Job:
-        """See TextToImage."""
+    def submit(
+        self,
+        *values: Any,
+        visitor: str = "",
+        address: str = "",
+        patience_s: float | None = None,
+        nearest: bool = False,
+        **named: Any,
+    ) -> Job:
+        """See TextToImage. There is no line: who asked is kept in `visitors`."""
+        self.visitors.append((visitor, address))
         if self.refuse_with is not None:
             raise self.refuse_with
         free = self._newcomers_are_free  # decided here: the job's thread may begin much later
         request = GenerationRequest.checked(self.limits, *values, **named)
-        job = self.jobs.start(request, lambda job: self._draw(job, free))
+        job = self.jobs.start(request, lambda job: self._draw(job, free), patience_s=patience_s)
         self.started.append(job)
         return job
 
@@ -101,7 +111,7 @@ class StandInService:
         self.closed = True
 
     def _draw(self, job: Job, free: bool) -> GeneratedImage:
-        job.tell(Waking("Starting the picture server on the GPU"))
+        job.tell(Waking("Waking the machine that draws"))
         self._pass("waking", job, free)
         job.tell(Queued(3))
         self._pass("queued", job, free)

@@ -21,8 +21,9 @@ _KILLED_S = 60  # for the kernel to end what was killed
 _T = TypeVar("_T")
 # The product's own settings: what the developer has set must not reach the programs under test.
 _SETTINGS = re.compile(
-    r"(FAIRCOMPUTE|ENDPOINT|INFERENCE|TUNNEL|MODEL|GRADIO|SPACE|IDLE|WORKER|FALLBACK|MAX_GPU)_"
+    r"(FAIRCOMPUTE|ENDPOINT|INFERENCE|TUNNEL|MODEL|GRADIO|SPACE|IDLE|WORKER|FALLBACK|MAX_GPU|VISITOR)_"
     r"|(TUNNEL|DEPLOYMENT|START_TIMEOUT_S|SPACE|FALLBACK|DATA_DIR)$"
+    r"|(OWNER_NAME|GPU_NAME|PRIVACY_TEXT|USE_POLICY|REPORT_TO|BLOCKED_WORDS)$"
 )
 _BLOCK = 100  # ports
 _marks: list[socket.socket] = []
