@@ -13,8 +13,11 @@ import threading
 import page.no_type_stubs  # noqa: F401 (before anything that imports Gradio)
 from drawing.log_context import configure_logging
 from errors import SettingsError
+from page.about import description
+from page.head import Head
 from page.layout import create_page
 from page.serve import launch
+from settings import HouseSettings, Settings
 from text_to_image import TextToImage, default_service
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        service = default_service()
+        service, house = default_service(), Settings.load()
     except SettingsError as error:
         print(f"A setting is missing or wrong. {error}", file=sys.stderr)
         return 2
@@ -38,7 +41,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="text-to-image-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         try:
-            print(f"The page is at {launch(create_page(service), routes=service.routes())}", flush=True)
+            print(f"The page is at {_serve(service, house)}", flush=True)
             while not stop.wait(0.5):  # a signal that reaches another thread does not wake this one: it has to look
                 pass
         except OSError as error:
@@ -47,6 +50,11 @@ def main() -> int:
         finally:
             _close(service)
     return 0
+
+
+def _serve(service: TextToImage, house: HouseSettings) -> str:
+    head = Head(description=description(house))
+    return launch(create_page(service, house), routes=service.routes(), head=head)
 
 
 def _close(service: TextToImage) -> None:

@@ -23,7 +23,7 @@ def icon_png(side_px: int) -> bytes:
 
 @functools.cache
 def preview_png(title: str, subtitle: str) -> bytes:
-    """The picture of a link preview: the icon's picture, and beside it `title` and `subtitle`, each cut to its place."""
+    """The picture of a link preview: the icon's, and beside it `title` and `subtitle`, each cut to its place."""
     image = Image.new("RGB", PREVIEW_SIZE, THEME_COLOR)
     _draw_picture(image, 20, 75, 480)
     draw = ImageDraw.Draw(image)

@@ -7,12 +7,15 @@ import gradio as gr
 from drawing.models import SEED_MAX
 from page import frame
 from page import text as page_text
+from page.about import about_html
 from page.api import Api, add_endpoints
+from page.chain import ChainNews, chain_html
 from page.handlers import Handlers
 from page.ideas import ideas_html
 from page.options import limited, number_field, shapes, sizes
 from page.script import words
 from page.serve import Page
+from settings import HouseSettings
 from text_to_image import TextToImage
 
 _CACHE_CHECK_AND_AGE_S = (600, 3600)
@@ -21,9 +24,9 @@ _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidde
 _RAW: dict[str, Any] = {"preprocess": False, "postprocess": False, "concurrency_limit": None}
 
 
-def create_page(service: TextToImage) -> gr.Blocks:
-    """The whole page for one service; `page.serve.launch` serves it."""
-    status, told = service.status(), words()
+def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) -> gr.Blocks:  # noqa: B008  frozen
+    """The whole page for one service; `page.serve.launch` serves it. `house`: what its maintainer tells visitors."""
+    status, told, chain_news = service.status(), words(), ChainNews(service)
 
     with Page(title=page_text.TITLE, analytics_enabled=False, delete_cache=_CACHE_CHECK_AND_AGE_S) as page:
         job_id = gr.BrowserState("", storage_key="text-to-image-job", secret="text-to-image")  # noqa: S106  hides nothing
@@ -113,6 +116,11 @@ def create_page(service: TextToImage) -> gr.Blocks:
             record = gr.JSON(None, visible=False)
             fill_button = gr.Button(visible="hidden", elem_id="fill")
 
+            with gr.Column(elem_id="small-print"):
+                gr.HTML(chain_html(chain_news), elem_id="chain")
+                about = gr.HTML(about_html(house, status), elem_id="about")
+
+        page.own_routes = [chain_news.route()]
         fields = {
             "prompt": prompt_box,
             "negative_prompt": negative_box,
@@ -173,6 +181,7 @@ def create_page(service: TextToImage) -> gr.Blocks:
         ).then(None, None, None, js="showLast", **_PRIVATE)
         page.load(None, None, tell_box, js="tellWanted", **_PRIVATE)
         page.load(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
+        page.load(lambda: about_html(house, service.status()), None, about, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
         add_endpoints(Api(service, result_image.GRADIO_CACHE), status.limits)
     return page

@@ -18,6 +18,7 @@ _FILES = (  # in this order: each may use what those before it define when it be
     "ideas",
     "touch",
     "keyboard",
+    "chain",
 )
 
 

@@ -1,6 +1,7 @@
 """How the page is served: Gradio's queue, launch options and theme, in one place for `app.py` and the tests."""
 
 import copy
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,14 @@ from typing import Any
 
 import gradio as gr
 from gradio.utils import get_space
-from starlette.routing import BaseRoute
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
+from page.api_errors import ReadableErrors
+from page.head import Head, OwnHead
+from page.icon import ICON_FILE
 from page.script import script_html
 
 API_NAMES = ("text_to_image", "submit", "result", "cancel")
@@ -18,10 +25,11 @@ API_NAMES = ("text_to_image", "submit", "result", "cancel")
 PLACES = 2000
 QUEUE_MAX = 1000
 _UPLOAD_MAX = "100kb"  # the page takes no files
+_HEAD_TAGS = Head()
 _SKIP = gr.skip()
 _STYLE = Path(__file__).with_name("page.css")
-_HEAD = f"""<meta name="description" content="Type a prompt, see a picture.">
-{script_html()}"""
+_UPLOADS = "/gradio_api/upload"
+_HEAD = script_html()
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
@@ -70,13 +78,16 @@ class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.
         return [value if value is new else [["replace", [], new]] for value, new in zip(told, whole, strict=True)]
 
 
-def launch(page: gr.Blocks, *, port: int | None = None, routes: Sequence[BaseRoute] = ()) -> str:
+def launch(
+    page: gr.Blocks, *, port: int | None = None, routes: Sequence[BaseRoute] = (), head: Head = _HEAD_TAGS
+) -> str:
     """Serves the page from threads of its own and returns its address; `page.close()` ends it.
 
     `port`: None means GRADIO_SERVER_PORT, else the first free one from 7860. The page listens on GRADIO_SERVER_NAME,
     else on every address of a Space, and on this machine alone elsewhere.
 
-    `routes`: what else this server answers, the line of workers for instance.
+    `routes`: what else this server answers, the line of workers for instance. `head`: what a link to the page shows.
+    Where `mcp` is installed, as on a Space, the public endpoints are tools of an MCP server as well.
 
     Raises: OSError when that port is taken, or none is free.
     """
@@ -100,6 +111,11 @@ def launch(page: gr.Blocks, *, port: int | None = None, routes: Sequence[BaseRou
         show_error=False,  # a fault of ours goes to the log; what visitors should read is raised as gr.Error
         enable_monitoring=False,
         run_history=False,  # prompts and pictures are not kept in a browser that others may use too
+        mcp_server=importlib.util.find_spec("mcp") is not None,
+        favicon_path=ICON_FILE,
+        app_kwargs={
+            "middleware": [Middleware(OwnHead, head=head), Middleware(ReadableErrors, parameters=_parameters(page))]
+        },
         allowed_paths=[],
         max_file_size=_UPLOAD_MAX,
         footer_links=["api", "settings"],
@@ -107,8 +123,44 @@ def launch(page: gr.Blocks, *, port: int | None = None, routes: Sequence[BaseRou
         css_paths=[_STYLE],
         head=_HEAD,
     )
-    page.app.router.routes[:0] = routes  # ahead of Gradio's own, which take every path
+    own = [*head.routes(), *getattr(page, "own_routes", ()), *([] if takes_files(page) else [_NO_UPLOADS])]
+    page.app.router.routes[:0] = [*routes, *own]  # ahead of Gradio's own, which take every path
+    _name_tools_plainly(page)
     return str(page.local_url)
+
+
+def takes_files(page: gr.Blocks) -> bool:
+    """Whether a visitor may bring a file into one of the page's fields."""
+    return any(
+        isinstance(block, gr.Image | gr.File | gr.ImageEditor | gr.UploadButton)
+        and getattr(block, "interactive", None) is not False
+        for block in page.blocks.values()
+    )
+
+
+def _refuse_upload(request: Request) -> Response:
+    return JSONResponse({"error": "This page takes no files."}, 403, headers={"Connection": "close"})
+
+
+_NO_UPLOADS = Route(_UPLOADS, _refuse_upload, methods=["POST"])
+
+
+def _parameters(page: gr.Blocks) -> dict[str, tuple[list[str], int]]:
+    """Of each public endpoint the names of its parameters, and how many of the first ones a call has to give."""
+    found = {}
+    for name, endpoint in page.get_api_info()["named_endpoints"].items():
+        told = endpoint["parameters"]
+        required = sum(not parameter["parameter_has_default"] for parameter in told)
+        found[name.removeprefix("/")] = ([parameter["parameter_name"] for parameter in told], required)
+    return found
+
+
+def _name_tools_plainly(page: gr.Blocks) -> None:
+    """On a Space Gradio puts the Space's name before each tool's; agents are told of `text_to_image`."""
+    server = page.mcp_server_obj
+    if server is not None:
+        server.tool_prefix = ""
+        server.tool_to_endpoint = server.get_tool_to_endpoint()
 
 
 def _reach_itself_without_a_proxy() -> None:

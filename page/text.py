@@ -90,7 +90,8 @@ def idle(status: BackendStatus) -> str:
         away = page_absence.sketching_html if status.stand_in else page_absence.away_html
         return away(status.absence or Absence())
     wakes = f" and wakes in {_range(status.wakes_in_s)}" if status.wakes_in_s else ""
-    asleep = "" if status.ready else f" The first picture takes a little longer: the machine that draws is asleep{wakes}."
+    late = "The first picture takes a little longer"
+    asleep = "" if status.ready else f" {late}: the machine that draws is asleep{wakes}."
     return f"Ready when you are.{asleep}"
 
 

@@ -1,0 +1,11 @@
+// The list of the chain's links is kept fresh while it is unfolded and the page is looked at. It asks this page's server
+// alone, and wakes nothing.
+const lookAtChain = async () => {
+  const list = find("#chain details[open] > div");
+  if (!list || document.hidden) return;
+  const asked = fetch(`${window.gradio_config.root}/chain`, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+  const answer = await asked.catch(() => null);
+  if (answer?.ok) list.innerHTML = await answer.text();
+};
+setInterval(lookAtChain, 3000);
+document.addEventListener("toggle", ({ target }) => target.closest?.("#chain") && lookAtChain(), true);
