@@ -3,6 +3,7 @@
 
 PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input
+MCP := .cache/mcp-1.30.0
 OLD_CLIENT := .cache/faircompute-0.20.1
 BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benchmarks/lines.py,$(wildcard benchmarks/*.py)))
 
@@ -70,7 +71,7 @@ clean: ## remove what these commands have put into this folder (not: benchmarks/
 	rm -rf .venv .rathole .cache .mypy_cache .pytest_cache .ruff_cache build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-install: .venv/installed-test $(OLD_CLIENT)/installed chromium rathole
+install: .venv/installed-test $(OLD_CLIENT)/installed $(MCP)/installed chromium rathole
 
 $(BENCHMARKS): bench-%: .venv/installed-test rathole
 	@$(PYTHON) -m benchmarks.$*
@@ -101,6 +102,11 @@ $(shell [ ! -d .venv ] || $(PYTHON) -c "" 2>/dev/null || rm -f .venv/installed-*
 $(OLD_CLIENT)/installed:
 	@rm -rf $(OLD_CLIENT)
 	@$(PIP) install --quiet --no-deps --target $(OLD_CLIENT) faircompute==0.20.1
+	@touch $@
+
+$(MCP)/installed: tests/mcp-requirements.txt
+	@rm -rf $(MCP)
+	@$(PIP) install --quiet --no-deps --target $(MCP) -r tests/mcp-requirements.txt
 	@touch $@
 
 rathole: .venv/installed-python

@@ -108,8 +108,9 @@ class Api:
 
         Returns:
             The picture, a PNG file; null while there is none.
-            The state: `status` is waiting, waking, in line, drawing, done, failed or cancelled; `message` is for
-            people; `ask_again_s` are seconds, null at the end; `seed` is the one that the picture was drawn with.
+            The state. Its `status` is waiting, waking, in line, drawing, done, failed or cancelled.
+            Its `message` is for people, `ask_again_s` are seconds, null at the end,
+            and `seed` is the one that the picture was drawn with.
         """
         job = self._job(id)
         last = job.events[-1] if job.events else None

@@ -1,7 +1,6 @@
 """How the page is served: Gradio's queue, launch options and theme, in one place for `app.py` and the tests."""
 
 import copy
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from page import mcp_tools
 from page.api_errors import ReadableErrors
 from page.head import Head, OwnHead
 from page.icon import ICON_FILE
@@ -111,7 +111,7 @@ def launch(
         show_error=False,  # a fault of ours goes to the log; what visitors should read is raised as gr.Error
         enable_monitoring=False,
         run_history=False,  # prompts and pictures are not kept in a browser that others may use too
-        mcp_server=importlib.util.find_spec("mcp") is not None,
+        mcp_server=mcp_tools.is_installed(),
         favicon_path=ICON_FILE,
         app_kwargs={
             "middleware": [Middleware(OwnHead, head=head), Middleware(ReadableErrors, parameters=_parameters(page))]
@@ -125,7 +125,7 @@ def launch(
     )
     own = [*head.routes(), *getattr(page, "own_routes", ()), *([] if takes_files(page) else [_NO_UPLOADS])]
     page.app.router.routes[:0] = [*routes, *own]  # ahead of Gradio's own, which take every path
-    _name_tools_plainly(page)
+    mcp_tools.mend(page)
     return str(page.local_url)
 
 
@@ -153,14 +153,6 @@ def _parameters(page: gr.Blocks) -> dict[str, tuple[list[str], int]]:
         required = sum(not parameter["parameter_has_default"] for parameter in told)
         found[name.removeprefix("/")] = ([parameter["parameter_name"] for parameter in told], required)
     return found
-
-
-def _name_tools_plainly(page: gr.Blocks) -> None:
-    """On a Space Gradio puts the Space's name before each tool's; agents are told of `text_to_image`."""
-    server = page.mcp_server_obj
-    if server is not None:
-        server.tool_prefix = ""
-        server.tool_to_endpoint = server.get_tool_to_endpoint()
 
 
 def _reach_itself_without_a_proxy() -> None:

@@ -120,6 +120,15 @@ def faircompute_0_20() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mcp_folder() -> Path:
+    """The folder with what `gradio[mcp]` adds to Gradio, as a Space has it, to be put on PYTHONPATH."""
+    folder = REPOSITORY / ".cache" / "mcp-1.30.0"
+    if not (folder / "mcp").is_dir():
+        _missing(f"the MCP client is not in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def rathole() -> Path:
     """The rathole executable: one on the PATH, else the one that the project has built."""
     built = REPOSITORY / ".rathole" / "bin" / "rathole"
