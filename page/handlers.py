@@ -23,6 +23,8 @@ from page.view import View, follow_latest
 from page.visitor import page_visitor
 from text_to_image import TextToImage
 
+_TOKEN_FOLLOWS = "."  # noqa: S105  neither an id nor a token has one
+
 
 class Handlers:
     """The page's handlers, for one service.
@@ -61,7 +63,7 @@ class Handlers:
         self._jobs[session] = job
         try:
             asked = page_text.waiting_html(page_text.ASKED, 0.0)
-            yield View(asked, preview="", busy=True, job_id=job.id).outputs()
+            yield View(asked, preview="", busy=True, job_id=f"{job.id}{_TOKEN_FOLLOWS}{job.cancel_token}").outputs()
             async for view in self._views(job):
                 yield view.outputs()
         finally:
@@ -84,9 +86,12 @@ class Handlers:
             yield (dataclasses.replace(view, prompt=None) if typed else view).outputs()
 
     async def cancel(self, job_id: str | None) -> None:
-        """Cancel was pressed: ends the job. The handler that follows it shows that."""
+        """Cancel was pressed: ends the job. The handler that follows it shows that.
+
+        `job_id`: with its cancel token, as the browser remembers it. Who was given a link to the job has no token.
+        """
         job = self._job(job_id)
-        if job is not None:
+        if job is not None and job.may_cancel(str(job_id).partition(_TOKEN_FOLLOWS)[2]):
             job.cancel()
 
     async def options(self) -> tuple[Any, ...]:
@@ -96,7 +101,9 @@ class Handlers:
         return gr.update(choices=shapes(status)), gr.update(choices=sizes(status)), *numbers
 
     def _job(self, job_id: object) -> Job | None:
-        return self._service.job(job_id) if isinstance(job_id, str) and job_id else None
+        """The job of an id, with or without its cancel token."""
+        name = job_id.partition(_TOKEN_FOLLOWS)[0] if isinstance(job_id, str) else ""
+        return self._service.job(name) if name else None
 
     async def _found(self, job: Job) -> AsyncIterator[View]:
         yield View("Finding your picture again…", busy=not job.finished, prompt=job.request.prompt)

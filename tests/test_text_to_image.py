@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import text_to_image
-from drawing.events import Picture, Step, Tell, Waking
+from drawing.blocked_words import BlockedWords
+from drawing.events import Picture, Queued, Step, Tell, Waking
 from drawing.jobs import Jobs
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Range, Receipt
 from drawing.status import BackendStatus
@@ -24,6 +25,7 @@ from errors import (
     SpaceError,
     StartError,
 )
+from tests.support.processes import wait_until
 from text_to_image import ROUNDS, TextToImage
 
 DRAWING = GeneratedImage(Image.new("RGB", (8, 8)), b"encoded", "PNG", 7, Receipt())
@@ -207,3 +209,96 @@ def test_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
     text_to_image._default_service.cache_clear()
     assert images == [DRAWING.image] * 50
     assert len(made) == 1
+
+
+class SlowBackend(ScriptedBackend):
+    """Draws one at a time, each when the test lets it: `began` are the prompts in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began: list[str] = []
+        self.may_end = threading.Semaphore(0)
+
+    def draw(
+        self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Callable[[], bool]
+    ) -> GeneratedImage:
+        self.began.append(request.prompt)
+        tell(Step(1, 9))
+        assert self.may_end.acquire(timeout=PATIENT_S)
+        return DRAWING
+
+
+def test_a_visitor_behind_ten_calls() -> None:
+    """Ten drawings of one caller make the next visitor wait for the first of them alone; each is drawn in the end."""
+    backend = SlowBackend()
+    service = TextToImage(backend)
+    calls = [service.submit(f"call {number}", visitor="program") for number in range(10)]
+    wait_until("the first to begin", lambda: backend.began)
+    wait_until("the others to stand in line", lambda: all(job.events for job in calls))
+    job = service.submit("visitor", visitor="page")
+    wait_until("the visitor to stand in line", lambda: Queued(1) in job.events)
+    for _ in range(11):
+        backend.may_end.release()
+    assert job.result(PATIENT_S).image is DRAWING.image
+    assert [call.result(PATIENT_S).image for call in calls] == [DRAWING.image] * 10
+    assert backend.began[1] == "visitor"
+    assert len(backend.began) == 11
+
+
+def test_limits_of_a_visitor() -> None:
+    """Beyond his limits a visitor is refused with `Busy:`, whatever session he makes; a refusal counts for nothing."""
+    backend = ScriptedBackend()
+    backend.hold.clear()
+    service = TextToImage(backend, visitor_waiting_max=1, visitor_pictures_per_hour=2)
+    job = service.submit("x", visitor="a", address="1.2.3.4")
+    with pytest.raises(BusyError, match=r"^Busy: 1 of your pictures"):
+        service.submit("x", visitor="a", address="1.2.3.4")
+    backend.hold.set()
+    job.result(PATIENT_S)
+    service.submit("x", visitor="b", address="1.2.3.4").result(PATIENT_S)
+    for _ in range(3):
+        with pytest.raises(BusyError, match=r"^Busy: .* 2 pictures an hour"):
+            service.submit("x", visitor="c", address="1.2.3.4")
+    service.submit("x", visitor="c", address="5.6.7.8").result(PATIENT_S)
+
+
+def test_blocked_words_refuse_before_anything_starts() -> None:
+    """A prompt that the maintainer's list names is refused gently: nothing is started, no picture counted."""
+    backend = ScriptedBackend()
+    service = TextToImage(backend, blocked=BlockedWords(["gun"]), visitor_pictures_per_hour=1)
+    with pytest.raises(InvalidRequestError, match="other subjects"):
+        service.submit("a gun")
+    assert backend.ensured == []
+    service.submit("a flower").result(PATIENT_S)
+
+
+def test_a_cold_page_draws_the_nearest() -> None:
+    """Where the limits are learnt only after the wake-up, the page's drawing is moved inside them, and says so."""
+    backend = ScriptedBackend(limits=Limits(width=Range(min=64, max=256, multiple=64)))
+    generated = TextToImage(backend).submit("x", width=1024, nearest=True).result(PATIENT_S)
+    assert generated.receipt.substituted == ("Width: 256, the nearest that this model draws, instead of 1024",)
+
+
+def test_where_the_time_went() -> None:
+    """A picture's receipt has the time in line and until all was ready."""
+    receipt = TextToImage(ScriptedBackend()).submit("x").result(PATIENT_S).receipt
+    assert receipt.line_s is not None
+    assert receipt.ready_s is not None
+    assert receipt.total_s is not None
+    assert receipt.line_s + receipt.ready_s <= receipt.total_s
+
+
+def test_what_nobody_waits_for_is_not_drawn() -> None:
+    """A drawing whose caller has gone while it stood in line is dropped when its turn comes."""
+    backend = SlowBackend()
+    service = TextToImage(backend)
+    first = service.submit("first")
+    wait_until("the first to begin", lambda: backend.began)
+    gone = service.submit("gone", patience_s=0.0)
+    wait_until("the second to stand in line", lambda: gone.events)
+    for _ in range(2):
+        backend.may_end.release()
+    first.result(PATIENT_S)
+    with pytest.raises(JobCancelledError):
+        gone.result(PATIENT_S)
+    assert backend.began == ["first"]

@@ -1,0 +1,38 @@
+"""Moves what stands in a field to the nearest that the model can draw, once that is known, and says so."""
+
+from drawing.models import Limits
+from drawing.status import BackendStatus
+from errors import InvalidRequestError
+from page.options import parse_size
+
+
+def fitting_size(value: object, status: BackendStatus) -> tuple[str, str] | None:
+    """The nearest size that can be drawn, such as "512x384", and a sentence; None where `value` can stay.
+
+    A size that is the model's own choice, or cannot be read, stays as well.
+    """
+    try:
+        width, height = parse_size(value)
+    except InvalidRequestError:
+        return None
+    if status.model is None or width is None or height is None:
+        return None
+    limits = status.limits
+    near = int(limits.width.nearest(width)), int(limits.height.nearest(height))
+    if near == (width, height):
+        return None
+    told = f"{width} × {height} px cannot be drawn here: {near[0]} × {near[1]} px is the nearest."  # noqa: RUF001
+    is_own = near == (status.defaults.width, status.defaults.height)
+    return "" if is_own else f"{near[0]}x{near[1]}", told
+
+
+def fitting_number(name: str, value: object, status: BackendStatus) -> tuple[str, str] | None:
+    """The same for a number that has limits, as text."""
+    try:
+        number = float(str(value).strip().replace(",", "."))
+    except ValueError:
+        return None
+    if status.model is None or number != number:
+        return None
+    near = getattr(status.limits, name, getattr(Limits(), name)).nearest(number)
+    return None if near == number else (f"{near:g}", f"{number:g} cannot be drawn here: {near:g} is the nearest.")
