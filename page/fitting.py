@@ -3,7 +3,8 @@
 from drawing.models import Limits
 from drawing.status import BackendStatus
 from errors import InvalidRequestError
-from page.options import parse_size
+from page.options import number_field, parse_size
+from page.script import words
 
 
 def fitting_size(value: object, status: BackendStatus) -> tuple[str, str] | None:
@@ -36,3 +37,15 @@ def fitting_number(name: str, value: object, status: BackendStatus) -> tuple[str
         return None
     near = getattr(status.limits, name, getattr(Limits(), name)).nearest(number)
     return None if near == number else (f"{near:g}", f"{number:g} cannot be drawn here: {near:g} is the nearest.")
+
+
+def size_field(value: object, status: BackendStatus) -> dict[str, str]:
+    """What changes in the field for the size."""
+    fitting = fitting_size(value, status)
+    return {"info": words()["size_list_hint"]} if fitting is None else {"value": fitting[0], "info": fitting[1]}
+
+
+def fitted_number_field(name: str, value: object, status: BackendStatus) -> dict[str, str]:
+    """What changes in the field for a number."""
+    field, fitting = number_field(status, name), fitting_number(name, value, status)
+    return field if fitting is None else {**field, "value": fitting[0], "info": f"{field['info']}. {fitting[1]}"}

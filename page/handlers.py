@@ -7,6 +7,7 @@ visitor closes the page.
 import dataclasses
 from collections import deque
 from collections.abc import AsyncIterator
+from itertools import zip_longest
 from typing import Any
 
 import gradio as gr
@@ -17,7 +18,8 @@ from drawing.jobs import Job
 from page import text as page_text
 from page import view as page_view
 from page.faults import as_space_error
-from page.options import limited, number_field, parse_size, shapes, sizes
+from page.fitting import fitted_number_field, size_field
+from page.options import limited, parse_size, shapes, sizes
 from page.picture_file import saved
 from page.view import View, follow_latest
 from page.visitor import page_visitor
@@ -94,11 +96,16 @@ class Handlers:
         if job is not None and job.may_cancel(str(job_id).partition(_TOKEN_FOLLOWS)[2]):
             job.cancel()
 
-    async def options(self) -> tuple[Any, ...]:
-        """What the fields offer by now: the shapes, the sizes, then every number that has limits (`limited`)."""
-        status = self._service.status()
-        numbers = (gr.update(**number_field(status, name)) for name in limited(self._fields))
-        return gr.update(choices=shapes(status)), gr.update(choices=sizes(status)), *numbers
+    async def options(self, size: str | None = None, *numbers: str | None) -> tuple[Any, ...]:
+        """What the fields offer by now: the shapes, the sizes, then every number that has limits (`limited`).
+
+        `size`, `numbers`: what stands in them. What the model cannot draw becomes the nearest, and the field says so.
+        """
+        status, names = self._service.status(), limited(self._fields)
+        fields = [gr.update(choices=shapes(status)), gr.update(choices=sizes(status), **size_field(size, status))]
+        for name, value in zip_longest(names, numbers[: len(names)]):
+            fields.append(gr.update(**fitted_number_field(name, value, status)))
+        return tuple(fields)
 
     def _job(self, job_id: object) -> Job | None:
         """The job of an id, with or without its cancel token."""

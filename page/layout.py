@@ -155,7 +155,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
         )
         # Not in the queue: when an event in the queue ends and Gradio knows of no other, it closes the page's stream of
         # news, and a Draw that is on its way just then would wait for ever.
-        drawn.then(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
+        drawn.then(handlers.options, options[1:], options, queue=False, **_RAW, **_PRIVATE)
         # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
         seed_number.input(None, None, randomize_box, js="() => false")
         cancel_button.click(handlers.cancel, job_id, None, api_name="cancel_drawing", queue=False, **_RAW, **_PRIVATE)
@@ -175,12 +175,12 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             handlers.resume,
             [job_id, prompt_box],
             screen,
-            js="(jobId, typed) => [jobId, keptFields(typed)[0]]",
+            js="(jobId, typed) => [linkedPicture() || jobId, keptFields(typed)[0]]",
             **_RAW,
             **_PRIVATE,
         ).then(None, None, None, js="showLast", **_PRIVATE)
         page.load(None, None, tell_box, js="tellWanted", **_PRIVATE)
-        page.load(handlers.options, None, options, queue=False, **_RAW, **_PRIVATE)
+        page.load(handlers.options, options[1:], options, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: about_html(house, service.status()), None, about, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
         add_endpoints(Api(service, result_image.GRADIO_CACHE), status.limits)

@@ -5,13 +5,15 @@ from typing import Any
 
 from drawing.events import Picture, Step
 from drawing.jobs import Job
+from page.receipt import receipt
 
 
 def record(picture: Picture, job: Job, path: str) -> dict[str, Any]:
     """The record of a job's finished picture, as JSON. `path`: its file, by which the browser knows it.
 
     `size`: as the page's field has it, such as "512x384", "" for the model's own; `width`, `height`: the picture's, in
-    pixels; `num_inference_steps`: as asked for, None for the model's own; `steps`: as drawn, None when it was not told.
+    pixels; `num_inference_steps`: as asked for, None for the model's own; `steps`: as drawn, None when it was not told;
+    `receipt`: labels and values, see page/receipt.py.
     """
     request, generated = job.request, picture.generated
     steps = next((event.num_inference_steps for event in reversed(job.events) if isinstance(event, Step)), None)
@@ -27,4 +29,5 @@ def record(picture: Picture, job: Job, path: str) -> dict[str, Any]:
         "model": generated.receipt.model,
         "seconds": round(job.elapsed_s, 1),
         "machine": generated.receipt.worker,
+        "receipt": receipt(generated),
     }

@@ -9,3 +9,6 @@ const lookAtChain = async () => {
 };
 setInterval(lookAtChain, 3000);
 document.addEventListener("toggle", ({ target }) => target.closest?.("#chain") && lookAtChain(), true);
+
+// A link to a drawing, `?picture=` with its id, shows it to whoever has the link.
+window.linkedPicture = () => new URLSearchParams(location.search).get("picture");

@@ -91,3 +91,20 @@ def test_a_link_is_not_enough_to_cancel(tmp_path: Path) -> None:
     assert not job.finished
     asyncio.run(handlers.cancel(f"{job.id}.{job.cancel_token}"))
     assert job.finished
+
+
+def test_the_fields_follow_the_model(tmp_path: Path) -> None:
+    """Once the model is known its fields offer what it draws; one that does not fit is moved, and says so."""
+    service = StandInService()
+    fields = ("prompt", "num_inference_steps", "guidance_scale", "size")
+    handlers = Handlers(service, str(tmp_path), fields)  # type: ignore[arg-type]  # a stand-in
+    asked = ("1024x384", "100", "7.5")
+    cold = asyncio.run(handlers.options(*asked))
+    assert not any("value" in field for field in cold)
+    service.model, service.limits, service.defaults = KNOWN.model, KNOWN.limits, KNOWN.defaults
+    _, size, steps, guidance = asyncio.run(handlers.options(*asked))
+    assert (size["value"], steps["value"]) == ("512x384", "50")
+    assert size["info"].startswith("1024 × 384 px cannot be drawn here")  # noqa: RUF001
+    assert steps["info"] == "1 to 50. 100 cannot be drawn here: 50 is the nearest."
+    assert "value" not in guidance
+    assert len(asyncio.run(handlers.options())) == 4

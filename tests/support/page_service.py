@@ -49,6 +49,7 @@ class StandInService:
         self.fail_with: SpaceError | None = None
         self.refuse_with: SpaceError | None = None
         self.words_read: int | None = None
+        self.model: str | None = None
         self.limits = Limits()
         self.defaults = Defaults()
         self.started: list[Job] = []
@@ -101,7 +102,9 @@ class StandInService:
 
     def status(self) -> BackendStatus:
         """See TextToImage."""
-        return BackendStatus("local", self._demo, self._tunnel, bool(self.started), None, self.limits, self.defaults)
+        return BackendStatus(
+            "local", self._demo, self._tunnel, bool(self.started), self.model, self.limits, self.defaults
+        )
 
     def routes(self) -> tuple[()]:
         return ()
