@@ -292,3 +292,14 @@ def test_what_was_pasted_along_with_a_secret() -> None:
     with pytest.raises(SettingsError, match=r"ENDPOINT_SECRET holds .* invisible") as wrong:
         Settings.load(endpoint_secret=f"{secret}\u200b{secret}")
     assert secret not in str(wrong.value)
+
+
+def test_what_visitors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Space its author is the owner unless another is named; limits are off, and wrong ones are named."""
+    found = load(monkeypatch, {}, SPACE_AUTHOR_NAME="ada", SPACE_ID="ada/draw")
+    assert (found.owner_name, found.space_id, found.deployment) == ("ada", "ada/draw", "ada/draw")
+    assert (found.visitor_waiting_max, found.visitor_pictures_per_hour, found.blocked_words) == (0, 0, None)
+    assert load(monkeypatch, {}, OWNER_NAME="Ada Lovelace").owner_name == "Ada Lovelace"
+    assert "VISITOR_WAITING_MAX" in refusal(monkeypatch, {}, VISITOR_WAITING_MAX="-1")
+    monkeypatch.delenv("VISITOR_WAITING_MAX")
+    assert "MODEL_CARD_URL" in refusal(monkeypatch, {}, MODEL_CARD_URL="javascript:alert(1)")
