@@ -101,12 +101,12 @@ def _number(name: str, value: Any, *, integer: bool) -> float | int | None:
     """`value` as a finite number; None stays None. Whole floats (JSON's 256.0, a visitor's "20.0" or "1e2") count as
     integers, and "2,5" is 2.5.
     """
+    if value is None or value == "":
+        return None
     if isinstance(value, str):
         value = value.strip()
         if not re.search(r",\d{3}$", value):  # "1,000" could be either: it is no number here
             value = value.replace(",", ".")
-    if value is None or value == "":
-        return None
     kind = "a whole number" if integer else "a number"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise InvalidRequestError(f"{name} must be {kind}.")

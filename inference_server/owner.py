@@ -59,13 +59,13 @@ class Owner:
         self._written = clock()
         self._running: Running | None = None
         self._complained = False
+        self._told: Pause | None = None  # to the log
+        self._look()
 
     @property
     def folder(self) -> Path | None:
         """Where things are kept; None: nowhere."""
         return self._file.folder if self._file is not None else None
-        self._told: Pause | None = None  # to the log
-        self._look()
 
     @property
     def pause(self) -> Pause | None:
