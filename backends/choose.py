@@ -20,8 +20,12 @@ from settings import InferenceConfig, Settings
 log = logging.getLogger(__name__)
 
 
-def choose_backend(settings: Settings) -> Backend:
-    """The backend that these settings ask for; nothing is started yet."""
+def choose_backend(settings: Settings, timing: Timing | None = None) -> Backend:
+    """The backend that these settings ask for; nothing is started yet.
+
+    `timing`: the waits of a start of services, but for the whole start's, which is a setting.
+    """
+    timing = replace(timing or Timing(), timeout_s=settings.start_timeout_s)
     if settings.endpoint_tls == "none":
         log.warning("ENDPOINT_TLS=none: anyone on the way can read prompts and pictures, and draw on that GPU")
     if settings.without_effect:
@@ -37,27 +41,27 @@ def choose_backend(settings: Settings) -> Backend:
     if settings.mode == "endpoint":
         return _fixed_endpoint(settings)
     if settings.mode == "fair":
-        return _configured_chain(settings)
+        return _configured_chain(settings, timing)
     if settings.mode == "workers":
-        return _workers(settings)
+        return _workers(settings, timing)
     if settings.endpoint_secret:
         log.warning(
             "MODEL_ID is set beside ENDPOINT_SECRET: it is drawn on this machine; without it, workers would draw"
         )
-    return _local_chain(settings)
+    return _local_chain(settings, timing)
 
 
-def _workers(settings: Settings) -> Workers:
+def _workers(settings: Settings, timing: Timing) -> Workers:
     log.info("ENDPOINT_SECRET alone is set: the workers that connect draw")
     return Workers(
         Credentials.from_secret(_secret(settings) or "").worker_key,
         wait_s=settings.worker_wait_s,
         start_s=settings.start_timeout_s,
-        fallback=_fallback(settings) if settings.fallback == "cpu" else None,
+        fallback=_fallback(settings, timing) if settings.fallback == "cpu" else None,
     )
 
 
-def _fallback(settings: Settings) -> FairChain:
+def _fallback(settings: Settings, timing: Timing) -> FairChain:
     """Draws on this machine's own CPU, without a tunnel; nothing of it runs before it is needed."""
     engine = InferenceConfig(model_id=settings.fallback_model_id, idle_engine_s=300, idle_exit_s=900)
     chain = _chain(settings, inference_node=NODE, inference_image=INFERENCE_IMAGE, tunnel_node=None)
@@ -67,7 +71,7 @@ def _fallback(settings: Settings) -> FairChain:
         fair.connect,
         secret=None,
         kind="local",
-        timing=Timing(timeout_s=settings.start_timeout_s),
+        timing=timing,
         close=fair.close,
     )
 
@@ -84,7 +88,7 @@ def _fixed_endpoint(settings: Settings) -> FixedEndpoint:
     return FixedEndpoint(endpoint, timeout_s=settings.start_timeout_s)
 
 
-def _configured_chain(settings: Settings) -> FairChain:
+def _configured_chain(settings: Settings, timing: Timing) -> FairChain:
     if settings.fair_is_readable:
         log.warning(
             "FAIRCOMPUTE_SERVER_ADDRESS=%s is plain http to another machine: anyone on the way reads the Fair "
@@ -101,6 +105,7 @@ def _configured_chain(settings: Settings) -> FairChain:
             settings.faircompute_email or "",
             password,
             certificate_sha256=settings.faircompute_cert_sha256,
+            timeout_s=timing.fair_answer_s,
         )
 
     return FairChain(
@@ -114,11 +119,11 @@ def _configured_chain(settings: Settings) -> FairChain:
         connect,
         secret=_secret(settings),
         kind="fair",
-        timing=Timing(timeout_s=settings.start_timeout_s),
+        timing=timing,
     )
 
 
-def _local_chain(settings: Settings) -> FairChain:
+def _local_chain(settings: Settings, timing: Timing) -> FairChain:
     rathole = find_rathole() if settings.tunnel == "rathole" else None
     if settings.tunnel == "rathole" and rathole is None:
         log.warning("drawing without the tunnel: there is no rathole on the PATH, nor one that `make run` has built")
@@ -128,7 +133,7 @@ def _local_chain(settings: Settings) -> FairChain:
         fair.connect,
         secret=_secret(settings),
         kind="local",
-        timing=Timing(timeout_s=settings.start_timeout_s),
+        timing=timing,
         close=fair.close,
     )
 

@@ -31,6 +31,7 @@ class Timing:
     look_s: float = 0.5  # between two looks at what runs
     name_s: float = 5.0  # the endpoint's host name may be unknown
     fair_s: float = 30.0  # Fair may fail to answer
+    fair_answer_s: float = 10.0  # one answer of a configured Fair's
 
 
 class Stopwatch:

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from fair_server.authentication import DEFAULT_TTL_S, hash_line, not_utf_8
 from fair_server.errors import ConfigError
+from fair_server.program_runner import UPLOAD_WAIT_S
 from fair_server.server import Options, serve
 
 
@@ -59,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
         "--token-ttl-s", type=_seconds, default=DEFAULT_TTL_S, metavar="S", help="life of a token (12 h)"
     )
     parser.add_argument(
+        "--upload-wait-s",
+        type=_seconds,
+        default=UPLOAD_WAIT_S,
+        metavar="S",
+        help="how long a program waits for a client that puts no more of its files (30 s)",
+    )
+    parser.add_argument(
         "--until-stdin-closes", action="store_true", help="end, with all programs, when standard input does"
     )
     parser.add_argument(
@@ -84,6 +92,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         nodes=arguments.nodes,
         accounts=arguments.accounts,
         token_ttl_s=arguments.token_ttl_s,
+        upload_wait_s=arguments.upload_wait_s,
         until_stdin_closes=arguments.until_stdin_closes,
         pass_on=tuple(arguments.pass_on),
         executor=arguments.executor,

@@ -24,7 +24,7 @@ from fair_server.wire import OWN_BUCKET, CopyInto, ProgramRequest
 
 KEPT = timedelta(hours=48)
 _SHUTDOWN_GRACE_S = 3.0  # the same when the server ends
-_UPLOAD_WAIT_S = 30.0  # without a byte of the files to be copied; their client has gone then
+UPLOAD_WAIT_S = 30.0
 _NODE_WAIT_S = 300.0  # for a program's node to be ready
 _NODE_POLL_S = 0.5
 _OPEN_AT_MOST = 500
@@ -36,12 +36,22 @@ def _now() -> datetime:
 
 
 class ProgramRunner:
-    """The programs of one run of the server. Each is seen by the account that made it and no other."""
+    """The programs of one run of the server. Each is seen by the account that made it and no other.
 
-    def __init__(self, executor: Executor, buckets: Buckets, clock: Callable[[], datetime] = _now) -> None:
+    `upload_wait_s`: how long a program waits without a byte of the files to be copied; their client has gone then.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        buckets: Buckets,
+        clock: Callable[[], datetime] = _now,
+        upload_wait_s: float = UPLOAD_WAIT_S,
+    ) -> None:
         self._executor = executor
         self._buckets = buckets
         self._clock = clock
+        self._upload_wait_s = upload_wait_s
         self._programs: dict[int, Program] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -237,14 +247,14 @@ class ProgramRunner:
         put_at = asyncio.get_running_loop().time()
         while missing := [(copy, file) for copy, file in sources if not file.ended]:
             try:
-                async with asyncio.timeout_at(put_at + _UPLOAD_WAIT_S):
+                async with asyncio.timeout_at(put_at + self._upload_wait_s):
                     await missing[0][1].until_ended()
             except TimeoutError as exc:
                 last_put_at = max(file.put_at for _, file in sources)
                 if last_put_at <= put_at:
                     keys = ", ".join(copy.remote_key for copy, _ in missing)
                     raise CannotStart(
-                        f"Waited {_UPLOAD_WAIT_S:.0f} s for files to be put into bucket {program.bucket.id} and "
+                        f"Waited {self._upload_wait_s:.0f} s for files to be put into bucket {program.bucket.id} and "
                         f"ended; missing: {keys}. Put them, and their eof, right after the program."
                     ) from exc
                 put_at = last_put_at

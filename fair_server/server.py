@@ -40,6 +40,7 @@ class Options:
     nodes: Path | None
     accounts: Path | None
     token_ttl_s: float
+    upload_wait_s: float
     until_stdin_closes: bool
     pass_on: tuple[str, ...]  # names of variables
     executor: str = "process"
@@ -95,7 +96,7 @@ async def _serve(
 ) -> None:
     executor = await _executor(options, nodes, folder)
     buckets = Buckets(folder / "buckets")
-    runner = ProgramRunner(executor, buckets)
+    runner = ProgramRunner(executor, buckets, upload_wait_s=options.upload_wait_s)
     await runner.adopt(nodes)
     config = uvicorn.Config(
         create_app(nodes, accounts, Tokens(options.token_ttl_s), buckets, runner),

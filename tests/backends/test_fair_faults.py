@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from fair_services import ChainSettings, Role
 from settings import InferenceConfig
 from tests.support.fair_servers import DEADLINE_S, EMAIL, PASSWORD
 from tests.support.hostile_server import HostileServer, Line, Received, hostile_server
-from tests.support.reconcile_bench import QUICK, SECRET, Bench, chain_settings
+from tests.support.reconcile_bench import QUICK, SECRET, Bench, chain_settings, running_bench
 
 pytestmark = pytest.mark.slow
 Stumble = Literal["away", "lost", "502"]  # it never hears of it, its answer is lost, a proxy in front of it answers
@@ -160,7 +161,7 @@ def test_a_launch_whose_answer_is_lost(bench: Bench) -> None:
     assert alive(bench) == ["inference"]
 
 
-def test_a_space_that_was_killed_while_it_put_the_files(bench: Bench) -> None:
+def test_a_space_that_was_killed_while_it_put_the_files(tmp_path: Path) -> None:
     """The next start waits for what is about to run, but gets over it within its own deadline when nothing comes."""
     chain = chain_settings(tunnel_node=None)
 
@@ -169,13 +170,14 @@ def test_a_space_that_was_killed_while_it_put_the_files(bench: Bench) -> None:
             raise SystemExit
         return send(method, url, **options)
 
-    fair = DeadlineFairClient(bench.url, EMAIL, PASSWORD, send=killed)
-    with pytest.raises(SystemExit):
-        fair.launch("home", bench.services(chain)[Role.INFERENCE].spec)
-    assert [row.status for row in bench.alive().values()] == ["starting"]
-    get_ready(backend_at(bench.url, chain, replace(QUICK, silence_s=2)))
-    assert bench.log.starts() == {"inference": 1}
-    assert alive(bench) == ["inference"]
+    with running_bench(tmp_path, "--upload-wait-s", "6") as bench:
+        fair = DeadlineFairClient(bench.url, EMAIL, PASSWORD, send=killed)
+        with pytest.raises(SystemExit):
+            fair.launch("home", bench.services(chain)[Role.INFERENCE].spec)
+        assert [row.status for row in bench.alive().values()] == ["starting"]
+        get_ready(backend_at(bench.url, chain, replace(QUICK, silence_s=2)))
+        assert bench.log.starts() == {"inference": 1}
+        assert alive(bench) == ["inference"]
 
 
 def test_a_launch_that_always_fails(bench: Bench) -> None:

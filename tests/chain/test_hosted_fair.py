@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.start import Timing
 from errors import FairError, StartError
 from tests.support.chain import (
     GPU_NODE,
@@ -98,13 +99,14 @@ def test_killed_service(chain: Chain, service: TextToImage, role: str) -> None:
     assert (tried(chain) - before)["tunnel-client"] == (role == "tunnel-client")
 
 
-def test_frozen_server(chain: Chain, service: TextToImage) -> None:
+def test_frozen_server(chain: Chain, service: TextToImage, fair: HostedFair) -> None:
     """What is frozen cannot be stopped there: the error says which commands do; after them, the next prompt draws."""
     draw(service)
     pid = chain.pid("inference")
-    os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(StartError) as told:
-        draw(service)
+    with chain.service(Timing(silence_s=3), FAIRCOMPUTE_SERVER_ADDRESS=fair.url) as impatient:
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(StartError) as told:
+            draw(impatient)
     assert f"fair node {GPU_NODE} kill" in str(told.value)
     os.kill(pid, signal.SIGKILL)
     draw(service)

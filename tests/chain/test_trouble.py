@@ -8,11 +8,13 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends.start import Timing
 from demo_model import loader
 from errors import EndpointUntrustedError, FairError, InvalidRequestError, ServiceError, StartError
 from tests.support.chain import INFERENCE_ARGV, PASSWORD, SECRET, START_S, Chain, draw, start_chain
@@ -26,6 +28,7 @@ TOLD_S = START_S / 2  # far from the start's deadline, and long enough for a bus
 # An image that fails until the file of its first argument is there, and then is the program of the others.
 FLAKY = "import os, sys; os.path.exists(sys.argv[1]) or sys.exit('no GPU here'); os.execvp(sys.argv[2], sys.argv[2:])"
 
+BRIEF = Timing(fair_s=1)  # Fair may fail to answer for that long, and not for half a minute
 StartChain = Callable[..., Chain]
 
 
@@ -52,9 +55,10 @@ def trouble(service: TextToImage, kind: type[ServiceError]) -> ServiceError:
 
 
 def test_fair_unreachable(new_chain: StartChain) -> None:
-    """Nobody listens at Fair's address: told at once, with the address; once Fair runs there, the next prompt draws."""
+    """Nobody listens at Fair's address: told once it may have been a hiccup no more, with the address; once Fair runs
+    there, the next prompt draws."""
     port = free_port()
-    with Chain(None, f"http://127.0.0.1:{port}").service() as service:
+    with Chain(None, f"http://127.0.0.1:{port}").service(BRIEF) as service:
         error = trouble(service, FairError)
         assert error.link == "Fair"
         assert f"http://127.0.0.1:{port}" in error.tried
@@ -65,13 +69,15 @@ def test_fair_unreachable(new_chain: StartChain) -> None:
 
 
 def test_fair_that_hangs(new_chain: StartChain) -> None:
-    """Fair takes the connection and says nothing: given up after 10 s; once it answers, the next prompt draws."""
+    """Fair takes the connection and says nothing: given up (after 10 s, here after 2); once it answers, the next prompt
+    draws."""
+    assert Timing().fair_answer_s == 10
     port = free_port()
-    with Chain(None, f"http://127.0.0.1:{port}").service() as service:
+    with Chain(None, f"http://127.0.0.1:{port}").service(replace(BRIEF, fair_answer_s=2)) as service:
         with mute_server(port):
             error = trouble(service, FairError)
         assert error.link == "Fair"
-        assert "nothing came back within 10 s" in error.came_back
+        assert "nothing came back within 2 s" in error.came_back
         new_chain(port=port)
         draw(service)
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -29,6 +30,25 @@ def guarded() -> Iterator[InferenceProcess]:
     with running(config=config) as started:
         started.wait_healthy()
         yield started
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """Connections whose clients send no more: no byte, headers without end, half a body."""
+
+    silent: socket.socket
+    slow: socket.socket
+    half: socket.socket
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stalled(guarded: InferenceProcess) -> Iterator[Stalled]:
+    """Begun with the first test, since the server waits for half a minute."""
+    headers = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {BEARER}\r\nContent-Length: 100\r\n\r\n"
+    with connect(guarded) as silent, connect(guarded) as slow, connect(guarded) as half:
+        slow.sendall(b"GET /healthcheck HTTP/1.1\r\nHost: ")
+        half.sendall(headers.encode() + b"{")
+        yield Stalled(silent, slow, half)
 
 
 def refused(answer: requests.Response, status: int, code: str) -> str:
@@ -226,22 +246,6 @@ def test_a_body_over_the_limit_is_refused_while_it_comes(guarded: InferenceProce
         assert read_to_end(connection).startswith(b"HTTP/1.1 413")
 
 
-def test_connections_that_send_nothing_or_no_end_are_cut(guarded: InferenceProcess) -> None:
-    """No bytes, headers without end, and a body that stops half way: each connection ends by itself."""
-    headers = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {BEARER}\r\nContent-Length: 100\r\n\r\n"
-    with connect(guarded) as silent, connect(guarded) as slow, connect(guarded) as half:
-        slow.sendall(b"GET /healthcheck HTTP/1.1\r\nHost: ")
-        half.sendall(headers.encode() + b"{")
-        assert read_to_end(silent) == b""
-        with contextlib.suppress(OSError):
-            slow.sendall(b"x")
-        assert read_to_end(slow) == b""
-        answer = read_to_end(half)
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert json.loads(answer.rpartition(b"\r\n")[2])["$error"]["code"] == "TOO_SLOW"
-    assert guarded.health()["state"] == "healthy"
-
-
 def test_what_is_no_http_is_refused_in_json(guarded: InferenceProcess) -> None:
     """Garbage instead of HTTP, and a path of strange bytes, are a 400 in JSON and end the connection."""
     for garbage in (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n"):
@@ -267,3 +271,18 @@ def test_the_bearer_is_in_no_log(guarded: InferenceProcess) -> None:
     requests.get(guarded.url, headers={"Authorization": "Bearer tried-secret"}, timeout=DEADLINE_S)
     assert BEARER not in guarded.log()
     assert "tried-secret" not in guarded.log()
+
+
+def test_connections_that_send_nothing_or_no_end_are_cut(guarded: InferenceProcess, stalled: Stalled) -> None:
+    """No bytes, headers without end, and a body that stops half way: each connection ends by itself.
+
+    They take half a minute to end, so this comes last, and they were begun first.
+    """
+    assert read_to_end(stalled.silent) == b""
+    with contextlib.suppress(OSError):
+        stalled.slow.sendall(b"x")
+    assert read_to_end(stalled.slow) == b""
+    answer = read_to_end(stalled.half)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert json.loads(answer.rpartition(b"\r\n")[2])["$error"]["code"] == "TOO_SLOW"
+    assert guarded.health()["state"] == "healthy"

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from backends.choose import choose_backend
+from backends.start import Timing
 from drawing.models import GeneratedImage
 from settings import Settings
 from tests.support import process_tree
@@ -83,9 +84,9 @@ class Chain:
         return {name: value for name, value in settings.items() if value is not None}
 
     @contextlib.contextmanager
-    def service(self, **changes: str | None) -> Iterator[TextToImage]:
+    def service(self, timing: Timing | None = None, **changes: str | None) -> Iterator[TextToImage]:
         """A Space's `TextToImage` on this chain, closed afterwards; what it has started runs on."""
-        with service_of(self.environment(**changes)) as service:
+        with service_of(self.environment(**changes), timing) as service:
             yield service
 
     @cached_property
@@ -189,15 +190,18 @@ def running_chain(folder: Path, rathole: Path, **options: Any) -> Iterator[Chain
 
 
 @contextlib.contextmanager
-def service_of(environment: Mapping[str, str]) -> Iterator[TextToImage]:
-    """The `TextToImage` of a Space with exactly these settings, whatever the developer has set."""
+def service_of(environment: Mapping[str, str], timing: Timing | None = None) -> Iterator[TextToImage]:
+    """The `TextToImage` of a Space with exactly these settings, whatever the developer has set.
+
+    `timing`: waits other than those of a Space.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in {name.upper() for name in Settings.model_fields} | {"SPACE_ID"}:
             patch.delenv(name, raising=False)
             patch.delenv(name.replace("FAIRCOMPUTE_", "FAIRCOMPUTE_USER_"), raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
-        service = TextToImage(choose_backend(Settings.load(_env_file=None)))
+        service = TextToImage(choose_backend(Settings.load(_env_file=None), timing))
     try:
         yield service
     finally:
@@ -207,8 +211,8 @@ def service_of(environment: Mapping[str, str]) -> Iterator[TextToImage]:
 def draw(
     service: TextToImage, prompt: str = "a red apple", *, timeout_s: float = DRAW_S, **parameters: Any
 ) -> GeneratedImage:
-    """The drawing, or the error that it ended in."""
-    drawing = service.submit(prompt, **parameters).result(timeout_s)
+    """The drawing, in few steps, or the error that it ended in."""
+    drawing = service.submit(prompt, **{"num_inference_steps": 4, **parameters}).result(timeout_s)
     assert drawing.image.size == (256, 256)
     return drawing
 

@@ -147,8 +147,8 @@ class Bench:
 
 
 @contextmanager
-def running_bench(folder: Path) -> Iterator[Bench]:
-    """Starts the Fair server; ends it and all that it runs."""
+def running_bench(folder: Path, *options: str) -> Iterator[Bench]:
+    """Starts the Fair server with these options; ends it and all that it runs."""
     log = StartLog(folder / "starts.txt")
     log.clear()
     lines: list[str] = []
@@ -159,7 +159,7 @@ def running_bench(folder: Path) -> Iterator[Bench]:
     nodes.write_text("\n".join(lines))
     processes = Processes(folder)
     try:
-        program = processes.start([*SERVER, "--nodes", nodes], env={**ACCOUNT, **log.environment()})
+        program = processes.start([*SERVER, "--nodes", nodes, *options], env={**ACCOUNT, **log.environment()})
         yield Bench(program.wait_for_line(r"Fair server ready on (\S+)")[1], log, program)
     finally:
         processes.stop_all()
