@@ -13,6 +13,7 @@ import pytest
 import page.no_type_stubs  # noqa: F401 (before anything that imports Gradio)
 from tests.support.fair_fronts import fair_that_cannot_list
 from tests.support.hostile_server import HostileServer
+from tests.support.order_of_tests import in_pieces
 from tests.support.processes import REPOSITORY, Processes, is_setting
 from tests.support.processes import free_port as _free_port
 from tests.support.reconcile_bench import Bench, running_bench
@@ -41,11 +42,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return bool(_WHOLLY_SLOW.search(collection_path.read_text())) or None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A slow test that fails runs a second time, and the report lists it; a quick test never does."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A slow test that fails runs a second time, and the report lists it; a quick test never does.
+
+    Several workers run the tests in an order in which they end together.
+    """
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+    if (workers := getattr(config, "workerinput", {}).get("workercount", 1)) > 1:
+        items[:] = in_pieces(items, workers)
 
 
 @pytest.hookimpl(tryfirst=True)
