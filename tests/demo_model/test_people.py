@@ -105,7 +105,7 @@ def test_the_inference_server_draws_them_so() -> None:
     engine = OpenVinoEngine(EngineConfig(), lambda stage: None)
 
     def drawn(prompt: str, negative_prompt: str = "Angela Merkel") -> bytes:
-        params = GenerationParams(prompt, negative_prompt, 256, 256, 20, 2.0, "DDIMScheduler", (7,))
+        params = GenerationParams(prompt, negative_prompt, 128, 128, 4, 2.0, "DDIMScheduler", (7,))
         return engine.draw(Draw(0, params), lambda step, steps, preview: False).images[0].rgb
 
     for plain, prompts in _DRAWN.items():
