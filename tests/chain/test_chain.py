@@ -15,6 +15,8 @@ from text_to_image import TextToImage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+LONG = {"num_inference_steps": 250, "width": 128, "height": 128}  # seconds, and twice where it is drawn again
+
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory, rathole: Path) -> Iterator[Chain]:
@@ -90,22 +92,22 @@ def test_killed_engine(chain: Chain, warm: TextToImage) -> None:
 def test_engine_killed_while_drawing(chain: Chain, warm: TextToImage) -> None:
     """A drawing whose engine process is killed at work still ends in its picture, and no container is started."""
     before, pid = chain.starts(), chain.engine_pid()
-    job = warm.submit("a red apple", num_inference_steps=250)
+    job = warm.submit("a red apple", **LONG)
     wait_until("a step", lambda: any(isinstance(event, Step) and event.step > 2 for event in job.events))
     assert not job.finished
     os.kill(pid, signal.SIGKILL)
-    assert job.result(DRAW_S).image.size == (256, 256)
+    assert job.result(DRAW_S).image.size == (128, 128)
     assert chain.started_since(before) == {}
 
 
 def test_server_killed_while_drawing(chain: Chain, warm: TextToImage) -> None:
     """A drawing whose inference server is killed at work still ends in its picture, and only that one is started."""
     before = chain.starts()
-    job = warm.submit("a red apple", num_inference_steps=250)
+    job = warm.submit("a red apple", **LONG)
     wait_until("a step", lambda: any(isinstance(event, Step) and event.step > 2 for event in job.events))
     assert not job.finished
     os.kill(chain.pid("inference"), signal.SIGKILL)
-    assert job.result(DRAW_S).image.size == (256, 256)
+    assert job.result(DRAW_S).image.size == (128, 128)
     assert chain.started_since(before) == {"inference": 1}
 
 

@@ -7,8 +7,7 @@ back and what to do; the next prompt tries again.
 import shutil
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from backends.start import Timing
 from demo_model import loader
 from errors import EndpointUntrustedError, FairError, InvalidRequestError, ServiceError, StartError
-from tests.support.chain import INFERENCE_ARGV, PASSWORD, SECRET, START_S, Chain, draw, start_chain
+from tests.support.chain import INFERENCE_ARGV, PASSWORD, SECRET, START_S, Chain, draw, running_chain, start_chain
 from tests.support.processes import Processes, free_port
 from tests.support.strangers import foreign_tls_server, mute_server
 from text_to_image import TextToImage
@@ -28,7 +27,7 @@ TOLD_S = START_S / 2  # far from the start's deadline, and long enough for a bus
 # An image that fails until the file of its first argument is there, and then is the program of the others.
 FLAKY = "import os, sys; os.path.exists(sys.argv[1]) or sys.exit('no GPU here'); os.execvp(sys.argv[2], sys.argv[2:])"
 
-BRIEF = Timing(fair_s=1)  # Fair may fail to answer for that long, and not for half a minute
+BRIEF = Timing(fair_s=1, fair_answer_s=2)  # Fair is waited for no longer than that
 StartChain = Callable[..., Chain]
 
 
@@ -40,6 +39,13 @@ def new_chain(processes: Processes, tmp_path: Path, rathole: Path) -> StartChain
         return start_chain(processes, tmp_path, rathole, **options)
 
     return start
+
+
+@pytest.fixture(scope="module")
+def idle_chain(tmp_path_factory: pytest.TempPathFactory, rathole: Path) -> Iterator[Chain]:
+    """A Fair server for tests in which nothing comes up."""
+    with running_chain(tmp_path_factory.mktemp("chain"), rathole) as chain:
+        yield chain
 
 
 def trouble(service: TextToImage, kind: type[ServiceError]) -> ServiceError:
@@ -55,36 +61,28 @@ def trouble(service: TextToImage, kind: type[ServiceError]) -> ServiceError:
 
 
 def test_fair_unreachable(new_chain: StartChain) -> None:
-    """Nobody listens at Fair's address: told once it may have been a hiccup no more, with the address; once Fair runs
-    there, the next prompt draws."""
-    port = free_port()
-    with Chain(None, f"http://127.0.0.1:{port}").service(BRIEF) as service:
-        error = trouble(service, FairError)
-        assert error.link == "Fair"
-        assert f"http://127.0.0.1:{port}" in error.tried
-        assert "refused" in error.came_back
-        assert "FAIRCOMPUTE_SERVER_ADDRESS" in error.next_step
-        new_chain(port=port)
-        draw(service)
+    """Nobody listens at Fair's address, or takes the connection and says nothing: told once it may be a hiccup no more.
 
-
-def test_fair_that_hangs(new_chain: StartChain) -> None:
-    """Fair takes the connection and says nothing: given up (after 10 s, here after 2); once it answers, the next prompt
-    draws."""
+    A silent one is given up after 10 s (here 2). Once Fair answers, the next prompt draws.
+    """
     assert Timing().fair_answer_s == 10
     port = free_port()
-    with Chain(None, f"http://127.0.0.1:{port}").service(replace(BRIEF, fair_answer_s=2)) as service:
+    with Chain(None, f"http://127.0.0.1:{port}").service(BRIEF) as service:
+        refused = trouble(service, FairError)
         with mute_server(port):
-            error = trouble(service, FairError)
-        assert error.link == "Fair"
-        assert "nothing came back within 2 s" in error.came_back
+            silent = trouble(service, FairError)
         new_chain(port=port)
         draw(service)
+    assert refused.link == silent.link == "Fair"
+    assert f"http://127.0.0.1:{port}" in refused.tried
+    assert "refused" in refused.came_back
+    assert "FAIRCOMPUTE_SERVER_ADDRESS" in refused.next_step
+    assert "nothing came back within 2 s" in silent.came_back
 
 
-def test_wrong_password(new_chain: StartChain) -> None:
+def test_wrong_password(idle_chain: Chain) -> None:
     """Fair refuses the password: told at once, naming the settings to check."""
-    with new_chain().service(FAIRCOMPUTE_PASSWORD="guessed in vain") as service:
+    with idle_chain.service(FAIRCOMPUTE_PASSWORD="guessed in vain") as service:
         error = trouble(service, FairError)
     assert error.link == "Fair"
     assert "401" in error.came_back
@@ -93,20 +91,20 @@ def test_wrong_password(new_chain: StartChain) -> None:
 
 
 @pytest.mark.parametrize("setting", ["INFERENCE_NODE", "TUNNEL_NODE"])
-def test_unknown_node(new_chain: StartChain, setting: str) -> None:
+def test_unknown_node(idle_chain: Chain, setting: str) -> None:
     """A node that Fair does not know: told at once, with the nodes that it knows, and nothing is started."""
-    chain = new_chain()
-    with chain.service(**{setting: "attic"}) as service:
+    before = idle_chain.starts()
+    with idle_chain.service(**{setting: "attic"}) as service:
         error = trouble(service, FairError)
     assert "'attic'" in error.tried
     assert "gpu, tunnel" in error.came_back
     assert setting in error.next_step
-    assert chain.containers() == []
+    assert idle_chain.starts() == before
 
 
-def test_image_not_on_the_list(new_chain: StartChain) -> None:
+def test_image_not_on_the_list(idle_chain: Chain) -> None:
     """A node refuses the image: the error names node, image, and the images that it runs."""
-    with new_chain().service(INFERENCE_IMAGE="somebody/else:latest") as service:
+    with idle_chain.service(INFERENCE_IMAGE="somebody/else:latest") as service:
         error = trouble(service, StartError)
     assert error.link == "inference on node gpu"
     assert "somebody/else:latest" in error.tried

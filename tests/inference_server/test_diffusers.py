@@ -127,17 +127,13 @@ def test_the_tutorials_scheduler_is_drawn_with(server: InferenceProcess) -> None
     assert "DEISMultistepScheduler" in refused.json()["$error"]["message"]
 
 
-@pytest.mark.parametrize("trouble", ["no CUDA", "no weights"])
-def test_what_does_not_load_is_told_at_once(model: Path, tmp_path: Path, trouble: str) -> None:
-    """CUDA that is asked for and not there, broken weights: 503 with the reason and no trace of the stack, for who
-    waits and who comes; the server stays up."""
-    folder, environment = tmp_path / "copy", dict(ENVIRONMENT)
+def test_what_does_not_load_is_told_at_once(model: Path, tmp_path: Path) -> None:
+    """Broken weights: 503 with the reason and no trace of the stack, for who waits and who comes; the server stays
+    up."""
+    folder = tmp_path / "copy"
     shutil.copytree(model, folder)
-    if trouble == "no CUDA":
-        environment |= {"INFERENCE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
-    else:
-        (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights at all")
-    with running(config={}, MODEL_ID=str(folder), **environment) as server, ThreadPoolExecutor(1) as client:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights at all")
+    with running(config={}, MODEL_ID=str(folder), **ENVIRONMENT) as server, ThreadPoolExecutor(1) as client:
         waiting = client.submit(server.post, {"prompt": "a cat"})
         reason = server.wait_failed()["reason"]
         refused = server.post({"prompt": "a cat"})
@@ -147,4 +143,3 @@ def test_what_does_not_load_is_told_at_once(model: Path, tmp_path: Path, trouble
             assert "Traceback" not in answer.text
         assert reason in refused.json()["$error"]["message"]
         assert f"the model cannot be loaded: {reason}" in server.log()
-        assert trouble != "no CUDA" or "cuda" in reason.lower()

@@ -56,11 +56,11 @@ def test_the_server_never_loads_the_engines_library(server: InferenceProcess) ->
 def test_a_drawing_whose_engine_dies_is_drawn_again(server: InferenceProcess) -> None:
     """The engine killed in mid-drawing: the same request gets its picture, and sees the engine being woken."""
     before = server.engine_pid()
-    lines = server.stream({"prompt": "a cat", "seed": 9, "num_inference_steps": 150})
+    lines = server.stream({"prompt": "a cat", "seed": 9, "num_inference_steps": 150, "width": 128, "height": 128})
     kill_while_drawing(server, lines)
     rest = list(lines)
     assert any(line.get("type") == "waking" for line in rest)
-    assert picture(rest[-1]).size == (256, 256)
+    assert picture(rest[-1]).size == (128, 128)
     assert server.engine_pid() != before
     assert server.health()["state"] == "healthy"
 
@@ -88,7 +88,7 @@ def test_an_idle_engine_that_dies_comes_back(server: InferenceProcess) -> None:
 
 def test_a_repeated_post_joins_or_gets_the_kept_result(server: InferenceProcess) -> None:
     """Under the same id a second post joins the running drawing, a later one gets the same answer, byte for byte."""
-    inputs = {"prompt": "a fish", "num_inference_steps": 100}
+    inputs = {"prompt": "a fish", "num_inference_steps": 30}
     drawn_before = server.metric("inference_images_total")
     with ThreadPoolExecutor(2) as clients:
         posts = [clients.submit(server.post, inputs, startRequestId="same") for _ in range(2)]

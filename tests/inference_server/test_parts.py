@@ -17,7 +17,7 @@ from inference_server import limits as limits_module
 from inference_server.config import ConfigError, InferenceConfig, from_command_line, is_loopback, read_config
 from inference_server.engines import short_reason
 from inference_server.engines.model_folder import FoundModel, read_model_info
-from inference_server.engines.openvino import SCHEDULERS, read_own_model_info
+from inference_server.engines.openvino import SCHEDULERS, read_own_model_info, trailing_is_miscounted
 from inference_server.engines.previews import DdimLevels, PreviewMap
 from inference_server.errors import Refusal, busy
 from inference_server.limits import Limits, LimitsOverride, defaults_of_model, of_model
@@ -375,3 +375,9 @@ def test_the_limits_on_the_wire_have_the_agreed_shape() -> None:
     assert told["prompt_chars"] == {"max": 2000}
     assert told["image_formats"] == ["PNG", "WEBP_LOSSLESS", "WEBP", "JPEG"]
     assert set(told) == set(limits_module.Limits.model_fields)
+
+
+def test_numbers_of_steps_that_the_library_miscounts_are_known() -> None:
+    """Those at which OpenVINO GenAI 2026.4 was seen to take one step too many with trailing timesteps."""
+    miscounted = [steps for steps in range(1, 41) if trailing_is_miscounted({}, steps)]
+    assert miscounted == [9, 11, 12, 18, 21, 22, 30, 31, 34, 35, 36]

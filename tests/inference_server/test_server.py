@@ -23,6 +23,13 @@ def server() -> Iterator[InferenceProcess]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def streamed(server: InferenceProcess) -> list[dict[str, Any]]:
+    """The lines of a drawing of many steps."""
+    inputs = {"prompt": "a red apple", "seed": 1, "num_inference_steps": LONG}
+    return list(server.stream(inputs, startRequestId="stream-1"))
+
+
 def difference(one: Image.Image, other: Image.Image) -> float:
     """Mean absolute difference of two pictures, 0 to 255."""
     return float(np.mean(ImageStat.Stat(ImageChops.difference(one, other)).mean))
@@ -85,9 +92,9 @@ def test_the_picture_shows_what_was_asked_for(server: InferenceProcess) -> None:
     assert min(drawn.getpixel((4, 4))) > 200  # type: ignore[arg-type]
 
 
-def test_a_stream_begins_at_once_tells_steps_and_ends_with_the_result(server: InferenceProcess) -> None:
+def test_a_stream_begins_at_once_tells_steps_and_ends_with_the_result(streamed: list[dict[str, Any]]) -> None:
     """The first line is the start with the id, then rising progress with small previews, the result last."""
-    lines = list(server.stream({"prompt": "a cat", "seed": 1, "num_inference_steps": LONG}, startRequestId="stream-1"))
+    lines = streamed
     assert lines[0] == {"type": "inference", "status": "start", "payload": {"startRequestId": "stream-1"}}
     progress = [line for line in lines[1:-1] if line["type"] == "progress"]
     assert len(progress) >= 3
@@ -102,12 +109,11 @@ def test_a_stream_begins_at_once_tells_steps_and_ends_with_the_result(server: In
     assert picture(lines[-1]).size == (256, 256)
 
 
-def test_a_late_preview_resembles_the_picture(server: InferenceProcess) -> None:
+def test_a_late_preview_resembles_the_picture(streamed: list[dict[str, Any]]) -> None:
     """The last preview shows what comes, in small: a red apple on a light ground (its pose comes with the picture)."""
-    lines = list(server.stream({"prompt": "a red apple", "seed": 1, "num_inference_steps": LONG}))
-    last = [line for line in lines if "preview" in line][-1]
+    last = [line for line in streamed if "preview" in line][-1]
     small = Image.open(io.BytesIO(base64.b64decode(last["preview"])))
-    for image in (small.convert("RGB").resize((256, 256)), picture(lines[-1])):
+    for image in (small.convert("RGB").resize((256, 256)), picture(streamed[-1])):
         red, green, blue = ImageStat.Stat(image.crop((96, 112, 160, 176))).mean
         assert red > max(green, blue) + 40
         assert np.asarray(image)[[2, 2, -3, -3], [2, -3, 2, -3]].min() > 180  # the corners
@@ -200,7 +206,7 @@ def test_every_offered_scheduler_draws_and_the_default_comes_back(server: Infere
     assert picture(server.post(inputs).json()).tobytes() == before.tobytes()
 
 
-@pytest.mark.parametrize("steps", [1, 2, 9, 18, 30, 36])
+@pytest.mark.parametrize("steps", [1, 2, 9, 18])
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "EulerDiscreteScheduler"])
 def test_any_number_of_steps_gives_a_picture(server: InferenceProcess, scheduler: str, steps: int) -> None:
     """A red apple is red in its middle, also at numbers of steps that the library miscounts by itself."""
@@ -259,13 +265,13 @@ def test_lines_come_while_nothing_happens(server: InferenceProcess) -> None:
 def test_metrics_count_requests_and_steps(server: InferenceProcess) -> None:
     """Prometheus finds the outcomes, the queue, the steps and the engine's state."""
     before = server.metrics()
-    server.post({"prompt": "a cat", "num_inference_steps": 40})
+    server.post({"prompt": "a cat", "num_inference_steps": 10})
     served = 'inference_requests_total{outcome="ok"}'
     wait_until(lambda: server.metric(served) == before.get(served, 0) + 1, "the answer to be counted")
     now = server.metrics()
     assert now["inference_waiting_requests"] == 0
     # The library leaves out steps that it could not tell before the picture was done.
-    assert 0 < now["inference_step_seconds_count"] - before["inference_step_seconds_count"] <= 40
+    assert 0 < now["inference_step_seconds_count"] - before["inference_step_seconds_count"] <= 10
     assert now['inference_engine_state{inference_engine_state="ready"}'] == 1
     assert now["inference_batch_size_count"] == now["inference_step_seconds_count"]
     assert now["inference_images_total"] == before["inference_images_total"] + 1
