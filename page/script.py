@@ -14,6 +14,7 @@ _FILES = (  # in this order: each may use what those before it define when it be
     "strip",
     "picture",
     "progress",
+    "times",
     "dropped",
     "ideas",
     "touch",

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from errors import BusyError, EndpointUnreachableError
+from errors import Absence, AwayError, BusyError, EndpointUnreachableError
 from page import text as page_text
 from tests.support.page_service import StandInService, picture, serve
 from tests.support.processes import REPOSITORY, wait_until
@@ -54,6 +55,19 @@ def test_every_stage_is_told(open_page: Callable[..., Visit]) -> None:
     expect(visit.page.locator("#draw")).to_be_enabled()
     expect(visit.page.locator("#cancel")).to_have_count(0)
     expect(visit.page.locator("#preview img")).to_have_count(0)
+
+
+def test_a_pause_ends_at_a_time_on_the_visitors_clock(open_page: Callable[..., Visit]) -> None:
+    """Until when the machine is paused stands there in the visitor's own time, and the next sentence replaces it."""
+    visit = open_page(timezone_id="Asia/Tokyo", locale="de-DE")
+    until = datetime.now(UTC).replace(hour=11, minute=5, second=0) + timedelta(days=3)
+    absence = Absence("paused", until=until.timestamp())
+    visit.service.fail_with = AwayError("Workers", tried="draw", came_back="x", next_step="y", absence=absence)
+    visit.ask("a red apple")
+    visit.says(f"The machine that draws is paused by its owner until 20:05 on {until:%A}. Please come back then.")
+    visit.service.fail_with = None
+    visit.ask("a red apple")
+    visit.says(re.compile(r"Done in [\d.]+ s, seed 42"))
 
 
 def test_the_picture_is_described_and_its_seed_shown(open_page: Callable[..., Visit]) -> None:
