@@ -42,6 +42,12 @@ def test_all_that_is_imported_is_there() -> None:
     assert needed - set(space_files()) == set()
 
 
+def test_all_of_the_page_is_there() -> None:
+    """Whatever lies in the page's folder is uploaded: its style, scripts, words and icon are read, not imported."""
+    there = {file.relative_to(ROOT).as_posix() for file in (ROOT / "page").rglob("*") if file.is_file()}
+    assert {path for path in there if "__pycache__" not in path} - set(space_files()) == set()
+
+
 def test_nothing_else_is_there() -> None:
     """No tests, tools, benchmarks, training or maintenance, no engine that needs PyTorch, no secret."""
     strangers = ("tests/", "tools/", "benchmarks/", "demo_model/training/", "maintenance/", "manage.py", ".")
