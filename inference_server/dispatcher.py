@@ -17,6 +17,7 @@ from inference_server.errors import Refusal
 from inference_server.in_flight import InFlight
 from inference_server.limits import Defaults, Limits, defaults_of_model, of_model
 from inference_server.messages import (
+    NO_GPU,
     BatchStats,
     Cancel,
     Cancelled,
@@ -48,8 +49,10 @@ class Dispatcher:
         start_child: Callable[[], EngineChild],
         metrics: Metrics,
         owner: Owner,
+        end: Callable[[], None] = lambda: None,
     ) -> None:
-        self._config, self._metrics, self._owner = config, metrics, owner
+        """`end`: ends the server, where only a new container can go on."""
+        self._config, self._metrics, self._owner, self._end = config, metrics, owner, end
         self._encoder = Encoder()
         self._supervisor = Supervisor(start_child, self)
         self._model_info: ModelInfo | None = None
@@ -132,7 +135,7 @@ class Dispatcher:
         if self._must_wait(request) and waiting >= self._limits.waiting_requests.max:
             raise errors.busy(waiting)
         if self.phase is Phase.FAILED and (pause_s := self._supervisor.pause_s) > 0:
-            raise errors.not_loaded(self._supervisor.failure, max(1, round(pause_s)))
+            raise errors.not_loaded(self._supervisor.failure, pause_s)
         ticket = Ticket(request)
         self._queue.append(ticket)
         if self._idle is not None:
@@ -184,10 +187,15 @@ class Dispatcher:
 
     def on_ready(self, model_info: ModelInfo) -> None:
         self._metrics.touch()
+        if self._had_gpu and not model_info.gpu:
+            self._end_without_gpu()
         self._limits = self._config.limits.over(of_model(model_info))
         cut = self._config.limits.without_effect(self._limits)
         if cut and self._model_info is None:  # once: it is the same each time the engine wakes
             log.warning("the configured limits go beyond the model's, which hold: %s", "; ".join(cut))
+        if self._model_info is None:
+            for notice in filter(None, (*model_info.notices, model_info.memory_plan)):
+                log.info("%s: %s", model_info.name, notice)
         self._model_info, self._defaults = model_info, defaults_of_model(model_info, self._limits)
         self._in_flight.allow(model_info.images_at_once, model_info.images_ahead)
         self._next()
@@ -199,6 +207,17 @@ class Dispatcher:
         waiting, self._queue = self._queue, deque()
         for ticket in waiting:
             ticket.refuse(errors.not_loaded(failure, pause_s))
+        if failure.code == NO_GPU and self._had_gpu:
+            self._end_without_gpu()
+
+    @property
+    def _had_gpu(self) -> bool:
+        return self._model_info is not None and self._model_info.gpu
+
+    def _end_without_gpu(self) -> None:
+        """A container that has lost its GPU (a `systemctl daemon-reload` does that) never gets it back."""
+        log.error("the GPU that was here is gone: the server ends, so that a new container is started")
+        self._end()
 
     def on_lost(self, reason: str) -> bool:
         self._metrics.engine_crashes.inc()

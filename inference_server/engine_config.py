@@ -51,6 +51,7 @@ def _size(text: Any) -> tuple[int, int]:
 NonEmpty = Annotated[str, Field(min_length=1)]
 EngineName = Annotated[str, AfterValidator(_check_engine)]
 Device = Literal["cuda", "cpu"]
+MemoryPlanName = Literal["auto", "full", "fp8", "nf4", "offload"]
 
 
 class EngineConfig(JsonModel):
@@ -62,6 +63,7 @@ class EngineConfig(JsonModel):
     model_precision: NonEmpty | None = None
     device: Device | None = None  # None: what the engine finds
     max_batch: Annotated[Int, Field(ge=1, le=MAX_BATCH)] = MAX_BATCH  # images side by side
-    compile_cache: NonEmpty | None = None  # folder for what was compiled; None: nothing is kept
+    memory_plan: MemoryPlanName = "auto"  # how the model lies in the GPU's memory
+    compile_cache: NonEmpty | None = None  # folder for what was compiled and learnt; None: nothing is kept
     # (width, height) in px to compile for; (): none, None: the model's own
     compile_sizes: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_sizes)] | None = None

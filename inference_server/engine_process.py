@@ -127,8 +127,8 @@ def _load(config: EngineConfig, channel: PipeChannel) -> engines.LoadedEngine | 
         engine.warm_up()
     except Exception as exc:
         traceback.print_exc()  # for the log; only the reason goes on the wire
-        code = exc.code if isinstance(exc, engines.ModelLoadError) else engines.ModelLoadError.code
-        channel.tell(LoadFailed(short_reason(exc), code))
+        told = exc if isinstance(exc, engines.ModelLoadError) else engines.ModelLoadError
+        channel.tell(LoadFailed(short_reason(exc), told.code, told.permanent))
         return None
     channel.tell(Ready(engine.model_info))
     return engine

@@ -5,8 +5,8 @@
         status 401   UNAUTHORIZED
         status 404   NO_SUCH_REQUEST, NO_SUCH_ROUTE;  405 METHOD_NOT_ALLOWED;  408 TOO_SLOW
         status 409   REQUEST_ID_REUSED;  410 REQUEST_CANCELLED;  413 BODY_TOO_LARGE
-        status 503   BUSY, MODEL_NOT_LOADED, GPU_BUSY (its owner uses it), PAUSED (its owner said so), BUDGET_USED_UP
-                     (its minutes for today), ENGINE_CRASHED, SHUTTING_DOWN, PIPELINE_ERROR (the model said no),
+        status 503   BUSY, MODEL_NOT_LOADED, GPU_BUSY (its owner uses it), NO_GPU (it is gone), PAUSED (its owner said so),
+                     BUDGET_USED_UP (its minutes for today), ENGINE_CRASHED, SHUTTING_DOWN, PIPELINE_ERROR (the model said no),
                      APP_INFERENCE_ERROR (a fault of the server's own)
 
 The codes that docker-diffusers-api has keep its names.
@@ -69,8 +69,12 @@ def failed() -> Refusal:
     return Refusal(503, "APP_INFERENCE_ERROR", "The server failed; its log says more.")
 
 
-def not_loaded(failure: LoadFailed, retry_after_s: int) -> Refusal:
+def not_loaded(failure: LoadFailed, retry_after_s: float) -> Refusal:
     """Why no model is loaded. The message for a busy GPU is fit for visitors."""
+    if failure.permanent:
+        message = f"The model cannot be loaded: {failure.reason}. It is not tried again before the server's next start."
+        return Refusal(503, failure.code, message)
+    retry_after_s = max(1, round(retry_after_s))
     if failure.code == GPU_BUSY:
         message = (
             "Somebody else is using the GPU just now, so there is no room for the model. "

@@ -9,7 +9,8 @@ from inference_server.engine_config import EngineConfig
 from inference_server.params import GenerationParams as GenerationParams  # a part of Draw
 
 DOWNLOADING = "Downloading the model"  # begins the stages of a download, which takes as long as it brings bytes
-MODEL_NOT_LOADED, GPU_BUSY = "MODEL_NOT_LOADED", "GPU_BUSY"  # the wire's codes for a model that is not there
+# The wire's codes for a model that is not there.
+MODEL_NOT_LOADED, GPU_BUSY, NO_GPU = "MODEL_NOT_LOADED", "GPU_BUSY", "NO_GPU"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class ModelInfo:
     gpu: bool = False
     images_at_once: int = 1  # images side by side; a drawing with more is taken alone
     images_ahead: int = 0  # how many more it takes early and prepares
+    features: tuple[str, ...] = ("text2image", "negative_prompt", "guidance")  # what a request can make use of
+    memory_plan: str = ""  # how it lies in the device's memory, and why; empty: all of it is there
+    notices: tuple[str, ...] = ()  # for the maintainer: licence, precision; a sentence each
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class LoadFailed:
     """The model cannot be loaded; the process ends after this."""
 
     reason: str
-    code: str = MODEL_NOT_LOADED  # GPU_BUSY when something else holds the device's memory
+    code: str = MODEL_NOT_LOADED  # GPU_BUSY when something else holds the device's memory, NO_GPU when it is gone
+    permanent: bool = False  # trying again would end in the same way
 
 
 @dataclass(frozen=True)

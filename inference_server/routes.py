@@ -94,6 +94,9 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
     told["defaults"] = offer.defaults.model_dump(mode="json") if offer.defaults else {}
     if dispatcher.phase is Phase.LOADING:
         told["stage"] = dispatcher.stage
+    if offer.model_info is not None:
+        told["memory_plan"] = offer.model_info.memory_plan
+        told["notices"] = list(offer.model_info.notices)
     if dispatcher.phase is Phase.FAILED:
         told["reason"] = dispatcher.reason
     if pause := services.owner.pause:

@@ -132,7 +132,7 @@ async def _serve(
     owner: Owner,
 ) -> None:
     metrics, ending = Metrics(), asyncio.Event()
-    dispatcher = Dispatcher(config, start_child, metrics, owner)
+    dispatcher = Dispatcher(config, start_child, metrics, owner, ending.set)
     kept = None
     if isinstance(place, Space) and owner.folder is not None:
         kept = KeptResults(owner.folder / "results", keep_s=KEEP_S, keep_bytes=KEEP_BYTES)

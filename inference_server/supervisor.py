@@ -7,6 +7,7 @@ listener.
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -78,7 +79,7 @@ class Supervisor:
 
     @property
     def pause_s(self) -> float:
-        """How long a failed load is not tried again; 0 or less: it may be."""
+        """How long a failed load is not tried again; 0 or less: it may be, infinite: never."""
         return self._retry_s - asyncio.get_running_loop().time()
 
     @property
@@ -186,10 +187,14 @@ class Supervisor:
             self._load_failures += 1
             pause_s = min(MAX_PAUSE_S, 2**self._load_failures)
         self.failure, self._retry_s = failure, asyncio.get_running_loop().time() + pause_s
+        if failure.permanent:
+            self._retry_s = math.inf
         self._set_phase(Phase.FAILED)
-        log.error("the model cannot be loaded: %s; next try in %d s", failure.reason, pause_s)
+        told = "not tried again" if failure.permanent else f"next try in {pause_s} s"
+        log.error("the model cannot be loaded: %s; %s", failure.reason, told)
         self._listener.on_failed(failure, pause_s)
-        self._recover(failure, pause_s)
+        if not failure.permanent:
+            self._recover(failure, pause_s)
 
     def _recover(self, failure: LoadFailed, pause_s: int) -> None:
         """Tries again unasked: clients post nothing to a failed server, and the cause may be over.

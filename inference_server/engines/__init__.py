@@ -16,9 +16,13 @@ _BUILD_PATH = re.compile(r"(?:\s+(?:at|from|in))?\s+\S*/\S+\.(?:c|cc|cpp|cxx|cu|
 
 
 class ModelLoadError(Exception):
-    """The model cannot be loaded; the text is for the maintainer and holds no secret. `code`: the wire's."""
+    """The model cannot be loaded; the text is for the maintainer and holds no secret.
+
+    `code`: the wire's. `permanent`: trying again would end in the same way.
+    """
 
     code = "MODEL_NOT_LOADED"
+    permanent = False
 
 
 class WorkChannel(Protocol):

@@ -28,7 +28,7 @@ def as_typed(prompt: str, *, negative: bool = False) -> str:
 class FoundModel:
     """A model folder on this machine and the name that the wire gives it."""
 
-    folder: Path
+    folder: Path  # or a file that holds the whole model
     name: str
     encoder_prompt: Callable[..., str] = as_typed  # from a prompt to the text that the text encoder is given
 
@@ -61,7 +61,7 @@ def find(config: EngineConfig, report: Callable[[str], None], fetch: Fetch = sna
             raise ModelLoadError(f"No MODEL_ID is set and there is no demo model beside this server: {exc}") from exc
         return FoundModel(demo_model.folder(), DEMO_MODEL_NAME, demo_model.encoder_prompt)
     folder = Path(config.model_id).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or folder.is_file():
         return FoundModel(folder, config.model_id)
     if folder.is_absolute() or config.model_id.startswith((".", "~")) or config.model_id.count("/") != 1:
         raise ModelLoadError(f"MODEL_ID {config.model_id!r} is no folder here and no model id of the hub (owner/name)")
@@ -96,21 +96,23 @@ def read_model_info(
     side_multiple_px: int = 64,
     side_px: int | None = None,
     best: tuple[int, float] | None = None,
+    index: Mapping[str, Any] | None = None,
 ) -> ModelInfo:
     """What the folder says about the model; `schedulers` picks the usable ones from the scheduler's config.
 
     `max_side_px`: the largest side that the engine draws, from the one that the model was trained for. What an engine
-    knows better than the folder: `side_px`, the trained side; `best`, steps and guidance. `defaults.json` wins.
+    knows better than the folder: `side_px`, the trained side; `best`, steps and guidance; `index`, of a model that is
+    one file. `defaults.json` wins.
 
     Raises: ModelLoadError when the folder holds no readable model_index.json.
     """
-    index = read_json(found.folder / "model_index.json")
+    index = index or read_json(found.folder / "model_index.json")
     if "_class_name" not in index:
         raise ModelLoadError(f"{found.folder} holds no readable model_index.json: it is no diffusers model folder")
     defaults = read_json(found.folder / "defaults.json")
     scheduler = _own_scheduler(found.folder, index)
     scale = _vae_scale(found.folder)
-    side = side_px or _native_side_px(found.folder, scale)
+    side = side_px or native_side_px(found.folder, scale)
     steps, guidance = best or steps_and_guidance(found.name, scheduler)
     width, height = _int(defaults, "width", side), _int(defaults, "height", side)
     offered = schedulers(read_scheduler_config(found.folder))
@@ -168,7 +170,9 @@ def _vae_scale(folder: Path) -> int:
     return 8
 
 
-def _native_side_px(folder: Path, scale: int) -> int:
+def native_side_px(folder: Path, scale: int | None = None) -> int:
+    """The side that the model was trained for, as its configuration tells it; 512 where it does not."""
+    scale = scale or _vae_scale(folder)
     for part in ("unet", "transformer"):
         size = read_json(folder / part / "config.json").get("sample_size")
         if isinstance(size, list) and size:

@@ -1,5 +1,6 @@
 """A model that cannot be loaded: for good until somebody mends it, or because the GPU's owner uses the GPU."""
 
+import dataclasses
 import errno
 import json
 
@@ -9,13 +10,14 @@ import pytest
 from inference_server.config import InferenceConfig
 from inference_server.errors import Refusal
 from inference_server.idempotency import IdempotencyStore
-from inference_server.messages import LoadFailed
+from inference_server.messages import NO_GPU, LoadFailed, Ready
 from inference_server.routes import Services, create_app
 from inference_server.security import BearerMiddleware
 from inference_server.supervisor import GPU_BUSY_PAUSE_S, GPU_BUSY_RETRY_S, MAX_PAUSE_S, Phase
 from inference_server.tickets import Waking
 from inference_server.wire import read_request
-from tests.support.inference_engine import EngineBench, code, run
+from tests.support.inference_engine import EngineBench, code, run, settle
+from tests.support.scripted_engine import MODEL_INFO
 
 BUSY = LoadFailed("1.0 GiB of 24.0 GiB are free, and the model needs 5.0 GiB", "GPU_BUSY")
 
@@ -75,6 +77,45 @@ def test_a_busy_gpu_by_http() -> None:
             health = (await client.get("/healthcheck")).json()
             assert (health["state"], health["engine"]) == ("healthy", "asleep")
             assert "reason" not in health
+
+    run(story())
+
+
+def test_what_cannot_change_by_itself_is_told_once() -> None:
+    """A card without kernels, a model that is too large: no try follows, and posts are refused with the reason."""
+
+    async def story() -> None:
+        bench = EngineBench()
+        waiting = bench.post("a")
+        await bench.say(LoadFailed("the GPU is too old", permanent=True))
+        assert code(waiting) == "MODEL_NOT_LOADED"
+        await bench.after(10 * MAX_PAUSE_S)
+        assert bench.phase() is Phase.FAILED
+        assert len(bench.children) == 1
+        refused = refusal(bench)
+        assert refused.retry_after_s is None
+        assert "the GPU is too old. It is not tried again" in refused.message
+        assert len(bench.children) == 1
+
+    run(story())
+
+
+@pytest.mark.parametrize("told", ["no GPU", "a CPU"])
+def test_a_server_that_has_lost_its_gpu_ends(told: str) -> None:
+    """Only a new container gets it back; one that never had a GPU stays and says why it cannot load."""
+
+    async def story() -> None:
+        lost = LoadFailed("NVIDIA's driver is loaded, and PyTorch reaches no GPU", NO_GPU)
+        bench = EngineBench(dataclasses.replace(MODEL_INFO, gpu=True))
+        await bench.say(lost)
+        assert not bench.ended
+        await bench.after(MAX_PAUSE_S)
+        await bench.ready()
+        assert not bench.ended
+        bench.child.die("it ended with exit code 1")
+        await settle()
+        await bench.say(lost if told == "no GPU" else Ready(MODEL_INFO))
+        assert bench.ended
 
     run(story())
 

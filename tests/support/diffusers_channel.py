@@ -160,7 +160,7 @@ class Rig:
         sizes = encoding.input_sizes(small_drawing(info))
         self.unet = WatchedUNet(model.pipeline.unet, sizes)
         limits = BatchLimits(capacity or buckets[-1], buckets, info.width_px * info.height_px)
-        self.steps = ContinuousBatching(model.pipeline, model.device, encoding, self.unet, limits, preview_every_s)
+        self.steps = ContinuousBatching(model, encoding, self.unet, limits, preview_every_s)
 
     def draw(self, first: Draw, *others: Draw) -> ScriptedChannel:
         """The first has its first step alone; the others, encoded meanwhile, share its second."""

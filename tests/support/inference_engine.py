@@ -60,9 +60,13 @@ class EngineBench:
         self.model_info, self.metrics = model_info, Metrics()
         limits = LimitsOverride(num_images_per_prompt={"max": 16}, **override)
         config = InferenceConfig(model_id="a-model", limits=limits, idle_engine_s=100)
+        self.ended = False  # the engine has ended the server
         self.owner = owner or Owner()
-        self.dispatcher = Dispatcher(config, self._new_child, self.metrics, self.owner)
+        self.dispatcher = Dispatcher(config, self._new_child, self.metrics, self.owner, self._end)
         self.dispatcher.start(self._new_child() if with_child else None)
+
+    def _end(self) -> None:
+        self.ended = True
 
     def _new_child(self) -> StandInChild:
         if self.start_error is not None:

@@ -60,7 +60,7 @@ _BETAS = {
 @functools.cache
 def folder(kind: str) -> Path:
     """Saved once per test run: sd, sd_strict, sd_mild (with a safety checker), sdxl, lcm, sd3, sd3_t5 (with T5)."""
-    save: dict[str, Callable[[Path], Path]] = {
+    makers: dict[str, Callable[[Path], Path]] = {
         "sd": save_sd,
         "sd_strict": functools.partial(save_sd, safety_checker="strict"),
         "sd_mild": functools.partial(save_sd, safety_checker="mild"),
@@ -69,7 +69,7 @@ def folder(kind: str) -> Path:
         "sd3": save_sd3,
         "sd3_t5": functools.partial(save_sd3, t5=True),
     }
-    return save[kind](Path(_FOLDERS.name) / kind)
+    return makers[kind](Path(_FOLDERS.name) / kind)
 
 
 def save_sd(folder: Path, safety_checker: str | None = None, **unet: Any) -> Path:
@@ -77,32 +77,32 @@ def save_sd(folder: Path, safety_checker: str | None = None, **unet: Any) -> Pat
     torch.manual_seed(0)
     checker = None if safety_checker is None else _safety_checker(strict=safety_checker == "strict")
     pipeline = StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config()),
-        tokenizer=_tokenizer(),
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config()),
+        tokenizer=tokenizer(),
         unet=_unet(**unet),
         scheduler=DDIMScheduler(**_BETAS),
         safety_checker=checker,
         feature_extractor=None if checker is None else CLIPImageProcessor(size=30, crop_size=30),
         requires_safety_checker=False,
     )
-    return _save(pipeline, folder)
+    return save(pipeline, folder)
 
 
 def save_lcm(folder: Path) -> Path:
     """A latent consistency model: the guidance is an input of the UNet."""
     torch.manual_seed(0)
     pipeline = LatentConsistencyModelPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config()),
-        tokenizer=_tokenizer(),
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config()),
+        tokenizer=tokenizer(),
         unet=_unet(time_cond_proj_dim=32),
         scheduler=LCMScheduler(**_BETAS),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return _save(pipeline, folder)
+    return save(pipeline, folder)
 
 
 def save_sdxl(folder: Path) -> Path:
@@ -114,16 +114,16 @@ def save_sdxl(folder: Path) -> Path:
         projection_class_embeddings_input_dim=6 * 8 + TEXT_WIDTH,
     )
     pipeline = StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config()),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config()),
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer(),
+        vae=vae(),
+        text_encoder=CLIPTextModel(text_config()),
+        text_encoder_2=CLIPTextModelWithProjection(text_config()),
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
         unet=unet,
         scheduler=DDIMScheduler(**_BETAS),
         add_watermarker=False,
     )
-    return _save(pipeline, folder)
+    return save(pipeline, folder)
 
 
 def save_sd3(folder: Path, t5: bool = False) -> Path:
@@ -143,20 +143,20 @@ def save_sd3(folder: Path, t5: bool = False) -> Path:
         pos_embed_max_size=96,
     )
     pipeline = StableDiffusion3Pipeline(
-        vae=_vae(shift_factor=0.06),
-        text_encoder=CLIPTextModelWithProjection(_text_config()),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config()),
-        text_encoder_3=_t5_encoder() if t5 else None,
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer(),
-        tokenizer_3=_t5_tokenizer() if t5 else None,
+        vae=vae(shift_factor=0.06),
+        text_encoder=CLIPTextModelWithProjection(text_config()),
+        text_encoder_2=CLIPTextModelWithProjection(text_config()),
+        text_encoder_3=t5_encoder() if t5 else None,
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        tokenizer_3=t5_tokenizer() if t5 else None,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
-    return _save(pipeline, folder)
+    return save(pipeline, folder)
 
 
-def _save(pipeline: Any, folder: Path) -> Path:
+def save(pipeline: Any, folder: Path) -> Path:
     """The index then names also the parts that the pipeline does without, as those on the hub do."""
     pipeline.save_pretrained(folder)
     index_path = folder / "model_index.json"
@@ -182,7 +182,7 @@ def _unet(**options: Any) -> Any:
     return UNet2DConditionModel(**(defaults | options))
 
 
-def _vae(**options: Any) -> Any:
+def vae(**options: Any) -> Any:
     return AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),
         in_channels=3,
@@ -195,7 +195,7 @@ def _vae(**options: Any) -> Any:
     )
 
 
-def _text_config() -> Any:
+def text_config() -> Any:
     return CLIPTextConfig(
         vocab_size=200,
         hidden_size=TEXT_WIDTH,
@@ -210,19 +210,19 @@ def _text_config() -> Any:
     )
 
 
-def _tokenizer() -> Any:
+def tokenizer() -> Any:
     """CLIP's own with a vocabulary of letters: the last one of a word counts as another."""
     tokens = ["<|startoftext|>", "<|endoftext|>", *_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TOKENS)
 
 
-def _t5_tokenizer() -> Any:
+def t5_tokenizer() -> Any:
     """T5's own with a vocabulary of letters, and a token before each word."""
     return T5Tokenizer(vocab=[(token, -1.0) for token in _T5_TOKENS], extra_ids=0)
 
 
-def _t5_encoder() -> Any:
+def t5_encoder() -> Any:
     config = T5Config(vocab_size=len(_T5_TOKENS), d_model=2 * TEXT_WIDTH, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
     return T5EncoderModel(config)
 
@@ -237,7 +237,7 @@ def _safety_checker(strict: bool) -> Any:
         image_size=30,
         patch_size=15,
     )
-    config = CLIPBothConfig(vision_config=vision.to_dict(), text_config=_text_config().to_dict(), projection_dim=32)
+    config = CLIPBothConfig(vision_config=vision.to_dict(), text_config=text_config().to_dict(), projection_dim=32)
     checker = StableDiffusionSafetyChecker(config)
     threshold = -2.0 if strict else 2.0  # a cosine is always above, or never
     checker.concept_embeds_weights.data.fill_(threshold)

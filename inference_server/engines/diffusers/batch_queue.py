@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from inference_server.engines.diffusers.batch import Batch, BatchKey
 from inference_server.engines.diffusers.encode import ActiveImage
 
-BUCKETS = (1, 2, 4, 8, 16)  # images side by side
+# Images side by side. Of a batch at most a third waits in vain (5 of 6 are used, 9 of 12), and each bucket is a shape
+# of its own to CUDA graphs.
+BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 def buckets_up_to(capacity: int) -> tuple[int, ...]:
@@ -27,10 +29,13 @@ class BatchLimits:
 class BatchQueue:
     """All images of the step loop, for its thread alone. Batches of different sizes take turns, a step each."""
 
-    def __init__(self, limits: BatchLimits) -> None:
+    def __init__(self, limits: BatchLimits, max_area_px: int | None = None) -> None:
+        """`max_area_px`: of all images of one step, as an earlier process learnt it; None: memory was never short."""
         self._limits = limits
         self._capacity = limits.capacity  # lowered when memory was short
-        self._max_area_px: int | None = None  # of all images of one step; None until memory was short
+        self._max_area_px = max_area_px
+        if max_area_px is not None:
+            self._capacity = max(1, min(self._capacity, max_area_px // limits.default_area_px))
         self._waiting: list[ActiveImage] = []
         self._batches: deque[Batch] = deque()  # in the order of their turns
 
@@ -73,6 +78,11 @@ class BatchQueue:
         batch.leave(image)
         if not batch.images:
             self._batches.remove(batch)
+
+    @property
+    def max_area_px(self) -> int | None:
+        """Of all images of one step; None until memory was short."""
+        return self._max_area_px
 
     def largest(self) -> Batch | None:
         """The batch whose step has the most pixels."""

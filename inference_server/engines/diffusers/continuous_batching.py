@@ -9,9 +9,6 @@ import logging
 import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
-from typing import Any
-
-import torch
 
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import cuda_errors
@@ -20,6 +17,7 @@ from inference_server.engines.diffusers.batch_queue import BatchLimits, BatchQue
 from inference_server.engines.diffusers.cuda_errors import Failure
 from inference_server.engines.diffusers.decode import DenoisedLatents, LatentDecoder
 from inference_server.engines.diffusers.encode import RequestEncoder
+from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.stage_threads import (
     DecodeEnded,
     DecodeThread,
@@ -45,16 +43,16 @@ class ContinuousBatching:
 
     def __init__(
         self,
-        pipeline: Any,
-        device: torch.device,
+        loaded: LoadedPipeline,
         encoder: RequestEncoder,
         runner: UNetRunner,
         limits: BatchLimits,
         preview_every_s: float = PREVIEW_EVERY_S,
     ) -> None:
-        self.device, self.runner, self.limits, self.preview_every_s = device, runner, limits, preview_every_s
-        self.denoised = DenoisedLatents(pipeline.scheduler)
-        self._encoder, self._decoder = encoder, LatentDecoder(pipeline, device, PreviewMap())
+        self.device, self.runner, self.preview_every_s = loaded.device, runner, preview_every_s
+        self.limits, self.store = limits, loaded.store
+        self.denoised = DenoisedLatents(loaded.pipeline.scheduler)
+        self._encoder, self._decoder = encoder, LatentDecoder(loaded, PreviewMap())
 
     def work(self, channel: WorkChannel) -> None:
         """Draws until the channel has no more to give and all pictures are decoded.
@@ -80,7 +78,7 @@ class _StepLoop:
         self._channel, self._events, self._decode_thread = channel, events, decode_thread
         self._runner, self._denoised, self._preview_every_s = engine.runner, engine.denoised, engine.preview_every_s
         self._stream, self._timer = ThreadStream(engine.device, urgent=True), StepTimer(engine.device)
-        self._queue = BatchQueue(engine.limits)
+        self._queue, self._store = BatchQueue(engine.limits, engine.store.known.max_area_px), engine.store
         self._more_to_come, self._all_decoded = True, False
 
     def run(self) -> None:
@@ -174,13 +172,14 @@ class _StepLoop:
             self._decode_thread.preview(image.request, denoised, self._stream.record_event())
 
     def _on_out_of_memory(self, batch: Batch, failure: Failure) -> None:
-        """Ends the newest request of the batch; the others, and all to come, go on in smaller batches."""
+        """All of them, and all to come, go on in smaller batches; one that was alone has failed."""
         bucket, shape = batch.bucket, batch.shape
         log.warning("out of memory with %d images of %dx%d px", bucket, shape.width_px, shape.height_px)
-        newest = max(batch.images, key=lambda image: image.request.number)
-        newest.request.fail(failure.reason)
         if bucket > 1:
-            self._channel.tell(Capacity(self._queue.halve(batch)))
+            self._halve(batch)
+        else:
+            for image in batch.images:
+                image.request.fail(failure.reason)
         self._queue.drop_ended()
         self._queue.regroup()
         self._runner.forget(None if bucket > 1 else shape)  # one picture that is too large concerns no other size
@@ -191,10 +190,15 @@ class _StepLoop:
         largest = self._queue.largest()
         log.warning("out of memory beside the steps")
         if largest is not None and largest.bucket > 1:
-            self._channel.tell(Capacity(self._queue.halve(largest)))
+            self._halve(largest)
             self._queue.regroup()
         self._runner.forget()
         empty_cache()
+
+    def _halve(self, batch: Batch) -> None:
+        """Allows half of this batch from now on, and when the model is loaded the next time."""
+        self._channel.tell(Capacity(self._queue.halve(batch)))
+        self._store.learn(max_area_px=self._queue.max_area_px)
 
     def _tell_times(self, times: Sequence[StepTime]) -> None:
         for time_ in times:

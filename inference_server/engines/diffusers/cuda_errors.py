@@ -19,6 +19,12 @@ _STICKY = (
     "device-side assert",
     "NVRTC",
 )
+
+
+class SaferPrecisionError(Exception):
+    """A picture came out spoilt: this process ends, and the next one loads the model in another precision."""
+
+
 MEMORY_SHORT = "The device's memory does not suffice"  # how a reason for the visitor begins
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")  # in the libraries' own words
 
@@ -64,7 +70,7 @@ def is_fatal(exc: BaseException) -> bool:
     """Whether this process cannot use the device any more: it must end, and the server starts another one."""
     if is_out_of_memory(exc):
         return False
-    if isinstance(exc, torch.AcceleratorError):
+    if isinstance(exc, torch.AcceleratorError | SaferPrecisionError):
         return True
     if not isinstance(exc, RuntimeError) or "NOT_SUPPORTED" in str(exc):  # a library that cannot do this one thing
         return False

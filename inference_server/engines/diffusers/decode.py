@@ -9,23 +9,24 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from inference_server.engines.diffusers import cuda_errors
+from inference_server.engines import spoilt
+from inference_server.engines.diffusers import cuda_errors, tiling
 from inference_server.engines.diffusers.active_request import ActiveRequest
+from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.streams import empty_cache, mem_usage
 from inference_server.engines.previews import PreviewMap
 
-TILE_PX = 512  # takes about a quarter of the memory of a 1024 px picture in one piece
-
 
 class NoPictureError(Exception):
-    """The latents hold values that are no numbers."""
+    """What was decoded is no picture; the text says why."""
 
 
 class LatentDecoder:
     """Decodes the latents of one model. For one thread."""
 
-    def __init__(self, pipeline: Any, device: torch.device, previews: PreviewMap) -> None:
-        self._pipeline, self._device, self._previews = pipeline, device, previews
+    def __init__(self, loaded: LoadedPipeline, previews: PreviewMap) -> None:
+        self._loaded, self._pipeline, self._device, self._previews = loaded, loaded.pipeline, loaded.device, previews
+        pipeline = loaded.pipeline
         self._vae = pipeline.vae
         self._is_sdxl = isinstance(pipeline, StableDiffusionXLPipeline)
         if self._is_sdxl and self._vae.dtype == torch.float16 and self._vae.config.force_upcast:
@@ -38,14 +39,15 @@ class LatentDecoder:
         Raises: NoPictureError, torch.OutOfMemoryError, or what the parts raise.
         """
         decoded = self._decode(latents)
+        wrong, pixels = _look(request, decoded)
+        if wrong and self._vae.dtype != torch.float32 and torch.isfinite(latents).all():
+            self._vae.to(dtype=torch.float32)  # the latents are sound: from here on it decodes with more room
+            decoded = self._decode(latents)
+            wrong, pixels = _look(request, decoded)
+        if wrong:
+            self._loaded.on_spoilt(wrong)
+            raise NoPictureError(spoilt.reason(wrong, self._loaded.precision))
         nsfw = self._is_nsfw(decoded) if self._has_checker and request.params.safety_checker else None
-        finite = torch.isfinite(decoded).all()
-        pixels = _to_pixels(decoded)
-        if not finite:
-            raise NoPictureError(
-                "The model's numbers ran out of range. Try another scheduler or another number of steps; for the "
-                "maintainer: MODEL_PRECISION=bf16 or fp32 leaves more room."
-            )
         request.finish(index, pixels, nsfw, mem_usage())
         self._previews.learn(latents[0].float().cpu().numpy(), pixels)
 
@@ -56,16 +58,18 @@ class LatentDecoder:
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(1, C, h, w) -> (1, 3, H, W), -1 to 1. In one piece, or in tiles where memory is too short for that."""
-        latents = self._unscaled(latents).to(self._vae.dtype)
-        try:
-            return self._decoded(latents)
-        except Exception as exc:
-            if not cuda_errors.is_out_of_memory(exc) or not hasattr(self._vae, "enable_tiling"):
-                raise
-        empty_cache()
-        self._vae.enable_tiling()
-        self._vae.tile_sample_min_size = TILE_PX
-        self._vae.tile_latent_min_size = TILE_PX // self._pipeline.vae_scale_factor
+        latents, scale = self._unscaled(latents).to(self._vae.dtype), int(self._pipeline.vae_scale_factor)
+        area_px = latents.shape[-1] * latents.shape[-2] * scale * scale
+        tiled_from_px = self._loaded.store.known.tiled_from_px
+        if tiled_from_px is None or area_px < tiled_from_px:
+            try:
+                return self._decoded(latents)
+            except Exception as exc:
+                if not cuda_errors.is_out_of_memory(exc) or not hasattr(self._vae, "enable_tiling"):
+                    raise
+            empty_cache()
+            self._loaded.store.learn(tiled_from_px=area_px)
+        tiling.enable(self._vae, scale)
         try:
             return self._decoded(latents)
         finally:
@@ -91,6 +95,14 @@ class LatentDecoder:
         dtype = self._pipeline.safety_checker.dtype
         _, found = self._pipeline.run_safety_checker(decoded.clone(), self._device, dtype)
         return bool(found[0])
+
+
+def _look(request: ActiveRequest, decoded: torch.Tensor) -> tuple[str | None, Any]:
+    """What is wrong with a picture, and its pixels."""
+    pixels = _to_pixels(decoded)
+    if not torch.isfinite(decoded).all():
+        return spoilt.NOT_A_NUMBER, pixels
+    return None if request.number == spoilt.WARM_UP_NUMBER else spoilt.what_is_wrong(pixels), pixels
 
 
 def _to_pixels(decoded: torch.Tensor) -> Any:

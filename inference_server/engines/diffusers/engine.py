@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from inference_server.engines.diffusers.encode import RequestEncoder
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame
 from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.pipeline_calls import IMAGES_AT_ONCE, PipelineCalls
-from inference_server.engines.diffusers.streams import synchronize
+from inference_server.engines.diffusers.streams import empty_cache, synchronize
+from inference_server.engines.diffusers.unet import EagerUNet
 from inference_server.messages import Draw, DrawFailed, Drawn, FromEngine, GenerationParams, ModelInfo
 
 # How long a thread that encodes or decodes may keep Python to itself while the step loop wants it. The loop lets go at
@@ -40,19 +42,18 @@ class DiffusersEngine:
         """Raises: ModelLoadError, GpuBusyError."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         loaded = loading.load(config, report)
-        shares = shares_steps(loaded.pipeline)
-        self.model_info = model_info.of_pipeline(
-            loaded, min(config.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE)
-        )
+        shares = shares_steps(loaded.pipeline) and loaded.plan.placement in ("card", "encoders")
+        info = model_info.of_pipeline(loaded, min(config.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
+        self.model_info = _within(info, loaded.store.known.max_area_px)
         if shares and loaded.device.type == "cuda":
             schedulers.use_pinned_noise()
-        self._device, self._weights_bytes = loaded.device, loaded.weights_bytes
+        self._device, self._needed_bytes = loaded.device, loaded.plan.needed_bytes
         self._drawer: ContinuousBatching | PipelineCalls
         with self._others_may_be_to_blame():
             if shares:
                 self._drawer = _continuous_batching(loaded, config, self.model_info)
             else:
-                self._drawer = PipelineCalls(loaded.pipeline, loaded.device, self.model_info.images_at_once)
+                self._drawer = PipelineCalls(loaded, self.model_info.images_at_once)
             synchronize(loaded.device)  # the weights are in place for every stream
 
     def warm_up(self) -> None:
@@ -64,12 +65,21 @@ class DiffusersEngine:
         with self._others_may_be_to_blame():
             self._drawer.work(channel)
             channel.check()
+        empty_cache()  # the first picture took more than most do: others on this card can have it
 
     def work(self, channel: WorkChannel) -> None:
         self._drawer.work(channel)
 
     def _others_may_be_to_blame(self) -> AbstractContextManager[None]:
-        return others_may_be_to_blame(self._device, self._weights_bytes)
+        return others_may_be_to_blame(self._device, self._needed_bytes)
+
+
+def _within(info: ModelInfo, max_area_px: int | None) -> ModelInfo:
+    """`max_area_px`: what memory sufficed for at an earlier time; None: it was never short."""
+    if max_area_px is None:
+        return info
+    images = max(1, min(info.images_at_once, max_area_px // (info.width_px * info.height_px)))
+    return replace(info, images_at_once=images, images_ahead=images if images > 1 else 0)
 
 
 def shares_steps(pipeline: Any) -> bool:
@@ -83,9 +93,10 @@ def shares_steps(pipeline: Any) -> bool:
 def _continuous_batching(loaded: LoadedPipeline, config: EngineConfig, info: ModelInfo) -> ContinuousBatching:
     encoder = RequestEncoder(loaded.pipeline, loaded.device)
     sizes = encoder.input_sizes(small_drawing(info))
-    runner = make_runner(loaded.pipeline.unet, sizes, config, info)
+    unet = loaded.pipeline.unet
+    runner = make_runner(unet, sizes, config, info) if loaded.plan.compiles else EagerUNet(unet, sizes)
     limits = BatchLimits(info.images_at_once, buckets_up_to(info.images_at_once), info.width_px * info.height_px)
-    return ContinuousBatching(loaded.pipeline, loaded.device, encoder, runner, limits)
+    return ContinuousBatching(loaded, encoder, runner, limits)
 
 
 class WarmUpChannel(WorkChannel):

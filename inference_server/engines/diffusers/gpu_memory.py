@@ -13,10 +13,7 @@ import torch
 
 from inference_server.engines import ModelLoadError
 from inference_server.engines.diffusers import cuda_errors
-
-# Beside the weights: CUDA's context and libraries, and a picture's activations.
-WORKING_ROOM_BYTES = 1_500_000_000
-CONTEXT_BYTES = 500_000_000  # of these, CUDA's context and libraries
+from inference_server.engines.diffusers.memory_plan import CONTEXT_BYTES
 
 
 class GpuBusyError(ModelLoadError):
@@ -38,7 +35,7 @@ class GpuMemory:
     """The GPU's memory at one moment."""
 
     total_bytes: int
-    free_bytes: int
+    free_bytes: int | None  # None: nobody can tell
     holders: tuple[Holder, ...] = ()  # without this process; empty also where the driver does not tell
 
 
@@ -50,34 +47,32 @@ def read_gpu_memory(device: torch.device) -> GpuMemory:
     try:
         return _from_nvml(device)
     except Exception:  # not installed, another driver's version, a container without it
+        return _from_cuda(device)
+
+
+def _from_cuda(device: torch.device) -> GpuMemory:
+    try:
         free, total = torch.cuda.mem_get_info(device)
-        return GpuMemory(total, free)
+    except Exception:  # some virtual cards tell nothing
+        return GpuMemory(torch.cuda.get_device_properties(device).total_memory, None)
+    return GpuMemory(total, free)
 
 
-def require_free(device: torch.device, weights_bytes: int, probe: Probe = read_gpu_memory) -> None:
-    """Checks that a model of this size can be loaded and can draw now.
-
-    Raises: GpuBusyError when others hold the memory; ModelLoadError when the whole GPU has less.
-    """
-    needed = weights_bytes + WORKING_ROOM_BYTES
+def require_free(device: torch.device, needed_bytes: int, probe: Probe = read_gpu_memory) -> None:
+    """Raises: GpuBusyError when others hold so much of the memory that a model that needs this much has no room."""
     memory = probe(device)
-    if memory.total_bytes < needed:
-        raise ModelLoadError(
-            f"the model needs about {_gb(needed)} and the whole GPU has {_gb(memory.total_bytes)}. Take a smaller "
-            "model, or a lower MODEL_PRECISION (fp16)"
-        )
-    if memory.free_bytes < needed:
-        raise _busy(memory, memory.free_bytes, needed)
+    if memory.free_bytes is not None and memory.free_bytes < needed_bytes:
+        raise _busy(memory, memory.free_bytes, needed_bytes)
 
 
 @contextlib.contextmanager
 def others_may_be_to_blame(
     device: torch.device,
-    weights_bytes: int,
+    needed_bytes: int,
     probe: Probe = read_gpu_memory,
     own_bytes: Callable[[torch.device], int] | None = None,
 ) -> Iterator[None]:
-    """Wraps the loading and the first picture of a model that `require_free` let pass. Does nothing on a CPU.
+    """Wraps the loading and the first picture of a model that needs `needed_bytes`. Does nothing on a CPU.
 
     `own_bytes`: what this process holds of the GPU's memory.
 
@@ -88,11 +83,13 @@ def others_may_be_to_blame(
     except Exception as exc:
         if device.type != "cuda" or not _was_short(exc):
             raise
-        memory, needed = probe(device), weights_bytes + WORKING_ROOM_BYTES
-        without_us = memory.free_bytes + (own_bytes or _own_bytes)(device)
-        if without_us >= needed:
+        memory = probe(device)
+        if memory.free_bytes is None:
             raise
-        raise _busy(memory, without_us, needed) from exc
+        without_us = memory.free_bytes + (own_bytes or _own_bytes)(device)
+        if without_us >= needed_bytes:
+            raise
+        raise _busy(memory, without_us, needed_bytes) from exc
 
 
 def _was_short(exc: BaseException | None) -> bool:
@@ -110,9 +107,19 @@ def _busy(memory: GpuMemory, free_bytes: int, needed_bytes: int) -> GpuBusyError
     )
 
 
-def is_free(device: torch.device, needed_bytes: int, probe: Probe = read_gpu_memory) -> bool:
-    """Whether that much is free now."""
-    return probe(device).free_bytes >= needed_bytes
+def is_free(
+    device: torch.device,
+    needed_bytes: int,
+    probe: Probe = read_gpu_memory,
+    unused_bytes: Callable[[torch.device], int] | None = None,
+) -> bool:
+    """Whether that much can be had now; what this process's own allocator keeps unused counts as free."""
+    free_bytes = probe(device).free_bytes
+    return free_bytes is None or free_bytes + (unused_bytes or _unused_bytes)(device) >= needed_bytes
+
+
+def _unused_bytes(device: torch.device) -> int:
+    return int(torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def _holders(holders: tuple[Holder, ...]) -> str:

@@ -1,10 +1,9 @@
-"""Loads a pipeline: chooses device, precision and weight files, and prepares the pipeline for a GPU."""
+"""Loads a pipeline: from which files, in what precision, by which memory plan, and prepares it for a GPU."""
 
 import json
-import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,25 @@ from diffusers.pipelines import pipeline_utils
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, model_folder, short_reason
-from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame, require_free
+from inference_server.engines.diffusers import families, placing, planning, precision, single_file, weights
+from inference_server.engines.diffusers.cuda_errors import SaferPrecisionError
+from inference_server.engines.diffusers.devices import Card, choose_device, read_card
+from inference_server.engines.diffusers.family import Family
+from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame
+from inference_server.engines.diffusers.learnt import LearntStore
+from inference_server.engines.diffusers.memory_plan import EVERYTHING, MemoryPlan, ModelSize
+from inference_server.engines.diffusers.precision import Precision
 from inference_server.engines.hub_download import HubDownloader
 from inference_server.engines.model_folder import FoundModel
 
-DTYPES = {
-    **dict.fromkeys(("fp16", "float16", "half"), torch.float16),
-    **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
-    **dict.fromkeys(("fp32", "float32", "float", "full"), torch.float32),
-}
-_WEIGHT_SUFFIXES = (".safetensors", ".bin")
-_FP16 = ".fp16"  # in the names of the half-precision variant's files
 USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
+INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
+
+
+class ModularOnlyError(ModelLoadError):
+    """The model has no pipeline, only blocks to make one of."""
+
+    permanent = True
 
 
 @dataclass(frozen=True)
@@ -39,73 +45,111 @@ class LoadedPipeline:
     pipeline: Any
     device: torch.device
     dtype: torch.dtype
-    weights_bytes: int  # what the weights take of the device's memory
+    family: Family | None = None
+    card: Card | None = None
+    plan: MemoryPlan = EVERYTHING
+    size: ModelSize = field(default_factory=lambda: ModelSize({}))
+    notices: tuple[str, ...] = ()
+    store: LearntStore = field(default_factory=lambda: LearntStore(None, ""))
+
+    @property
+    def precision(self) -> str:
+        return precision.NAMES[self.dtype]
+
+    def on_spoilt(self, wrong: str) -> None:
+        """What to do about a picture that is none. Raises: SaferPrecisionError, if another precision may help."""
+        if name := self.try_safer_precision():
+            told = f"a picture is {wrong} in {self.precision}: the model is loaded again, in {name}"
+            print(told, flush=True)
+            raise SaferPrecisionError(told)
+
+    def try_safer_precision(self) -> str | None:
+        """Notes that pictures are spoilt in this precision: the next process loads another, whose name it returns.
+
+        None where there is none, or it would not fit, or no next process would know.
+        """
+        name = precision.safer(self.dtype, self.family, self.card)
+        if name is None or not planning.fits(self.size, precision.DTYPES[name], self.device):
+            return None
+        return name if self.store.learn(precision=name) else None
 
 
 def load(config: EngineConfig, report: Callable[[str], None]) -> LoadedPipeline:
     """Raises: ModelLoadError, GpuBusyError."""
     device = choose_device(config.device)
-    dtype = choose_dtype(config.model_precision, device)
+    fetched_dtype = choose_dtype(config.model_precision, device)
     _be_silent()
     if not config.model_id:
         raise ModelLoadError(
             "INFERENCE_ENGINE=diffusers needs a MODEL_ID (a folder or an id of the hub): the demo model, which serves "
             "without one, is made for INFERENCE_ENGINE=openvino"
         )
-    found = model_folder.find(config, report, fetch=partial(from_hub, dtype))
-    index = read_index(found.folder)
-    variant = choose_variant(found.folder, dtype)
-    weights_bytes = count_weights_bytes(found.folder, index, dtype, variant)
-    if device.type == "cuda":
-        require_free(device, weights_bytes)
+    found = model_folder.find(config, report, fetch=partial(from_hub, fetched_dtype))
+    index = single_file.read_index(found.folder) if found.folder.is_file() else read_index(found.folder)
     report("loading the model")
-    pipeline = _pipeline(found.folder, index, dtype, variant)
-    _set_tf32(device, dtype)
-    with others_may_be_to_blame(device, weights_bytes):
-        _move(pipeline, device, found.name)
-    return LoadedPipeline(found, pipeline, device, dtype, weights_bytes)
+    return _load(config, found, index, device)
 
 
-def _move(pipeline: Any, device: torch.device, name: str) -> None:
+def _load(config: EngineConfig, found: FoundModel, index: dict[str, Any], device: torch.device) -> LoadedPipeline:
+    card = read_card(device) if device.type == "cuda" else None
+    family = families.find(index, found.name)
+    folder = None if config.compile_cache is None else Path(config.compile_cache)
+    store = LearntStore(folder, f"{card.name if card else 'cpu'} {found.name} {config.model_revision or ''}")
+    chosen = _precision(config, family, card, store)
+    size, variant = _size(found.folder, index, family, chosen.dtype)
+    plan = planning.choose(config, found, index, size, device)
+    print(f"{found.name}: {chosen.name}. {plan.sentence if card else ''}", flush=True)
+    _set_tf32(device, chosen.dtype)
+    with others_may_be_to_blame(device, plan.needed_bytes):
+        if found.folder.is_file():
+            pipeline = single_file.load(found.folder, index, chosen.dtype)
+        else:
+            pipeline = _pipeline(found.folder, index, chosen.dtype, variant, plan, size)
+        _place(pipeline, device, plan, chosen.dtype, found.name)
+    notices = (chosen.told, family.licence.sentence if family else "")
+    return LoadedPipeline(
+        found, pipeline, device, chosen.dtype, family, card, plan, size, tuple(filter(None, notices)), store
+    )
+
+
+def _precision(config: EngineConfig, family: Family | None, card: Card | None, store: LearntStore) -> Precision:
+    """What suits model and card, unless it was learnt that its pictures are spoilt."""
+    chosen, learnt = precision.choose(config.model_precision, family, card), store.known.precision
+    if learnt not in precision.DTYPES or precision.DTYPES[learnt] == chosen.dtype:
+        return chosen
+    return Precision(
+        precision.DTYPES[learnt], f"it draws in {learnt}, because a picture in another precision came out spoilt"
+    )
+
+
+def _size(
+    folder: Path, index: dict[str, Any], family: Family | None, dtype: torch.dtype
+) -> tuple[ModelSize, str | None]:
+    """Its size in memory, and the variant of its files."""
+    side_px = (family.side_px if family else None) or model_folder.native_side_px(folder)
+    variant = None if folder.is_file() else weights.choose_variant(folder, dtype)
+    if folder.is_file():
+        parts = single_file.part_bytes(folder, dtype)
+    else:
+        weights.require_safe(folder, index)
+        parts = weights.part_bytes(folder, index, dtype, variant)
+    vae_fp32 = family is not None and precision.NAMES[dtype] in family.vae_fp32_in
+    return ModelSize(parts, int(dtype.itemsize), side_px * side_px, vae_fp32), variant
+
+
+def _place(pipeline: Any, device: torch.device, plan: MemoryPlan, dtype: torch.dtype, name: str) -> None:
     try:
-        pipeline.to(device)
+        placing.place(pipeline, device, plan, dtype)
         _use_channels_last(pipeline, device)
     except Exception as exc:
         raise ModelLoadError(f"{name} does not fit on {device}: {short_reason(exc)}") from exc
 
 
-def choose_device(asked: str | None) -> torch.device:
-    """CUDA where there is a GPU, unless `asked` names something else. Raises: ModelLoadError."""
-    if asked == "cpu" or (asked is None and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if asked not in (None, "cuda"):
-        raise ModelLoadError(f"the device {asked!r} is unknown here; there are cuda and cpu")
-    if not torch.cuda.is_available():
-        raise ModelLoadError(
-            f"CUDA is asked for, and there is none here: {_why_no_cuda()}. Give the container the GPU (docker run "
-            "--gpus all), or ask for the device cpu"
-        )
-    return torch.device("cuda", torch.cuda.current_device())
-
-
-def choose_dtype(precision: str | None, device: torch.device) -> torch.dtype:
-    """From any of the usual names; without one what suits the device. Raises: ModelLoadError."""
-    if not precision:
+def choose_dtype(asked: str | None, device: torch.device) -> torch.dtype:
+    """What to fetch files for, before it is known which model they are of. Raises: ModelLoadError."""
+    if not asked:
         return torch.float16 if device.type == "cuda" else torch.float32
-    dtype = DTYPES.get(precision.lower().removeprefix("torch."))
-    if dtype is None:
-        raise ModelLoadError(f"MODEL_PRECISION {precision!r} is unknown here; there are fp16, bf16 and fp32")
-    return dtype
-
-
-def _why_no_cuda() -> str:
-    if torch.version.cuda is None:
-        return "this build of PyTorch is for the CPU alone"
-    try:
-        torch.cuda.init()
-    except Exception as exc:
-        return short_reason(exc).partition(".")[0]
-    return "PyTorch sees no device"
+    return precision.read(asked)
 
 
 def _be_silent() -> None:
@@ -132,12 +176,15 @@ def from_hub(dtype: torch.dtype, config: EngineConfig, report: Callable[[str], N
         return Path(download())
 
 
-def _pipeline(folder: Path, index: dict[str, Any], dtype: torch.dtype, variant: str | None) -> Any:
+def _pipeline(
+    folder: Path, index: dict[str, Any], dtype: torch.dtype, variant: str | None, plan: MemoryPlan, size: ModelSize
+) -> Any:
     """Loads from the folder alone: it fetches nothing, and runs no code of the model's."""
     options: dict[str, Any] = {} if variant is None else {"variant": variant}
     try:
+        options |= placing.load_options(plan, size.parts, dtype)
         pipeline = _class_of(index).from_pretrained(
-            folder, dtype=dtype, local_files_only=True, **_absent_parts(index), **options
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, **_absent_parts(index), **options
         )
     except Exception as exc:
         raise ModelLoadError(f"the model in {folder} cannot be loaded: {short_reason(exc)}") from exc
@@ -145,71 +192,26 @@ def _pipeline(folder: Path, index: dict[str, Any], dtype: torch.dtype, variant: 
     return pipeline
 
 
-def choose_variant(folder: Path, dtype: torch.dtype) -> str | None:
-    """`fp16` where those files exist and are wanted, or are the only ones."""
-    for part in ("unet", "transformer", "prior"):
-        names = [file.name for file in _weight_files(folder / part)]
-        if names:
-            has_half, has_plain = any(_FP16 in name for name in names), any(_FP16 not in name for name in names)
-            return "fp16" if has_half and (dtype == torch.float16 or not has_plain) else None
-    return None
-
-
-def count_weights_bytes(folder: Path, index: dict[str, Any], dtype: torch.dtype, variant: str | None) -> int:
-    """The weights' size in memory once they are loaded as `dtype`.
-
-    Counts the parts that the index names: a clone may hold others (other sizes, ONNX, training states).
-    """
-    total = 0
-    for name, entry in index.items():
-        if not (isinstance(entry, list) and entry and entry[0]):
-            continue
-        files = _weight_files(folder / name)
-        half = [file for file in files if _FP16 in file.name]
-        plain = [file for file in files if _FP16 not in file.name and "ema" not in file.name]
-        picked = half if variant is not None and half else plain
-        suffix = next((suffix for suffix in _WEIGHT_SUFFIXES if any(file.suffix == suffix for file in picked)), None)
-        total += sum(_loaded_bytes(file, dtype) for file in picked if file.suffix == suffix)
-    return total
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return [file for suffix in _WEIGHT_SUFFIXES for file in sorted(folder.glob(f"*{suffix}"))]
-
-
-def _loaded_bytes(file: Path, dtype: torch.dtype) -> int:
-    stored = 2 if _FP16 in file.name or _is_half(file) else 4
-    return file.stat().st_size * int(dtype.itemsize) // stored
-
-
-def _is_half(file: Path) -> bool:
-    """Whether the first weight is stored in half precision.
-
-    Source: https://huggingface.co/docs/safetensors (format: 8 bytes of length, then JSON)
-    """
-    if file.suffix != ".safetensors":
-        return False
-    with file.open("rb") as opened:
-        head = opened.read(8)
-        if len(head) < 8 or (length := struct.unpack("<Q", head)[0]) > 100_000_000:
-            return False
-        try:
-            header = json.loads(opened.read(length))
-        except ValueError:
-            return False  # loading it will tell what is wrong
-    kinds = [entry["dtype"] for name, entry in header.items() if name != "__metadata__" and "dtype" in entry]
-    return bool(kinds) and kinds[0] in ("F16", "BF16")
-
-
 def read_index(folder: Path) -> dict[str, Any]:
     """The folder's model_index.json: its pipeline class and parts. Raises: ModelLoadError."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         index = None
-    if not isinstance(index, dict):
-        raise ModelLoadError(f"{folder} holds no readable model_index.json: it is no diffusers model folder")
-    return index
+    if isinstance(index, dict):
+        return index
+    if (folder / MODULAR_INDEX).is_file():
+        raise modular_only(folder, model_folder.read_json(folder / MODULAR_INDEX))
+    raise ModelLoadError(f"{folder} holds no readable {INDEX}: it is no diffusers model folder")
+
+
+def modular_only(folder: Path, index: dict[str, Any]) -> ModularOnlyError:
+    """The refusal of a model that is published as modular blocks alone."""
+    kind = index.get("_class_name") or index.get("_blocks_class_name") or "modular blocks"
+    return ModularOnlyError(
+        f"{folder} holds {kind} ({MODULAR_INDEX}) and no whole pipeline ({INDEX}): such models are not drawn with "
+        "here. Take one with a pipeline instead, such as black-forest-labs/FLUX.2-klein-4B for FLUX.3 klein"
+    )
 
 
 def _class_of(index: dict[str, Any]) -> Any:

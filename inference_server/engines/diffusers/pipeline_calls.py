@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference_server.engines import WorkChannel
+from inference_server.engines import WorkChannel, spoilt
 from inference_server.engines.diffusers import cuda_errors, schedulers
 from inference_server.engines.diffusers.active_request import ActiveRequest
+from inference_server.engines.diffusers.loading import LoadedPipeline
+from inference_server.engines.diffusers.model_info import guidance_argument
 from inference_server.engines.diffusers.streams import StepTimer, empty_cache, mem_usage
 from inference_server.engines.diffusers.unused_words import PromptWindows
 from inference_server.engines.previews import PreviewMap
@@ -39,16 +41,21 @@ class PipelineCalls:
     """One model in memory."""
 
     def __init__(
-        self, pipeline: Any, device: torch.device, capacity: int, preview_every_s: float = PREVIEW_EVERY_S
+        self,
+        loaded: LoadedPipeline,
+        capacity: int,
+        preview_every_s: float = PREVIEW_EVERY_S,
     ) -> None:
         """`capacity`: images of one call."""
-        self._pipeline, self._capacity = pipeline, capacity
+        pipeline, device = loaded.pipeline, loaded.device
+        self._loaded, self._pipeline, self._family, self._capacity = loaded, pipeline, loaded.family, capacity
         self._own_scheduler = pipeline.scheduler
         self._own_checker = getattr(pipeline, "safety_checker", None)
         self._previews, self._preview_every_s, self._preview_at_s = PreviewMap(), preview_every_s, 0.0
         self._latents: torch.Tensor | None = None  # (images, C, h, w) after the call's last step, where they are such
         self._parameters = frozenset(inspect.signature(pipeline.__call__).parameters)
-        self._windows = PromptWindows(pipeline)
+        self._guidance_argument = guidance_argument(inspect.signature(pipeline.__call__).parameters, self._family)
+        self._windows = PromptWindows(pipeline, self._family.max_sequence_length if self._family else None)
         self._timer = StepTimer(device)
         self._waiting: deque[ActiveRequest] = deque()
 
@@ -135,7 +142,7 @@ class PipelineCalls:
             "width": params.width_px,
             "height": params.height_px,
             "prompt": [one.params.prompt for one in group for _ in one.params.seeds],
-            "negative_prompt": [one.params.negative_prompt for one in group for _ in one.params.seeds],
+            "negative_prompt": self._negative_prompts(group),
             "generator": [torch.Generator("cpu").manual_seed(seed) for one in group for seed in one.params.seeds],
             "callback_on_step_end": on_step,
             "output_type": "np",
@@ -144,9 +151,26 @@ class PipelineCalls:
             wanted["callback"] = lambda step, timestep, latents: on_step(
                 self._pipeline, step, timestep, {"latents": latents}
             )
-        if not any(wanted["negative_prompt"]):
+        if not wanted["negative_prompt"]:
             del wanted["negative_prompt"]
+        guidance = wanted.pop("guidance_scale")
+        if self._guidance_argument is not None:
+            wanted[self._guidance_argument] = guidance
+        if self._family is not None and self._family.max_sequence_length is not None:
+            wanted["max_sequence_length"] = self._family.max_sequence_length
         return {name: value for name, value in wanted.items() if name in self._parameters}
+
+    def _negative_prompts(self, group: Sequence[ActiveRequest]) -> list[str]:
+        """One for each image; empty where none has an effect. Some models guide only where there is one."""
+        family = self._family
+        given = [one.params.negative_prompt for one in group for _ in one.params.seeds]
+        if family is None:
+            return given if any(given) else []
+        if not family.negative_prompt:
+            return []
+        if family.blank_negative_prompt is not None and group[0].params.guidance_scale > 1:
+            return [one or family.blank_negative_prompt for one in given]
+        return given if any(given) else []
 
     def _on_step(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> Callable[..., dict[str, Any]]:
         """The pipeline's callback after each step: tells the step, and interrupts when all requests were cancelled."""
@@ -183,23 +207,36 @@ class PipelineCalls:
         for one, first in zip(group, _places(group), strict=True):
             for image in range(len(one.params.seeds)):
                 if not one.end_if_cancelled():
-                    nsfw = None if result.nsfw is None else result.nsfw[first + image]
-                    one.finish(image, _pixels(result.pictures[first + image]), nsfw, mem_usage())
-            if self._latents is not None and not (result.nsfw and result.nsfw[first]):  # what was found is black
+                    nsfw, picture = None if result.nsfw is None else result.nsfw[first + image], first + image
+                    if nsfw or not self._is_spoilt(one, result.pictures[picture]):
+                        one.finish(image, _pixels(result.pictures[picture]), nsfw, mem_usage())
+            learns = self._latents is not None and np.isfinite(result.pictures[first]).all()
+            if self._latents is not None and learns and not (result.nsfw and result.nsfw[first]):  # those are black
                 self._previews.learn(self._latents[first].float().cpu().numpy(), _pixels(result.pictures[first]))
         self._latents = None
 
+    def _is_spoilt(self, request: ActiveRequest, picture: Any) -> bool:
+        """Whether it is no picture; the request has then failed. Raises: SaferPrecisionError."""
+        wrong = spoilt.what_is_wrong(picture)
+        if wrong is None or (request.number == spoilt.WARM_UP_NUMBER and wrong != spoilt.NOT_A_NUMBER):
+            return False
+        self._loaded.on_spoilt(wrong)
+        request.fail(spoilt.reason(wrong, self._loaded.precision))
+        return True
+
     def _on_out_of_memory(self, channel: WorkChannel, group: Sequence[ActiveRequest], reason: str) -> None:
-        """Ends the newest request; the others are tried again, fewer at once."""
+        """Tries again with fewer at once; ends a request that was alone."""
         images = sum(len(one.params.seeds) for one in group)
-        newest = max(group, key=lambda one: one.number)
-        newest.fail(reason)
-        for one in group:
-            one.wait()
-        self._waiting.extendleft(reversed([one for one in group if one is not newest]))
+        if len(group) == 1:
+            group[0].fail(reason)
+        else:
+            for one in group:
+                one.wait()
+            self._waiting.extendleft(reversed(group))
         if images > 1:
             self._capacity = max(1, min(self._capacity, images // 2))
             channel.tell(Capacity(self._capacity))
+            self._loaded.store.learn(max_area_px=self._capacity * group[0].params.width_px * group[0].params.height_px)
         empty_cache()
 
 

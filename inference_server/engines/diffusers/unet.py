@@ -18,7 +18,7 @@ MAX_KEPT_INPUTS = 24  # of some MB each; visitors may ask for any size
 class BatchShape:
     """What decides the shapes of a batch's tensors."""
 
-    bucket: int  # images side by side: 1, 2, 4, 8 or 16
+    bucket: int  # images side by side: one of `batch_queue.BUCKETS`
     guided: bool  # two rows an image: the first half of all rows unconditional, the second conditional
     height_px: int
     width_px: int

@@ -27,15 +27,16 @@ class _TextEncoderWindow:
 class PromptWindows:
     """The windows of all text encoders of one pipeline. For one thread: tokenizers are not to be shared."""
 
-    def __init__(self, pipeline: Any) -> None:
-        self._windows = _windows(pipeline)
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
+        """`max_sequence_length`: what the pipeline is called with; None: its own default."""
+        self._windows = _windows(pipeline, max_sequence_length)
 
     def unused_words(self, prompt: str) -> tuple[str, ...]:
         """The words, as typed, that begin beyond every window."""
         return min((window.unused_words(prompt) for window in self._windows), key=len, default=())
 
 
-def _windows(pipeline: Any) -> list[_TextEncoderWindow]:
+def _windows(pipeline: Any, asked: int | None) -> list[_TextEncoderWindow]:
     """None at all where one encoder is of another kind: it may read what the others do not."""
     windows = []
     for name, tokenizer in pipeline.components.items():
@@ -45,6 +46,8 @@ def _windows(pipeline: Any) -> list[_TextEncoderWindow]:
         if not kind.startswith(("CLIP", "T5")):
             return []
         longest = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
-        tokens = longest.default if kind.startswith("T5") and longest is not None else tokenizer.model_max_length
+        tokens = tokenizer.model_max_length
+        if kind.startswith("T5") and longest is not None:
+            tokens = asked or longest.default
         windows.append(_TextEncoderWindow(tokenizer, tokens))
     return windows

@@ -5,10 +5,10 @@ import torch
 
 from inference_server.engines import ModelLoadError
 from inference_server.engines.diffusers.gpu_memory import (
-    WORKING_ROOM_BYTES,
     GpuBusyError,
     GpuMemory,
     Holder,
+    is_free,
     others_may_be_to_blame,
     require_free,
 )
@@ -22,21 +22,37 @@ def gpu(total_gb: float, free_gb: float, *holders: Holder) -> GpuMemory:
 
 
 def test_a_free_gpu_is_taken() -> None:
-    """With room for the weights and for drawing, nothing is raised."""
-    require_free(GPU, 2 * GB, probe=lambda device: gpu(8, 7.5))
-
-
-def test_what_is_asked_for_has_room_to_work_in() -> None:
-    """The weights alone fitting is not enough: a picture needs memory too."""
+    """With room for what the plan needs nothing is raised, with a byte less it is."""
+    require_free(GPU, 2 * GB, probe=lambda device: gpu(8, 2))
     with pytest.raises(GpuBusyError):
-        require_free(GPU, 2 * GB, probe=lambda device: GpuMemory(8 * GB, 2 * GB + WORKING_ROOM_BYTES - 1))
+        require_free(GPU, 2 * GB + 1, probe=lambda device: gpu(8, 2))
+
+
+def test_a_card_that_does_not_tell_is_not_busy() -> None:
+    """Some virtual cards know their size alone: loading the model shows whether it fits, and no failure is others'."""
+    silent = GpuMemory(8 * GB, None)
+    require_free(GPU, 6 * GB, probe=lambda device: silent)
+    assert is_free(GPU, 6 * GB, probe=lambda device: silent, unused_bytes=lambda device: 0)
+    with (
+        pytest.raises(ModelLoadError, match="does not fit") as caught,
+        others_may_be_to_blame(GPU, 5 * GB, probe=lambda device: silent, own_bytes=lambda device: 0),
+    ):
+        fail_short_of_memory()
+    assert caught.value.code == "MODEL_NOT_LOADED"
+
+
+def test_what_the_own_allocator_keeps_unused_is_free() -> None:
+    """It gives it back when asked to: compiling need not wait for memory that nobody else has."""
+    memory = gpu(8, 1)
+    assert not is_free(GPU, 2 * GB, probe=lambda device: memory, unused_bytes=lambda device: 0)
+    assert is_free(GPU, 2 * GB, probe=lambda device: memory, unused_bytes=lambda device: GB)
 
 
 def test_a_gpu_in_use_is_told_as_busy_with_who_holds_what() -> None:
     """The message says how much is free and needed, and which processes hold how much; its code is the wire's."""
     memory = gpu(24, 1.25, Holder(4321, 20 * GB), Holder(99, None))
     with pytest.raises(GpuBusyError) as caught:
-        require_free(GPU, 5 * GB, probe=lambda device: memory)
+        require_free(GPU, 6_500_000_000, probe=lambda device: memory)
     assert caught.value.code == "GPU_BUSY"
     text = str(caught.value)
     assert text.startswith("gpu-busy: 1.2 GB of the GPU's 24.0 GB are free, the model needs about 6.5 GB. ")
@@ -50,13 +66,6 @@ def test_a_driver_that_names_nobody_leaves_it_at_the_sizes() -> None:
         require_free(GPU, 5 * GB, probe=lambda device: gpu(24, 1))
 
 
-def test_a_gpu_that_is_too_small_is_not_busy() -> None:
-    """Waiting would not help where the whole card has less than the model needs: another error, another advice."""
-    with pytest.raises(ModelLoadError, match=r"needs about 8\.5 GB and the whole GPU has 6\.0 GB.*fp16") as caught:
-        require_free(GPU, 7 * GB, probe=lambda device: gpu(6, 6))
-    assert caught.value.code == "MODEL_NOT_LOADED"
-
-
 def fail_short_of_memory() -> None:
     raise ModelLoadError("the model does not fit") from torch.OutOfMemoryError("CUDA out of memory")
 
@@ -66,7 +75,7 @@ def test_memory_that_others_took_after_the_look_is_a_busy_gpu_too() -> None:
     memory = gpu(24, 0.5, Holder(4321, 20 * GB))
     with (
         pytest.raises(GpuBusyError, match=r"gpu-busy: 3\.5 GB of the GPU's 24\.0 GB are free.*Process 4321"),
-        others_may_be_to_blame(GPU, 5 * GB, probe=lambda device: memory, own_bytes=lambda device: 3 * GB),
+        others_may_be_to_blame(GPU, 6_500_000_000, probe=lambda device: memory, own_bytes=lambda device: 3 * GB),
     ):
         fail_short_of_memory()
 

@@ -24,9 +24,8 @@ def draw(
     channel: ScriptedChannel, capacity: int = 4, kind: str = "sd3", preview_every_s: float = 3600.0
 ) -> ScriptedChannel:
     """All that was given is done."""
-    model = loaded(kind)
     channel.close()
-    PipelineCalls(model.pipeline, model.device, capacity, preview_every_s).work(channel)
+    PipelineCalls(loaded(kind), capacity, preview_every_s).work(channel)
     return channel
 
 
