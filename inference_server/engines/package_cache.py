@@ -20,7 +20,7 @@ from pathlib import Path
 MAX_PACKAGES = 32  # of some MB each; the longest unused go
 MAX_TRIALS = 2  # that began and did not end: one may be the server's own end, two are the package's fault
 NEW_S = 60.0  # a folder so new may not have its lock yet
-OLD_S = 7 * 24 * 3600  # then an unused folder goes, also where the file system knows no locks
+OLD_S = 7 * 24 * 3600  # then an unused folder goes, also where the file system knows no locks; a failure is forgotten
 
 
 class PackageCacheError(Exception):
@@ -93,6 +93,21 @@ class PackageCache:
         self._prune(keep=file)
         return file
 
+    def note_failure(self, digest: str, reason: str) -> None:
+        """So that not every engine process spends minutes on what does not compile."""
+        with contextlib.suppress(OSError):
+            self._failure(digest).write_text(reason, encoding="utf-8")
+
+    def failure(self, digest: str) -> str | None:
+        """Why it did not compile, in the last days; None: nothing is known against it."""
+        file = self._failure(digest)
+        if _age_s(file) > OLD_S:
+            file.unlink(missing_ok=True)
+        try:
+            return file.read_text(encoding="utf-8")
+        except OSError:
+            return None
+
     def discard(self, digest: str) -> None:
         self._file(digest).unlink(missing_ok=True)
         self.end_trial(digest)
@@ -131,6 +146,9 @@ class PackageCache:
 
     def _trial(self, digest: str) -> Path:
         return self._folder / f"{self._kind}-{digest}.trial"
+
+    def _failure(self, digest: str) -> Path:
+        return self._folder / f"unet-{digest}.failed"
 
     def _prune(self, keep: Path) -> None:
         files = sorted(

@@ -1,5 +1,6 @@
 """A test's side of the diffusers engine: a channel that follows a script, a UNet that a test can act in."""
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from inference_server.engines.diffusers.batch_queue import BatchLimits, buckets_
 from inference_server.engines.diffusers.continuous_batching import ContinuousBatching
 from inference_server.engines.diffusers.encode import RequestEncoder
 from inference_server.engines.diffusers.engine import small_drawing
+from inference_server.engines.diffusers.learnt import LearntStore
 from inference_server.engines.diffusers.loading import LoadedPipeline, load
 from inference_server.engines.diffusers.model_info import of_pipeline
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, UNetInputs
@@ -153,7 +155,7 @@ class Rig:
         preview_every_s: float = 3600.0,
         precision: str = "fp32",
     ) -> None:
-        model = loaded(kind, precision)
+        model = with_nothing_learnt(loaded(kind, precision))
         info = model_info(kind, precision)
         buckets = tuple(buckets or buckets_up_to(16))
         encoding = encoder(model.pipeline, model.device)
@@ -191,6 +193,11 @@ class Rig:
                 act()
 
         self.unet.before_call = before_call
+
+
+def with_nothing_learnt(model: LoadedPipeline) -> LoadedPipeline:
+    """What one test's shortness of memory taught is not known to the next test."""
+    return dataclasses.replace(model, store=LearntStore(None, ""))
 
 
 def loaded(kind: str, precision: str = "fp32") -> LoadedPipeline:

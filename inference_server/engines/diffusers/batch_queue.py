@@ -88,9 +88,10 @@ class BatchQueue:
         """The batch whose step has the most pixels."""
         return max(self._batches, key=lambda batch: batch.area_px, default=None)
 
-    def halve(self, batch: Batch) -> int:
-        """Allows no step more than half the pixels of this batch from now on. Returns the new capacity."""
-        area_px = batch.bucket // 2 * batch.key.area_px
+    def lower(self, batch: Batch) -> int:
+        """Allows no step more than about half the pixels of this batch from now on. Returns the new capacity."""
+        fewer = max((bucket for bucket in self._limits.buckets if 3 * bucket <= 2 * batch.bucket), default=1)
+        area_px = fewer * batch.key.area_px
         self._max_area_px = min(area_px, self._max_area_px or area_px)
         self._capacity = max(1, min(self._capacity, self._max_area_px // self._limits.default_area_px))
         return self._capacity

@@ -7,6 +7,7 @@ and never by hand.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from inference_server.engine_process import die_with
 from inference_server.engines import short_reason
+from inference_server.engines.diffusers import cuda_toolkit
 
 if TYPE_CHECKING:
     from inference_server.engines.diffusers.unet_package import PackageOrder
@@ -21,11 +23,20 @@ if TYPE_CHECKING:
 MODULE = "inference_server.engines.diffusers.compile_child"
 COMPILE_TIMEOUT_S = 1800
 PACKAGE_PARENT = Path(__file__).resolve().parents[3]
+TOLD_CHARS = 500
+_ERROR = re.compile(
+    r"\b(?:fatal )?error\b:|cannot find -l|undefined reference|No such file or directory|command not found"
+)
+_COMMAND = re.compile(r"\S*(?:g\+\+|gcc|clang\S*|nvcc|ptxas)\s+-")  # the line that was run
 NICENESS = 10  # the engine process goes first
 
 
 class CompileError(Exception):
     """No package was made; the text says why."""
+
+
+class MissingToolsError(CompileError):
+    """Something must be installed first."""
 
 
 class NoRoomError(CompileError):
@@ -35,8 +46,13 @@ class NoRoomError(CompileError):
 def compile_in_child(order: "PackageOrder", file: Path, compiler_cache: Path) -> None:
     """Compiles a package to `file`; the compilers keep what others can use in `compiler_cache`.
 
-    Raises: CompileError, NoRoomError.
+    Raises: CompileError, NoRoomError, MissingToolsError.
     """
+    toolkit = cuda_toolkit.Toolkit({})
+    if order.device.startswith("cuda"):
+        toolkit = cuda_toolkit.find(compiler_cache / "libraries")
+    if toolkit.missing:
+        raise MissingToolsError(f"compiling takes {', '.join(toolkit.missing)}")
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", MODULE, str(os.getpid()), str(file)],
@@ -45,7 +61,7 @@ def compile_in_child(order: "PackageOrder", file: Path, compiler_cache: Path) ->
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, **_environment(compiler_cache)},
+            env={**os.environ, **_environment(compiler_cache), **toolkit.environment},
             timeout=COMPILE_TIMEOUT_S,
             check=False,
         )
@@ -64,17 +80,14 @@ def _environment(compiler_cache: Path) -> dict[str, str]:
         "PYTHONPATH": python_path,
         "TORCHINDUCTOR_CACHE_DIR": str(compiler_cache / "inductor"),
         "TRITON_CACHE_DIR": str(compiler_cache / "triton"),
-        **_cuda_home(),
     }
 
 
-def _cuda_home() -> dict[str, str]:
-    """Where pip put CUDA's headers, for a machine without a CUDA toolkit."""
-    if "CUDA_HOME" in os.environ or Path("/usr/local/cuda").exists():
-        return {}
-    headers = (file for folder in sys.path for file in Path(folder).glob("nvidia/cu*/include/cuda.h"))
-    found = next(headers, None)
-    return {} if found is None else {"CUDA_HOME": str(found.parent.parent)}
+def compiler_error(text: str) -> str:
+    """What went wrong, from what a compiler printed: its command line, which comes first, fills a page."""
+    lines = [line.strip() for line in text.splitlines()]
+    errors = [line for line in lines if _ERROR.search(line) and not _COMMAND.match(line)]
+    return "; ".join(dict.fromkeys(errors))[:TOLD_CHARS]
 
 
 def main() -> None:
@@ -87,7 +100,7 @@ def main() -> None:
     try:
         compile_package(order, sys.argv[2])
     except Exception as exc:
-        sys.exit(short_reason(exc))  # the compiler's own last line is a hint for its developers
+        sys.exit(compiler_error(str(exc)) or short_reason(exc))  # its own last line is a hint for its developers
 
 
 if __name__ == "__main__":

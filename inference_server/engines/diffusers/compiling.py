@@ -22,7 +22,12 @@ import torch
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import short_reason
 from inference_server.engines.diffusers import cuda_errors
-from inference_server.engines.diffusers.compile_child import NoRoomError, compile_in_child
+from inference_server.engines.diffusers.compile_child import (
+    CompileError,
+    MissingToolsError,
+    NoRoomError,
+    compile_in_child,
+)
 from inference_server.engines.diffusers.cuda_graphs import CudaCapture, CudaGraphs
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
@@ -37,7 +42,7 @@ from inference_server.engines.diffusers.unet import (
     UNetRunner,
 )
 from inference_server.engines.diffusers.unet_package import PackageOrder, order_for
-from inference_server.engines.package_cache import PackageCache
+from inference_server.engines.package_cache import OLD_S, PackageCache
 from inference_server.messages import ModelInfo
 
 # The compiling process's CUDA context and the kernels that it tries out; later the comparison of what it made.
@@ -169,11 +174,18 @@ class CompilingThread:
                 return self._adopt(size, order, cache)
             except PackageRefusedError as exc:
                 _say(f"a package of the compile cache is of no use, it is made anew: {exc}")
+        if (failure := cache.failure(order.digest)) is not None:
+            raise CompileError(f"that failed in the last {OLD_S // 86400} days, with: {failure}")
         started_s, made = time.monotonic(), scratch / f"{order.digest}.pt2"
-        self._compile(order, made, compiler_cache)
-        cache.put(order.digest, made)
-        _say(f"compiled {size[0]}x{size[1]} px in {time.monotonic() - started_s:.0f} s")
-        self._adopt(size, order, cache)
+        try:
+            self._compile(order, made, compiler_cache)
+            cache.put(order.digest, made)
+            _say(f"compiled {size[0]}x{size[1]} px in {time.monotonic() - started_s:.0f} s")
+            self._adopt(size, order, cache)
+        except (CompileError, PackageRefusedError) as exc:
+            if not isinstance(exc, NoRoomError | MissingToolsError):
+                cache.note_failure(order.digest, str(exc))
+            raise
 
     def _adopt(self, size: Size, order: PackageOrder, cache: PackageCache) -> None:
         """Loads the package and draws with it.

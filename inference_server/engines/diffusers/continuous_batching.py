@@ -176,7 +176,7 @@ class _StepLoop:
         bucket, shape = batch.bucket, batch.shape
         log.warning("out of memory with %d images of %dx%d px", bucket, shape.width_px, shape.height_px)
         if bucket > 1:
-            self._halve(batch)
+            self._lower_limit(batch)
         else:
             for image in batch.images:
                 image.request.fail(failure.reason)
@@ -190,14 +190,14 @@ class _StepLoop:
         largest = self._queue.largest()
         log.warning("out of memory beside the steps")
         if largest is not None and largest.bucket > 1:
-            self._halve(largest)
+            self._lower_limit(largest)
             self._queue.regroup()
         self._runner.forget()
         empty_cache()
 
-    def _halve(self, batch: Batch) -> None:
-        """Allows half of this batch from now on, and when the model is loaded the next time."""
-        self._channel.tell(Capacity(self._queue.halve(batch)))
+    def _lower_limit(self, batch: Batch) -> None:
+        """Allows about half of this batch from now on, and when the model is loaded the next time."""
+        self._channel.tell(Capacity(self._queue.lower(batch)))
         self._store.learn(max_area_px=self._queue.max_area_px)
 
     def _tell_times(self, times: Sequence[StepTime]) -> None:

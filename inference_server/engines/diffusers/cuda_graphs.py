@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from inference_server.engines.diffusers.streams import CACHE_LOCK, URGENT
 from inference_server.engines.diffusers.unet import BatchShape, Network, UNetInputs
 
 USES_BEFORE = 4  # steps of a shape before it is captured; they also warm up the libraries' kernels
@@ -119,7 +120,9 @@ class CudaCapture:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(
+            device, priority=URGENT
+        )  # a graph keeps the priority that it was captured with
         self._pool = torch.cuda.graph_pool_handle()
         self._open = 0
 
@@ -133,7 +136,11 @@ class CudaCapture:
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         # thread_local: the threads that encode and decode may go on allocating meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        # But none may empty the allocator's cache: what it frees then may be a part of the graph.
+        with (
+            CACHE_LOCK,
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             output = network(inputs)
         self._open += 1
         return _CudaGraph(graph, output, self._closed)

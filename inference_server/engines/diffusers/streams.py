@@ -5,6 +5,7 @@ Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-streams
 """
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 
 MEMORY_EVERY_S = 1.0  # asking takes some 0.1 ms
+URGENT = -1  # priority of a CUDA stream whose work goes first
+CACHE_LOCK = threading.RLock()  # held while a CUDA graph is captured, and while the allocator's cache is emptied
 
 
 class ThreadStream:
@@ -22,7 +25,7 @@ class ThreadStream:
     def __init__(self, device: torch.device, urgent: bool = False) -> None:
         """`urgent`: the device prefers this stream's work where it has the choice."""
         cuda = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device, priority=-1 if urgent else 0) if cuda else None
+        self._stream = torch.cuda.Stream(device, priority=URGENT if urgent else 0) if cuda else None
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -135,4 +138,5 @@ def mem_usage() -> float:
 def empty_cache() -> None:
     """Returns unused memory to the device, so that the next allocation finds it in one piece."""
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+        with CACHE_LOCK:
+            torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ import torch
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError
-from inference_server.engines.diffusers import cuda_errors, loading
+from inference_server.engines.diffusers import cuda_errors, loading, weights
 from inference_server.engines.diffusers.engine import DiffusersEngine, WarmUpChannel, shares_steps
 from inference_server.messages import DrawFailed
 from tests.support import tiny_pipelines
@@ -103,11 +103,11 @@ def test_the_half_precision_variant_is_taken_where_it_is_wanted_or_all_there_is(
     """By the file names of the hub."""
     pipeline = loaded("sd").pipeline
     pipeline.save_pretrained(tmp_path, variant="fp16")
-    assert loading.choose_variant(tmp_path, torch.float32) == "fp16"
+    assert weights.choose_variant(tmp_path, torch.float32) == "fp16"
     assert _load(str(tmp_path)).model_info.pipeline == "StableDiffusionPipeline"
     pipeline.save_pretrained(tmp_path)
-    assert loading.choose_variant(tmp_path, torch.float32) is None
-    assert loading.choose_variant(tmp_path, torch.float16) == "fp16"
+    assert weights.choose_variant(tmp_path, torch.float32) is None
+    assert weights.choose_variant(tmp_path, torch.float16) == "fp16"
 
 
 @pytest.mark.parametrize(("has_fp16", "asked"), [(True, ["fp16"]), (False, ["fp16", None])])
@@ -130,25 +130,24 @@ def test_a_model_of_the_hub_comes_in_half_precision_where_there_is_one(
     assert fetched == asked
 
 
+def _count(folder: Path, dtype: torch.dtype) -> int:
+    return sum(weights.part_bytes(folder, loading.read_index(folder), dtype, None).values())
+
+
 def test_weights_are_counted_in_the_precision_they_are_loaded_in() -> None:
     """Within some percent of the parameters' own bytes, which leaves out file headers."""
-    model = loaded("sd")
+    model, folder = loaded("sd"), tiny_pipelines.folder("sd")
     parts = (model.pipeline.unet, model.pipeline.vae, model.pipeline.text_encoder)
     parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
-    folder = tiny_pipelines.folder("sd")
-    assert loading.count_weights_bytes(folder, loading.read_index(folder), torch.float32, None) == pytest.approx(
-        4 * parameters, rel=0.1
-    )
-    assert loading.count_weights_bytes(folder, loading.read_index(folder), torch.float16, None) == pytest.approx(
-        2 * parameters, rel=0.1
-    )
+    assert _count(folder, torch.float32) == pytest.approx(4 * parameters, rel=0.1)
+    assert _count(folder, torch.float16) == pytest.approx(2 * parameters, rel=0.1)
 
 
 def test_only_the_weights_that_the_model_is_made_of_are_counted(copy: Path) -> None:
-    """A clone of a repository may hold much else; counted too, it would make a GPU look busy that is not."""
-    counted = loading.count_weights_bytes(copy, loading.read_index(copy), torch.float32, None)
+    """A clone of a repository may hold much else; counted too, it would make a GPU look too small that is not."""
+    counted = _count(copy, torch.float32)
     shutil.copytree(copy / "unet", copy / "unet_for_training")
-    assert loading.count_weights_bytes(copy, loading.read_index(copy), torch.float32, None) == counted
+    assert _count(copy, torch.float32) == counted
 
 
 def test_model_info_says_what_can_be_drawn() -> None:
