@@ -47,7 +47,7 @@ class DiffusersEngine:
         self.model_info = _within(info, loaded.store.known.max_area_px)
         if shares and loaded.device.type == "cuda":
             schedulers.use_pinned_noise()
-        self._device, self._needed_bytes = loaded.device, loaded.plan.needed_bytes
+        self._loaded = loaded
         self._drawer: ContinuousBatching | PipelineCalls
         with self._others_may_be_to_blame():
             if shares:
@@ -71,7 +71,7 @@ class DiffusersEngine:
         self._drawer.work(channel)
 
     def _others_may_be_to_blame(self) -> AbstractContextManager[None]:
-        return others_may_be_to_blame(self._device, self._needed_bytes)
+        return others_may_be_to_blame(self._loaded.device, self._loaded.plan.needed_bytes)
 
 
 def _within(info: ModelInfo, max_area_px: int | None) -> ModelInfo:

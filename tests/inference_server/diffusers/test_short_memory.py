@@ -129,7 +129,7 @@ def test_short_memory_for_a_single_picture_lowers_nothing() -> None:
 
 
 def test_short_memory_of_large_pictures_leaves_small_ones_their_company() -> None:
-    """The limit is one of pixels: two pictures of sixteen times the size do not fit at once, eight small ones still do."""
+    """The limit is one of pixels: two of sixteen times the size do not fit at once, eight small ones do."""
     rig = Rig()
 
     def before_call(call: int) -> None:
