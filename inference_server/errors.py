@@ -5,9 +5,9 @@
         status 401   UNAUTHORIZED
         status 404   NO_SUCH_REQUEST, NO_SUCH_ROUTE;  405 METHOD_NOT_ALLOWED;  408 TOO_SLOW
         status 409   REQUEST_ID_REUSED;  410 REQUEST_CANCELLED;  413 BODY_TOO_LARGE
-        status 503   BUSY, MODEL_NOT_LOADED, GPU_BUSY (its owner uses it), NO_GPU (it is gone), PAUSED (its owner said so),
-                     BUDGET_USED_UP (its minutes for today), ENGINE_CRASHED, SHUTTING_DOWN, PIPELINE_ERROR (the model said no),
-                     APP_INFERENCE_ERROR (a fault of the server's own)
+        status 503   BUSY, MODEL_NOT_LOADED, GPU_BUSY (its owner uses it), NO_GPU (it is gone), PAUSED (its owner
+                     said so), BUDGET_USED_UP (its minutes for today), ENGINE_CRASHED, SHUTTING_DOWN,
+                     PIPELINE_ERROR (the model said no), APP_INFERENCE_ERROR (a fault of the server's own)
 
 The codes that docker-diffusers-api has keep its names.
 Source: https://github.com/kiri-art/docker-diffusers-api/blob/main/errors.py

@@ -7,7 +7,7 @@ import pytest
 
 from inference_server.engines.diffusers import cuda_toolkit
 from inference_server.engines.diffusers.compile_child import compiler_error
-from inference_server.engines.diffusers.package_cache import OLD_S, PackageCache
+from inference_server.engines.package_cache import OLD_S, PackageCache
 
 NOWHERE = Path("/nowhere")
 
