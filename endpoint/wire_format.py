@@ -55,6 +55,8 @@ class Health(BaseModel):
     defaults: Defaults = Defaults()
     absence: Absence | None = None
     wakes_in_s: tuple[int, int] | None = None
+    memory_plan: str = ""  # how the model lies on the GPU, and why
+    notices: tuple[str, ...] = ()  # for the maintainer: the model's licence and what it asks, its precision
 
     @property
     def gpu_busy(self) -> bool:

@@ -128,6 +128,10 @@ def _tell_health(console: Console, settings: Settings, url: str) -> EndpointErro
         facts = [health.state, health.model, f"engine {health.engine}" if health.engine else None]
         gpu = "with a GPU" if health.gpu else "without a GPU"
         console.ok("endpoint", f"{url}: {', '.join(fact for fact in facts if fact)}, {gpu}")
+    if health.memory_plan:
+        console.ok("memory", health.memory_plan)
+    for notice in health.notices:
+        console.ok("model", notice)
     return None
 
 

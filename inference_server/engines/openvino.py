@@ -19,7 +19,7 @@ import numpy as np
 import openvino_genai
 
 from inference_server.engine_config import EngineConfig
-from inference_server.engines import WorkChannel, one_at_a_time
+from inference_server.engines import WorkChannel, one_at_a_time, spoilt
 from inference_server.engines.compiled_openvino import CompiledModel
 from inference_server.engines.model_folder import FoundModel, find, read_json, read_model_info, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
@@ -38,7 +38,13 @@ SCHEDULERS = {
 }
 PREVIEW_EVERY_S = 0.3
 BOS_AND_EOS = 2  # tokens of a window that hold no word
+# Some CPUs would take bf16 by themselves. Source: OpenVINO, inference_precision (CPU plugin)
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 WARM_UP_PROMPTS = ("a red apple", "a blue bird")
+
+
+class SpoiltPictureError(Exception):
+    """What was drawn is no picture; the text says what it is and what to do."""
 
 
 def offered_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -76,7 +82,8 @@ class OpenVinoEngine:
         self._encoder_prompt = found.encoder_prompt
         self._scheduler_config = read_scheduler_config(found.folder)
         self._compiled = CompiledModel(config.compile_cache, found.folder)
-        self._pipeline = self._compiled.load(partial(openvino_genai.Text2ImagePipeline, str(found.folder), "CPU"))
+        self._load = partial(openvino_genai.Text2ImagePipeline, str(found.folder), "CPU")
+        self._pipeline, self._is_exact = self._compiled.load(self._load), False
         self._own = self._scheduler = (self.model_info.scheduler, self._scheduler_config.get("timestep_spacing"))
         self._previews = PreviewMap()
         self._window = _PromptWindow(found)
@@ -107,7 +114,25 @@ class OpenVinoEngine:
         one_at_a_time.work(channel, self.draw)
 
     def draw(self, order: Draw, on_step: OnStep) -> Drawn:
-        """One picture after the other, each from its own seed, so that a seed alone gives the same picture."""
+        """One picture after the other, each from its own seed, so that a seed alone gives the same picture.
+
+        Raises: SpoiltPictureError, DrawingStoppedError, what the library raises.
+        """
+        drawn = self._draw(order, on_step)
+        wrong = _what_is_wrong(drawn)
+        if wrong is None:
+            return drawn
+        if not self._is_exact:
+            print(f"a picture is {wrong}: the model is loaded again, in fp32", flush=True)
+            self._pipeline = self._load(**EXACT)
+            self._is_exact, self._scheduler = True, self._own
+            drawn = self._draw(order, on_step)
+            wrong = _what_is_wrong(drawn)
+        if wrong is not None:
+            raise SpoiltPictureError(spoilt.reason(wrong, "fp32"))
+        return drawn
+
+    def _draw(self, order: Draw, on_step: OnStep) -> Drawn:
         started_s, params = time.monotonic(), order.params
         self._use_scheduler(params.scheduler, self._spacing(params.num_inference_steps))
         try:
@@ -177,6 +202,14 @@ class OpenVinoEngine:
             kind = getattr(openvino_genai.Scheduler.Type, SCHEDULERS[name])
             self._pipeline.set_scheduler(openvino_genai.Scheduler.from_config(file.name, kind))
         self._scheduler = (name, spacing)
+
+
+def _what_is_wrong(drawn: Drawn) -> str | None:
+    """With the first picture that is none; None with all of the warm-up's."""
+    if drawn.number == spoilt.WARM_UP_NUMBER:
+        return None
+    found = (spoilt.what_is_wrong(np.frombuffer(image.rgb, np.uint8)) for image in drawn.images)
+    return next(filter(None, found), None)
 
 
 class _PromptWindow:
