@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
 
+from inference_server.engines.scheduler_names import KNOWN
 from inference_server.json_model import Float, Int, JsonModel, without_null, wrong_values
 from inference_server.messages import ModelInfo
 
@@ -21,6 +22,7 @@ ALL_SCHEDULERS = (
     # further ones, which some models are made for
     *("LCMScheduler", "TCDScheduler", "SASolverScheduler", "EDMDPMSolverMultistepScheduler"),
     *("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"),
+    *KNOWN,  # the names that people know them by
 )
 
 

@@ -9,7 +9,7 @@ from inference_server.messages import BatchStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STEP_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-BATCH_BUCKETS = (1, 2, 4, 8, 16)
+BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
 PICTURE_BUCKETS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 
 

@@ -25,6 +25,7 @@ from inference_server.engines.model_folder import FoundModel, find, read_json, r
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
 from inference_server.engines.previews import DdimLevels, PreviewMap
 from inference_server.engines.prompt_window import unused_words
+from inference_server.engines.scheduler_names import KNOWN, class_of
 from inference_server.messages import Draw, Drawn, GenerationParams, ModelInfo, RawImage
 
 # The library takes LMS_DISCRETE too, and draws with DDIM (2026.4): LMS is not offered.
@@ -57,7 +58,8 @@ def offered_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
     unfit = {"LCMScheduler", "FlowMatchEulerDiscreteScheduler"}
     if config.get("rescale_betas_zero_snr"):
         unfit.add("PNDMScheduler")
-    return tuple(name for name in SCHEDULERS if name not in unfit)
+    classes = [name for name in SCHEDULERS if name not in unfit]
+    return (*classes, *(known for known, (kind, settings) in KNOWN.items() if kind in classes and not settings))
 
 
 def read_own_model_info(found: FoundModel) -> ModelInfo:
@@ -134,7 +136,7 @@ class OpenVinoEngine:
 
     def _draw(self, order: Draw, on_step: OnStep) -> Drawn:
         started_s, params = time.monotonic(), order.params
-        self._use_scheduler(params.scheduler, self._spacing(params.num_inference_steps))
+        self._use_scheduler(class_of(params.scheduler)[0], self._spacing(params.num_inference_steps))
         try:
             images = tuple(self._draw_one(params, image, on_step) for image in range(len(params.seeds)))
         finally:
@@ -174,7 +176,7 @@ class OpenVinoEngine:
 
     def _levels(self, params: GenerationParams) -> DdimLevels | None:
         """For previews without noise; the library's other schedulers hand out denoised latents or cannot tell."""
-        if params.scheduler != "DDIMScheduler":
+        if class_of(params.scheduler)[0] != "DDIMScheduler":
             return None
         try:
             config = {**self._scheduler_config, "timestep_spacing": self._spacing(params.num_inference_steps)}

@@ -22,6 +22,7 @@ from inference_server.engines.diffusers.learnt import LearntStore
 from inference_server.engines.diffusers.loading import LoadedPipeline, load
 from inference_server.engines.diffusers.model_info import of_pipeline
 from inference_server.engines.diffusers.unet import BatchShape, EagerUNet, UNetInputs
+from inference_server.engines.scheduler_names import class_of
 from inference_server.messages import (
     BatchStats,
     Cancelled,
@@ -248,7 +249,8 @@ def own_picture(kind: str, params: GenerationParams, precision: str = "fp32", **
     """What diffusers' own call, with these `arguments` too, makes of a drawing of one image, (H, W, 3) uint8."""
     pipeline = loaded(kind, precision).pipeline
     own = pipeline.scheduler
-    pipeline.scheduler = getattr(diffusers, params.scheduler).from_config(own.config)
+    kind, settings = class_of(params.scheduler)
+    pipeline.scheduler = getattr(diffusers, kind).from_config(own.config, **settings)
     if hasattr(pipeline.scheduler, "noise_sampler_seed"):
         pipeline.scheduler.noise_sampler_seed = params.seeds[0]
     negative = {} if kind == "lcm" else {"negative_prompt": params.negative_prompt or None}

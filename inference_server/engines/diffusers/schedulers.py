@@ -18,6 +18,7 @@ import torch
 from diffusers.utils import torch_utils
 
 from inference_server.engines import short_reason
+from inference_server.engines.scheduler_names import KNOWN, class_of
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +31,19 @@ class StepsError(Exception):
 
 
 def offered(own: Any) -> tuple[str, ...]:
-    """Class names of the schedulers that draw with a model whose own scheduler is `own`; that one first."""
+    """The schedulers that draw with a model whose own is `own`: class names, that one's first, then known names."""
     name = type(own).__name__
     if "FlowMatch" in name or getattr(own.config, "use_flow_sigmas", False):
         return (name,)
     others = sorted(kind.__name__ for kind in own.compatibles if kind.__name__ != name)
-    return (name, *(other for other in others if _works(own, other)))
+    classes = (name, *(other for other in others if _works(own, other)))
+    return (*classes, *(known for known, (kind, _) in KNOWN.items() if kind in classes and _works(own, known)))
 
 
 def new(own: Any, name: str, **options: Any) -> Any:
-    """A scheduler of this class with the model's own settings, and `options` instead of some of them."""
-    return getattr(diffusers, name).from_config(own.config, **options)
+    """A scheduler of this class (or known name) with the model's own settings, and `options` instead of some."""
+    kind, settings = class_of(name)
+    return getattr(diffusers, kind).from_config(own.config, **settings, **options)
 
 
 class SchedulerMaker:
@@ -49,16 +52,16 @@ class SchedulerMaker:
     def __init__(self, own: Any) -> None:
         self._own = own
         self._unused: dict[str, Any] = {}
-        self._lms_coefficients: dict[int, Callable[..., float]] = {}  # by number of steps
+        self._lms_coefficients: dict[tuple[str, int], Callable[..., float]] = {}  # by name and number of steps
 
     def make(self, name: str, num_steps: int) -> Any:
         """One without a history, its timesteps set. Raises: StepsError."""
         scheduler = self._make(name, num_steps)
-        if name == "LMSDiscreteScheduler":  # integrates numerically at each step, the same for all images
-            if num_steps not in self._lms_coefficients:
+        if class_of(name)[0] == "LMSDiscreteScheduler":  # integrates numerically at each step, the same for all images
+            if (name, num_steps) not in self._lms_coefficients:
                 integrate = self._make(name, num_steps).get_lms_coefficient
-                self._lms_coefficients[num_steps] = functools.cache(integrate)
-            scheduler.get_lms_coefficient = self._lms_coefficients[num_steps]
+                self._lms_coefficients[name, num_steps] = functools.cache(integrate)
+            scheduler.get_lms_coefficient = self._lms_coefficients[name, num_steps]
         return scheduler
 
     def _make(self, name: str, num_steps: int) -> Any:
