@@ -71,7 +71,7 @@ class RequestEncoder:
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self._pipeline, self._device = pipeline, device
         self._prompts, self._windows = _PromptEncoder(pipeline, device), PromptWindows(pipeline)
-        self._schedulers = SchedulerMaker(pipeline.scheduler)
+        self._schedulers = SchedulerMaker(pipeline.scheduler, device)
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
 

@@ -22,6 +22,9 @@ from inference_server.engines.scheduler_names import KNOWN, class_of
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
+# It copies noise levels to the latents' device in each step, and waits for the GPU each time: they lie there.
+READS_SIGMAS_ON_DEVICE = ("UniPCMultistepScheduler",)
 TRIAL_STEPS, TRIAL_LEVELS = 4, 20  # few levels: some schedulers take as long as there are levels
 PNDM_START_STEPS = 4  # it starts with so many Runge-Kutta steps, unless told to skip them
 
@@ -49,8 +52,9 @@ def new(own: Any, name: str, **options: Any) -> Any:
 class SchedulerMaker:
     """Makes schedulers of any class for one model, each class from scratch once: some take half a second for that."""
 
-    def __init__(self, own: Any) -> None:
-        self._own = own
+    def __init__(self, own: Any, device: torch.device = CPU) -> None:
+        """`device`: of the latents."""
+        self._own, self._device = own, device
         self._unused: dict[str, Any] = {}
         self._lms_coefficients: dict[tuple[str, int], Callable[..., float]] = {}  # by name and number of steps
 
@@ -75,6 +79,8 @@ class SchedulerMaker:
         except Exception as exc:
             reason = short_reason(exc)
             raise StepsError(f"{name} cannot draw in {num_steps} steps with this model: {reason}") from exc
+        if class_of(name)[0] in READS_SIGMAS_ON_DEVICE:
+            scheduler.sigmas = scheduler.sigmas.to(self._device)
         return scheduler
 
 

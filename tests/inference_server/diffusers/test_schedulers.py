@@ -43,6 +43,13 @@ def test_a_scheduler_draws_what_diffusers_draws_with_it(rig: Rig, scheduler: str
     assert difference(rig.draw(one).picture_of(1), own_picture("sd", one.params)) == 0
 
 
+def test_noise_levels_that_are_read_on_the_device_lie_there() -> None:
+    """UniPC would copy five of them in each step, and wait for the GPU each time; the others read theirs on the CPU."""
+    maker = schedulers.SchedulerMaker(DDIMScheduler(), torch.device("meta"))
+    assert maker.make("UniPCMultistepScheduler", 4).sigmas.is_meta
+    assert not maker.make("DPM++ 2M", 4).sigmas.is_meta
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_noise_that_does_not_wait_for_a_gpu_is_the_same_noise(dtype: torch.dtype) -> None:
     """What is drawn for a GPU, before it is copied there, are the numbers of diffusers' own function, in any precision.
