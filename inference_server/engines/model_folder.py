@@ -82,7 +82,9 @@ def _fetched(config: EngineConfig, report: Callable[[str], None], fetch: Fetch) 
             "which is not installed"
         ) from exc
     except ModelLoadError as exc:
-        raise ModelLoadError(f"Fetching {config.model_id} from the hub: {exc}") from exc
+        told = ModelLoadError(f"Fetching {config.model_id} from the hub: {exc}")
+        told.permanent = exc.permanent
+        raise told from exc
     except Exception as exc:
         from inference_server.engines.hub_errors import explain
 

@@ -13,6 +13,8 @@ import diffusers
 import torch
 import transformers
 from diffusers.pipelines import pipeline_utils
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, model_folder, short_reason
@@ -161,19 +163,32 @@ def _be_silent() -> None:
 
 
 def from_hub(dtype: torch.dtype, config: EngineConfig, report: Callable[[str], None]) -> Path:
-    """Downloads the files that this pipeline needs and no others; the fp16 variant if it is wanted and exists."""
-    download = partial(
-        diffusers.DiffusionPipeline.download, str(config.model_id), revision=config.model_revision or None
-    )
+    """Downloads the files that this pipeline needs and no others; the fp16 variant if it is wanted and exists.
+
+    Raises: PickleError, ModularOnlyError, or what huggingface_hub raises.
+    """
+    name, revision = str(config.model_id), config.model_revision or None
+    download = partial(diffusers.DiffusionPipeline.download, name, revision=revision, use_safetensors=True)
     # diffusers knows which files these are. It has no parameter for what brings them.
     with mock.patch.object(pipeline_utils, "snapshot_download", HubDownloader(report).snapshot):
-        if dtype == torch.float16:
+        try:
+            if dtype == torch.float16:
+                try:
+                    return Path(download(variant="fp16"))
+                except ValueError as exc:
+                    if "variant" not in str(exc):
+                        raise
+            return Path(download())
+        except EntryNotFoundError as exc:  # of its index
             try:
-                return Path(download(variant="fp16"))
-            except ValueError as exc:
-                if "variant" not in str(exc):
-                    raise
-        return Path(download())
+                file = hf_hub_download(name, MODULAR_INDEX, revision=revision)
+            except Exception:
+                raise exc from None
+            raise modular_only(name, model_folder.read_json(Path(file))) from exc
+        except OSError as exc:
+            if "Could not find the necessary `safetensors` weights" in str(exc):
+                raise weights.PickleError(f"{name} has no {weights.SAFE} files") from exc
+            raise
 
 
 def _pipeline(
@@ -205,11 +220,11 @@ def read_index(folder: Path) -> dict[str, Any]:
     raise ModelLoadError(f"{folder} holds no readable {INDEX}: it is no diffusers model folder")
 
 
-def modular_only(folder: Path, index: dict[str, Any]) -> ModularOnlyError:
+def modular_only(model: Path | str, index: dict[str, Any]) -> ModularOnlyError:
     """The refusal of a model that is published as modular blocks alone."""
     kind = index.get("_class_name") or index.get("_blocks_class_name") or "modular blocks"
     return ModularOnlyError(
-        f"{folder} holds {kind} ({MODULAR_INDEX}) and no whole pipeline ({INDEX}): such models are not drawn with "
+        f"{model} holds {kind} ({MODULAR_INDEX}) and no whole pipeline ({INDEX}): such models are not drawn with "
         "here. Take one with a pipeline instead, such as black-forest-labs/FLUX.2-klein-4B for FLUX.3 klein"
     )
 

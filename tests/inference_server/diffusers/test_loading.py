@@ -117,8 +117,8 @@ def test_a_model_of_the_hub_comes_in_half_precision_where_there_is_one(
     """The smaller files are asked for first; a model without them is fetched as it is, in the revision named."""
     fetched: list[str | None] = []
 
-    def download(model_id: str, revision: str | None, variant: str | None = None) -> Path:
-        assert (model_id, revision) == ("owner/name", "v2")
+    def download(model_id: str, revision: str | None, use_safetensors: bool, variant: str | None = None) -> Path:
+        assert (model_id, revision, use_safetensors) == ("owner/name", "v2", True)
         fetched.append(variant)
         if variant is not None and not has_fp16:
             raise ValueError("You are trying to load model files of the `variant=fp16`, but no such modeling files ...")

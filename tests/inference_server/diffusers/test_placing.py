@@ -1,5 +1,8 @@
 """A memory plan is carried out: here on the CPU, where every way of laying weights out draws the same pictures."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,15 @@ from inference_server.engines.model_folder import FoundModel
 from inference_server.messages import Draw
 from tests.support import tiny_pipelines
 from tests.support.diffusers_channel import ScriptedChannel, difference, order, own_picture
+from tests.support.model_hub import running_model_hub
+from tests.support.processes import REPOSITORY
 
 pytestmark = [pytest.mark.slow]
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 MEGA = 10**6
+DOWNLOAD = (sys.executable, "-m", "inference_server.download")
 
 
 def _config(kind: str, **options: Any) -> EngineConfig:
@@ -136,6 +142,24 @@ def test_a_model_of_modular_blocks_alone_is_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(ModelLoadError, match=r"Flux3DistilledModularPipeline.*FLUX\.2-klein-4B") as refused:
         load(EngineConfig(engine="diffusers", model_id=str(tmp_path)), lambda stage: None)
     assert refused.value.permanent
+
+
+def test_modular_blocks_on_the_hub_are_refused_too(tmp_path: Path) -> None:
+    """Before anything large is fetched."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "modular_model_index.json").write_text('{"_class_name": "Flux3DistilledModularPipeline"}')
+    with running_model_hub("owner/model", tmp_path / "model", None) as hub:
+        done = subprocess.run(
+            [*DOWNLOAD, "--engine", "diffusers", "--model-id", "owner/model", str(tmp_path / "into")],
+            cwd=REPOSITORY,
+            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+    assert done.returncode == 1
+    assert "owner/model holds Flux3DistilledModularPipeline" in done.stderr
+    assert "FLUX.2-klein-4B" in done.stderr
 
 
 @pytest.mark.parametrize(
