@@ -102,6 +102,7 @@ class InferenceConfig(BaseModel):
     model_id: str | None = None
     model_revision: str | None = None
     model_precision: str | None = None
+    memory_plan: Literal["auto", "full", "fp8", "nf4", "offload"] | None = None
     idle_engine_s: Seconds | None = None
     idle_exit_s: Seconds | None = None
 
