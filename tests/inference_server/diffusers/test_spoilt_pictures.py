@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from inference_server.engines.diffusers.engine import DiffusersEngine
 from inference_server.messages import DrawFailed, Drawn
 from tests.support import tiny_pipelines
 from tests.support.diffusers_channel import ScriptedChannel, order
+from tests.support.inference_process import picture, running, wait_until
 
 pytestmark = [pytest.mark.slow]
 
@@ -47,6 +49,24 @@ def _spoils(part: Any, value: float, below_fp32: bool = True) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def test_a_server_whose_model_overflows_draws_nevertheless(tmp_path: Path) -> None:
+    """By the front door: numbers beyond fp16 are noticed at the first look, and bf16 is taken, which is told."""
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tiny_pipelines.folder("sd"), safety_checker=None)
+    pipeline.unet.conv_in.weight.data *= 1e6  # what follows takes out the scale, if it can be written at all
+    pipeline.save_pretrained(tmp_path / "model")
+    with running(
+        MODEL_ID=str(tmp_path / "model"),
+        MODEL_PRECISION="fp16",
+        INFERENCE_ENGINE="diffusers",
+        INFERENCE_DEVICE="cpu",
+        COMPILE_CACHE=str(tmp_path / "cache"),
+    ) as server:
+        wait_until(lambda: server.health()["state"] == "healthy", "a model that draws")
+        assert picture(server.post({"prompt": "a cat", "num_inference_steps": 2}).json()).size == (64, 64)
+        assert any("it draws in bf16, because" in notice for notice in server.health()["notices"])
+        assert "not a number in fp16: the model is loaded again, in bf16" in server.log()
 
 
 def _channel(engine: DiffusersEngine) -> ScriptedChannel:
