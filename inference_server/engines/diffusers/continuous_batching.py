@@ -1,8 +1,9 @@
 """Continuous batching: requests join and leave the running batch between any two steps of the UNet.
 
-Three threads work, each with its own CUDA stream. One takes requests from the channel and encodes their prompts; the
-caller's runs the UNet and the schedulers and nothing else; one decodes pictures and reports them. While there is work,
-the loop waits for nothing but the device. Without work it sleeps until a request is encoded, and begins at once.
+Four threads work, each with its own CUDA stream. One takes requests from the channel and encodes their prompts; the
+caller's runs the UNet and the schedulers and nothing else; one decodes pictures; one has the safety checker look at
+them. While there is work, the loop waits for nothing but the device. Without work it sleeps until a request is encoded,
+and begins at once.
 """
 
 import logging

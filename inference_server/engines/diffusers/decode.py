@@ -4,6 +4,7 @@ Each image is decoded alone, so that its pixels are the same in any company.
 Source: the ends of the pipelines' `__call__` in diffusers 0.42, VaeImageProcessor.postprocess
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +22,18 @@ class NoPictureError(Exception):
     """What was decoded is no picture; the text says why."""
 
 
+@dataclass(frozen=True)
+class Unchecked:
+    """A picture that the safety checker has not seen yet."""
+
+    request: ActiveRequest
+    index: int
+    decoded: torch.Tensor  # (1, 3, H, W), -1 to 1
+    pixels: Any  # (H, W, 3) uint8
+
+
 class LatentDecoder:
-    """Decodes the latents of one model. For one thread."""
+    """Decodes the latents of one model, and has pictures checked. Each for one thread."""
 
     def __init__(self, loaded: LoadedPipeline, previews: PreviewMap) -> None:
         self._loaded, self._pipeline, self._device, self._previews = loaded, loaded.pipeline, loaded.device, previews
@@ -33,8 +44,8 @@ class LatentDecoder:
             self._vae.to(dtype=torch.float32)  # overflows otherwise; diffusers does it again for each picture
         self._has_checker = getattr(pipeline, "safety_checker", None) is not None
 
-    def finish(self, request: ActiveRequest, index: int, latents: torch.Tensor) -> None:
-        """Tells picture `index` of the request.
+    def finish(self, request: ActiveRequest, index: int, latents: torch.Tensor) -> Unchecked | None:
+        """Tells picture `index` of the request; returns it instead where the safety checker is to see it first.
 
         Raises: NoPictureError, torch.OutOfMemoryError, or what the parts raise.
         """
@@ -47,9 +58,15 @@ class LatentDecoder:
         if wrong:
             self._loaded.on_spoilt(wrong)
             raise NoPictureError(spoilt.reason(wrong, self._loaded.precision))
-        nsfw = self._is_nsfw(decoded) if self._has_checker and request.params.safety_checker else None
-        request.finish(index, pixels, nsfw, mem_usage())
+        unchecked = self._has_checker and request.params.safety_checker
+        if not unchecked:
+            request.finish(index, pixels, None, mem_usage())
         self._previews.learn(latents[0].float().cpu().numpy(), pixels)
+        return Unchecked(request, index, decoded, pixels) if unchecked else None
+
+    def check(self, picture: Unchecked) -> None:
+        """Tells a picture that was decoded, once the safety checker has seen it. Raises: what the checker raises."""
+        picture.request.finish(picture.index, picture.pixels, self._is_nsfw(picture.decoded), mem_usage())
 
     def preview(self, request: ActiveRequest, denoised: torch.Tensor) -> None:
         """Tells a preview of latents (1, C, h, w), if one can be made."""

@@ -142,7 +142,8 @@ def _size(
 def _place(pipeline: Any, device: torch.device, plan: MemoryPlan, dtype: torch.dtype, name: str) -> None:
     try:
         placing.place(pipeline, device, plan, dtype)
-        _use_channels_last(pipeline, device)
+        if device.type == "cuda" and plan.compiles:
+            _use_channels_last(pipeline)
     except Exception as exc:
         raise ModelLoadError(f"{name} does not fit on {device}: {short_reason(exc)}") from exc
 
@@ -251,10 +252,8 @@ def _set_tf32(device: torch.device, dtype: torch.dtype) -> None:
         torch.set_float32_matmul_precision("high" if rough else "highest")
 
 
-def _use_channels_last(pipeline: Any, device: torch.device) -> None:
+def _use_channels_last(pipeline: Any) -> None:
     """Convolutions in half precision are fastest with channels last."""
-    if device.type != "cuda":
-        return
     for name in ("unet", "vae"):
         part = getattr(pipeline, name, None)
         if part is not None:

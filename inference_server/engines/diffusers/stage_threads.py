@@ -1,4 +1,4 @@
-"""The threads beside the step loop: one encodes new requests, one decodes finished images; and what they tell the loop.
+"""The threads beside the step loop, which encode requests, decode images and have them checked; what they tell it.
 
 While they work, steps go on: a newcomer's prompt or a finished picture holds nobody up.
 """
@@ -15,7 +15,7 @@ from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.cuda_errors import Failure
-from inference_server.engines.diffusers.decode import LatentDecoder
+from inference_server.engines.diffusers.decode import LatentDecoder, Unchecked
 from inference_server.engines.diffusers.encode import ActiveImage, RequestEncoder
 from inference_server.engines.diffusers.streams import ThreadStream
 
@@ -103,6 +103,7 @@ class DecodeThread:
 
     def __init__(self, decoder: LatentDecoder, device: torch.device, events: StageEvents) -> None:
         self._decoder, self._stream, self._events = decoder, ThreadStream(device), events
+        self._checks = _CheckThread(decoder, device, events)
         self._queue: SimpleQueue[_Latents | None] = SimpleQueue()
 
     @property
@@ -112,6 +113,7 @@ class DecodeThread:
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="decode", daemon=True).start()
+        self._checks.start()
 
     def finish(self, image: ActiveImage, event: Any) -> None:
         self._queue.put(_Latents(image.request, image.latents, event, image.index))
@@ -132,6 +134,8 @@ class DecodeThread:
                         self._decode(one)
         except Exception as exc:
             error = exc
+        else:
+            self._checks.close()
         self._events.put(DecodeEnded(error))
 
     def _decode(self, one: _Latents) -> None:
@@ -141,9 +145,53 @@ class DecodeThread:
             _attempt(lambda: self._decoder.preview(one.request, one.latents), one.request)
             return
         index = one.index
-        failure = _try_twice(lambda: self._decoder.finish(one.request, index, one.latents), one.request, self._events)
+
+        def finish() -> None:
+            unchecked = self._decoder.finish(one.request, index, one.latents)
+            if unchecked is not None:
+                self._checks.put(unchecked, self._stream.record_event())
+
+        failure = _try_twice(finish, one.request, self._events)
         if failure:
             one.request.fail(failure.reason)
+
+
+class _CheckThread:
+    """Has pictures seen by the safety checker while the next ones are decoded: much of its work is the CPU's."""
+
+    def __init__(self, decoder: LatentDecoder, device: torch.device, events: StageEvents) -> None:
+        self._decoder, self._stream, self._events = decoder, ThreadStream(device), events
+        self._queue: SimpleQueue[tuple[Unchecked, Any] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="check", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, picture: Unchecked, event: Any) -> None:
+        """`event`: after which the picture is complete."""
+        self._queue.put((picture, event))
+
+    def close(self) -> None:
+        """Waits until all that was put has been told."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with self._stream.entered():
+                while (one := self._queue.get()) is not None:
+                    self._check(*one)
+        except Exception as exc:
+            self._events.put(DecodeEnded(exc))
+
+    def _check(self, picture: Unchecked, event: Any) -> None:
+        """Raises: what the process cannot survive; anything else ends this request alone."""
+        if picture.request.end_if_cancelled():
+            return
+        self._stream.receive([picture.decoded], after=event)
+        failure = _try_twice(lambda: self._decoder.check(picture), picture.request, self._events)
+        if failure:
+            picture.request.fail(failure.reason)
 
 
 def _try_twice(work: Callable[[], None], request: ActiveRequest, events: StageEvents) -> Failure | None:
