@@ -128,7 +128,7 @@ def _size(
     folder: Path, index: dict[str, Any], family: Family | None, dtype: torch.dtype
 ) -> tuple[ModelSize, str | None]:
     """Its size in memory, and the variant of its files."""
-    side_px = (family.side_px if family else None) or model_folder.native_side_px(folder)
+    side_px = (family.side_px if family else None) or _side_px(folder, index)
     variant = None if folder.is_file() else weights.choose_variant(folder, dtype)
     if folder.is_file():
         parts = single_file.part_bytes(folder, dtype)
@@ -137,6 +137,13 @@ def _size(
         parts = weights.part_bytes(folder, index, dtype, variant)
     vae_fp32 = family is not None and precision.NAMES[dtype] in family.vae_fp32_in
     return ModelSize(parts, int(dtype.itemsize), side_px * side_px, vae_fp32), variant
+
+
+def _side_px(folder: Path, index: dict[str, Any]) -> int:
+    """Of the default picture, before anything is loaded."""
+    if folder.is_file():
+        return 1024 if "XL" in index["_class_name"] else 512
+    return model_folder.native_side_px(folder)
 
 
 def _place(pipeline: Any, device: torch.device, plan: MemoryPlan, dtype: torch.dtype, name: str) -> None:

@@ -28,7 +28,7 @@ def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
         lambda config: schedulers.offered(pipeline.scheduler),
         max_side_px=lambda side_px: max(SMALLEST_MAX_SIDE_PX, side_px, min(LARGEST_MAX_SIDE_PX, 2 * side_px)),
         side_multiple_px=_multiple_px(pipeline),
-        side_px=(family.side_px if family else None) or _side_px(pipeline),
+        side_px=(family.side_px if family else None) or _side_px(pipeline, loaded.found.folder.is_file()),
         best=_best(pipeline, loaded.found.name, family),
         index={"_class_name": type(pipeline).__name__} if loaded.found.folder.is_file() else None,
     )
@@ -66,14 +66,14 @@ def guidance_argument(parameters: Mapping[str, inspect.Parameter], family: Famil
     return None if plain is None else "guidance_scale"
 
 
-def _side_px(pipeline: Any) -> int | None:
-    """The trained side of a transformer that nothing else tells of.
+def _side_px(pipeline: Any, is_one_file: bool) -> int | None:
+    """The trained side of a model whose folder does not tell it; a UNet's folder does, a file has none.
 
     Its pipeline counts it in latents (its config may count it in patches); else the call has it as a default. Of a
     transformer that says nothing at all it is 1024, as of all that came after Stable Diffusion 2.
     """
     if hasattr(pipeline, "unet"):
-        return None
+        return int(pipeline.unet.config.sample_size) * int(pipeline.vae_scale_factor) if is_one_file else None
     size = getattr(pipeline, "default_sample_size", None)
     if isinstance(size, int):
         return size * int(pipeline.vae_scale_factor)

@@ -1,6 +1,7 @@
 """A memory plan is carried out: here on the CPU, where every way of laying weights out draws the same pictures."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from tests.support import tiny_pipelines
 from tests.support.diffusers_channel import ScriptedChannel, difference, order, own_picture
 from tests.support.model_hub import running_model_hub
 from tests.support.processes import REPOSITORY
+from tests.support.single_files import save_single_file
 
 pytestmark = [pytest.mark.slow]
 
@@ -160,6 +162,18 @@ def test_modular_blocks_on_the_hub_are_refused_too(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "owner/model holds Flux3DistilledModularPipeline" in done.stderr
     assert "FLUX.2-klein-4B" in done.stderr
+
+
+def test_a_checkpoint_in_one_file_draws_as_its_folder_does(tmp_path: Path) -> None:
+    """In the layout in which finetunes are published; configuration and tokenizer come from the folder it lies in."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_pipelines.folder("sd"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    file = save_single_file(tiny_pipelines.folder("sd"), folder / "dreamy.safetensors")
+    config = EngineConfig(engine="diffusers", model_id=str(file), device="cpu", max_batch=2)
+    engine = DiffusersEngine(config, lambda stage: None)
+    info, one = engine.model_info, order(1)
+    assert (info.pipeline, info.width_px, info.num_inference_steps) == ("StableDiffusionPipeline", 64, 25)
+    assert difference(_draw(engine, one), own_picture("sd", one.params)) <= 2
 
 
 @pytest.mark.parametrize(
