@@ -34,7 +34,7 @@ BATCHED, ONE_AT_A_TIME, PLAIN = "ours, batched", "ours, one at a time", "plain d
 GOAL_IMAGES_S, GOAL_SINGLE_S, GOAL_RATIO, GOAL_OVERHEAD = 10.0, 0.16, 3.0, 0.05
 SCHEDULER = "DPMSolverMultistepScheduler"  # upstream's default
 OVERHEAD_PICTURES = 9
-COMPILE_DEADLINE_S = 3600.0
+COMPILE_DEADLINE_S = 300.0
 # Of the engine's lines on compiling: what ends it well for the model's own size, and what is no use to wait after.
 COMPILED = "by the compiled UNet"
 NOT_COMPILED = ("without a compiled UNet", "nothing is compiled", "wait for memory")
