@@ -5,8 +5,8 @@ Source: https://huggingface.co/docs/diffusers/api/schedulers/overview (the table
 
 from collections.abc import Mapping
 
-_KARRAS = {"use_karras_sigmas": True}
-_SDE = {"algorithm_type": "sde-dpmsolver++"}
+_KARRAS: dict[str, object] = {"use_karras_sigmas": True}
+_SDE: dict[str, object] = {"algorithm_type": "sde-dpmsolver++"}
 # Name -> class, settings beside the model's own.
 KNOWN: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "Euler": ("EulerDiscreteScheduler", {}),

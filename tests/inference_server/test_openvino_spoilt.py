@@ -9,7 +9,6 @@ import openvino_genai
 import pytest
 
 from inference_server.engine_config import EngineConfig
-from inference_server.engines import openvino
 from inference_server.engines.openvino import OpenVinoEngine, SpoiltPictureError
 from inference_server.messages import Draw, GenerationParams
 
@@ -35,7 +34,7 @@ def engine_that_spoils(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Open
                 result = self._pipeline.generate(*arguments, **options)
                 return SimpleNamespace(data=np.zeros_like(result.data)) if self._spoils else result
 
-        monkeypatch.setattr(openvino.openvino_genai, "Text2ImagePipeline", Spoiling)
+        monkeypatch.setattr(openvino_genai, "Text2ImagePipeline", Spoiling)
         return OpenVinoEngine(EngineConfig(), lambda stage: None)
 
     return load

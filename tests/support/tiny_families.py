@@ -5,6 +5,7 @@ Only Flux has its text encoders: of the others a test looks at what their calls 
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _scheduler() -> Any:
     return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], Any]] = {
     "flux": _flux,
     "flux2": _flux2,
     "flux2_klein": functools.partial(_flux2, Flux2KleinPipeline, is_distilled=True),

@@ -108,7 +108,7 @@ def _best(pipeline: Any, name: str, family: Family | None) -> tuple[int, float]:
     parameters = inspect.signature(pipeline.__call__).parameters
 
     def default(name: str | None, otherwise: float) -> float:
-        value = parameters[name].default if name in parameters else None
+        value = parameters[name].default if name is not None and name in parameters else None
         return value if isinstance(value, int | float) else otherwise
 
     argument = guidance_argument(parameters, None)

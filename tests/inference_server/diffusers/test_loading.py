@@ -10,7 +10,7 @@ import torch
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError
-from inference_server.engines.diffusers import cuda_errors, loading, weights
+from inference_server.engines.diffusers import cuda_errors, devices, loading, weights
 from inference_server.engines.diffusers.engine import DiffusersEngine, WarmUpChannel, shares_steps
 from inference_server.messages import DrawFailed
 from tests.support import tiny_pipelines
@@ -47,8 +47,8 @@ def test_precision_goes_by_the_names_that_people_use(precision: str | None, dtyp
     assert loading.choose_dtype(precision, CPU) == dtype
 
 
-def test_half_precision_is_what_a_gpu_draws_in() -> None:
-    """Without a word on precision."""
+def test_half_precision_is_what_is_fetched_for_a_gpu() -> None:
+    """Before it is known which model it is, and without a word on precision."""
     assert loading.choose_dtype(None, torch.device("cuda")) == torch.float16
 
 
@@ -57,15 +57,15 @@ def test_an_unknown_precision_or_device_is_refused_by_name() -> None:
     with pytest.raises(ModelLoadError, match=r"'fp8'.*fp16, bf16 and fp32"):
         loading.choose_dtype("fp8", CPU)
     with pytest.raises(ModelLoadError, match=r"'tpu'.*cuda and cpu"):
-        loading.choose_device("tpu")
+        devices.choose_device("tpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_cuda_that_is_not_there_is_told() -> None:
     """Asked for, it is an error that says what to do; not asked for, the CPU draws."""
     with pytest.raises(ModelLoadError, match="CUDA is asked for, and there is none here"):
-        loading.choose_device("cuda")
-    assert loading.choose_device(None) == CPU
+        devices.choose_device("cuda")
+    assert devices.choose_device(None) == CPU
 
 
 def test_the_demo_model_is_not_this_engines() -> None:

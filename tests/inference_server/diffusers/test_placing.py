@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError
-from inference_server.engines.diffusers import placing, planning
+from inference_server.engines.diffusers import gpu_memory, placing, planning
 from inference_server.engines.diffusers.engine import DiffusersEngine
 from inference_server.engines.diffusers.gpu_memory import GpuBusyError
 from inference_server.engines.diffusers.loading import load
@@ -114,7 +114,7 @@ def test_a_card_that_others_use_is_busy_and_not_too_small(monkeypatch: pytest.Mo
     def require_free(device: torch.device, needed_bytes: int) -> None:
         raise GpuBusyError(f"gpu-busy: {needed_bytes}")
 
-    monkeypatch.setattr(planning.gpu_memory, "require_free", require_free)
+    monkeypatch.setattr(gpu_memory, "require_free", require_free)
     with pytest.raises(GpuBusyError):
         _choose(Memory(24_000 * MEGA, 1_000 * MEGA), "full")
 

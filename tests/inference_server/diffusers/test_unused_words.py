@@ -27,9 +27,9 @@ def by_shared_steps(kind: str, *orders: Draw) -> ScriptedChannel:
 
 
 def by_pipeline_calls(kind: str, *orders: Draw) -> ScriptedChannel:
-    model, channel = loaded(kind), ScriptedChannel(*orders)
+    channel = ScriptedChannel(*orders)
     channel.close()
-    PipelineCalls(model.pipeline, model.device, capacity=4).work(channel)
+    PipelineCalls(loaded(kind), capacity=4).work(channel)
     return channel
 
 
