@@ -16,11 +16,9 @@ from tests.support.space import Space, start_space
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 GONE_S = 60  # "within a few seconds", on a busy machine
-ENDINGS = [
-    pytest.param(signal.SIGINT, True, id="Ctrl-C"),
-    pytest.param(signal.SIGTERM, False, id="SIGTERM"),
-    pytest.param(signal.SIGKILL, False, id="SIGKILL"),
-]
+CTRL_C = pytest.param(signal.SIGINT, True, id="Ctrl-C")
+TERM = pytest.param(signal.SIGTERM, False, id="SIGTERM")
+KILL = pytest.param(signal.SIGKILL, False, id="SIGKILL")
 OWN_FOLDERS = ("fair-server-", "local-fair-", "text-to-image-")
 
 
@@ -48,10 +46,8 @@ def programs_of(temporary: Path) -> str:
     return "\n".join(" ".join(words) for words in process_tree.mentioning(str(temporary)).values())
 
 
-@pytest.mark.parametrize(("number", "to_group"), ENDINGS)
-def test_nothing_outlives_the_page(space: Space, temporary: Path, number: signal.Signals, to_group: bool) -> None:
-    """After a drawing the page ends on a signal, and with it all that it had started; no secret stays on the disk."""
-    space.draw()
+def end_after_a_drawing(space: Space, temporary: Path, number: signal.Signals, *, to_group: bool) -> None:
+    """Ends the page, and fails the test unless all that it had started ends too and no secret stays on the disk."""
     running = programs_of(temporary)
     for program in ("fair_server", "--server", "--client", "-m inference_server", "inference_server.engine_process"):
         assert program in running
@@ -66,7 +62,28 @@ def test_nothing_outlives_the_page(space: Space, temporary: Path, number: signal
         assert left == []
 
 
-@pytest.mark.parametrize(("number", "to_group"), ENDINGS)
+@pytest.mark.parametrize(("number", "to_group"), [CTRL_C, KILL])
+def test_nothing_outlives_the_page(space: Space, temporary: Path, number: signal.Signals, to_group: bool) -> None:
+    """After a drawing the page ends on a signal, and with it all that it had started; no secret stays on the disk."""
+    space.draw()
+    end_after_a_drawing(space, temporary, number, to_group=to_group)
+
+
+def test_killed_fair_server(space: Space, temporary: Path) -> None:
+    """When its Fair server is killed, nothing of that stays, and the next prompt draws again; SIGTERM then ends all."""
+    space.draw()
+    [fair] = [pid for pid, words in space.living().items() if "fair_server" in words]
+    below = process_tree.descendants(fair)
+    assert len(below) >= 4
+    [folder] = temporary.glob("fair-server-*")
+    os.kill(fair, signal.SIGKILL)
+    wait_until("all below it to end", lambda: not any(map(is_running, below)), GONE_S)
+    wait_until("its folder to be removed", lambda: not folder.exists(), GONE_S)
+    assert space.draw().size == (256, 256)
+    end_after_a_drawing(space, temporary, signal.SIGTERM, to_group=False)
+
+
+@pytest.mark.parametrize(("number", "to_group"), [CTRL_C, TERM, KILL])
 def test_nothing_outlives_a_cold_start(space: Space, temporary: Path, number: signal.Signals, to_group: bool) -> None:
     """A signal in the middle of the first start leaves nothing behind either.
 
@@ -85,16 +102,3 @@ def test_nothing_outlives_a_cold_start(space: Space, temporary: Path, number: si
     expect_nothing(temporary)
     visitor.join(GONE_S)
     assert not visitor.is_alive()
-
-
-def test_killed_fair_server(space: Space, temporary: Path) -> None:
-    """When its Fair server is killed, nothing of that stays, and the next prompt draws again."""
-    space.draw()
-    [fair] = [pid for pid, words in space.living().items() if "fair_server" in words]
-    below = process_tree.descendants(fair)
-    assert len(below) >= 4
-    [folder] = temporary.glob("fair-server-*")
-    os.kill(fair, signal.SIGKILL)
-    wait_until("all below it to end", lambda: not any(map(is_running, below)), GONE_S)
-    wait_until("its folder to be removed", lambda: not folder.exists(), GONE_S)
-    assert space.draw().size == (256, 256)

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,12 @@ def start_connected(processes: Processes, space: Space, name: str = "box") -> Pr
     return worker
 
 
-@pytest.fixture
-def space(processes: Processes) -> Space:
-    """A page whose workers alone draw."""
-    return start_space(processes, {"ENDPOINT_SECRET": SECRET, "FALLBACK": "none"})
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """A page whose workers alone draw. Each test has workers of other names."""
+    started = Processes(tmp_path_factory.mktemp("space"))
+    yield start_space(started, {"ENDPOINT_SECRET": SECRET, "FALLBACK": "none"})
+    started.stop_all()
 
 
 def test_a_worker_dials_a_space_and_draws(processes: Processes, space: Space) -> None:
@@ -47,21 +50,21 @@ def test_a_worker_dials_a_space_and_draws(processes: Processes, space: Space) ->
 
 def test_a_worker_that_is_killed_and_started_again(processes: Processes, space: Space) -> None:
     """Between two pictures the worker dies and another one is started: the next prompt waits for it."""
-    first = start_connected(processes, space)
+    first = start_connected(processes, space, "killed")
     space.draw()
     first.signal(signal.SIGKILL)
-    wait_until("the Space to miss it", lambda: "worker box is gone" in space.program.output())
+    wait_until("the Space to miss it", lambda: "worker killed is gone" in space.program.output())
     start_connected(processes, space, "another")
     assert space.draw().size == (256, 256)
 
 
 def test_sigterm_ends_a_worker_in_order(processes: Processes, space: Space) -> None:
     """A worker that is told to end says goodbye and exits with 0."""
-    worker = start_connected(processes, space)
+    worker = start_connected(processes, space, "ended")
     space.draw()
     worker.signal(signal.SIGTERM)
     assert worker.wait_for_end() == 0
-    wait_until("the goodbye", lambda: "it said goodbye" in space.program.output())
+    wait_until("the goodbye", lambda: "worker ended is gone: it said goodbye" in space.program.output())
 
 
 def test_the_owner_pauses_a_worker(processes: Processes, space: Space, tmp_path: Path) -> None:

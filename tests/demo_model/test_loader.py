@@ -216,20 +216,3 @@ def test_known_words_go_with_the_weights(tmp_path: Path) -> None:
     pack(model, tmp_path / "weights")
     words = tmp_path / "weights" / "words.txt"
     assert demo_model.known_words("Two zebras, an apple and blue cheese", words=words) == ["zebras", "blue cheese"]
-
-
-@pytest.mark.slow
-def test_draws_a_red_apple(tmp_path: Path) -> None:
-    """OpenVINO draws with the unpacked folder: a red apple is red in the middle, on a light ground."""
-    import numpy as np
-    from openvino_genai import Text2ImagePipeline
-
-    folder = demo_model.folder(tmp_path)
-    defaults = json.loads((folder / "defaults.json").read_text())
-    defaults.pop("side_multiple_px")
-    picture = np.array(Text2ImagePipeline(str(folder), "CPU").generate("a red apple", rng_seed=1, **defaults).data)[0]
-    assert picture.shape == (256, 256, 3)
-    red, green, blue = picture[112:176, 96:160].reshape(-1, 3).mean(axis=0)
-    assert red > green + 50
-    assert red > blue + 50
-    assert picture[:16, :16].mean() > 230
