@@ -48,6 +48,10 @@ class LostDrawings:
     def get(self, job_id: str) -> Lost | None:
         return self._lost.get(job_id)
 
+    def wait_at(self, instance: str) -> bool:
+        """Whether this process may have one that nobody has asked it for since."""
+        return any(lost.instance == instance and not lost.asked_again for lost in self._lost.values())
+
     def claim(self, job_id: str, worker: WorkerConnection) -> None:
         """This worker is asked for it now."""
         if (lost := self._lost.get(job_id)) and lost.instance == worker.instance:

@@ -162,9 +162,15 @@ class Workers:
                 if told == AWAY_FOR_A_MOMENT:
                     tell(Waking(BACK))
                 return
-        if self._fallback is None:
+            # Which drawing this is, `draw` knows: a paused worker finishes those that it has.
+            has_lost = any(self._lost.wait_at(worker.instance) for worker in self._paused())
+        if self._fallback is not None:
+            self._fallback.ensure(tell, cancelled)
+        elif not has_lost:
             raise self._nobody()
-        self._fallback.ensure(tell, cancelled)
+
+    def _paused(self) -> list[WorkerConnection]:
+        return [worker for worker in self._clients if _absence(worker) and not worker.is_going]
 
     def _wait(self, begun: float) -> tuple[str, float]:
         """What is waited for while no worker takes a drawing, and until when."""
@@ -213,12 +219,14 @@ class Workers:
         """
         self._wait_for_its_worker(job_id, tell, cancelled)
         with self._changed:
-            able = [(worker, self._clients[worker]) for worker in self._by_room(request)]
+            able = self._by_room(request)
             if lost := self._lost.get(job_id):
-                able.sort(key=lambda one: one[0].instance != lost.instance)
+                able += [worker for worker in self._paused() if worker.instance == lost.instance]
+                able.sort(key=lambda worker: worker.instance != lost.instance)
+            clients = [(worker, self._clients[worker]) for worker in able]
             several = len(self._clients) > 1
         refused: BusyError | GpuBusyError | StartError | None = None
-        for worker, client in able:
+        for worker, client in clients:
             try:
                 self._lost.claim(job_id, worker)
                 image = client.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
@@ -284,6 +292,8 @@ class Workers:
         """Remembers who may still be drawing this; the error to raise."""
         with self._changed:
             lost = self._lost.note(job_id, worker)
+            if all(other.is_going or other.instance != worker.instance for other in self._clients):
+                self._awaited.lost(worker.name, paused=False)  # it finishes this, paused or not
         if len(lost.instances) >= PROCESSES_MAX:
             told = f"{PROCESSES_MAX} workers were lost while they drew this. Try another prompt or smaller numbers."
             return DrawingError(told, code="WORKERS_LOST")

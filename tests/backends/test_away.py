@@ -114,6 +114,29 @@ def test_a_worker_that_is_lost_is_waited_for_beside_a_paused_one() -> None:
             line.close()
 
 
+@pytest.mark.parametrize("fallback", [True, False])
+def test_what_a_paused_worker_finishes_is_taken_up(fallback: bool) -> None:
+    """Its line breaks while it draws, and it is paused meanwhile: its picture counts, and nobody draws another; what
+    comes after that is the pause's.
+    """
+    stand_in = SketchingBackend() if fallback else None
+    with space_side(Workers(KEY, wait_s=DEADLINE_S, fallback=stand_in)) as space:
+        raw = RawWorker(space.port, "box", "one process")
+        drawing = Drawing(space.workers, 1)
+        raw.take()
+        raw.beat(pause=OWNERS)
+        wait_until("the news", lambda: space.workers.status().away)
+        raw.close()
+        wait_until("it to be gone", lambda: not space.workers._clients)
+        raw = RawWorker(space.port, "box", "one process", pause=OWNERS)
+        raw.answer(raw.take()["id"], 1)
+        assert drawing.result().encoded == png(1)
+        outcome = Drawing(space.workers, 2).result()
+        assert isinstance(outcome, GeneratedImage if fallback else AwayError)
+        assert stand_in is None or [request.seed for request in stand_in.drawn] == [2]
+        raw.close()
+
+
 def test_only_a_worker_that_was_not_paused_is_waited_for() -> None:
     """Nobody expects a paused one back in a moment, nor one that is back."""
     awaited = Awaited(DEADLINE_S)
@@ -185,7 +208,7 @@ def test_a_range_that_is_none_is_passed_over(wakes: Any) -> None:
     with space_side(Workers(KEY, wait_s=0)) as space:
         raw = RawWorker(space.port, engine="asleep", wakes_in_s=wakes)
         wait_until("the worker", lambda: not space.workers.status().away)
-        assert page_text.idle(space.workers.status()).endswith("its server is asleep.")
+        assert page_text.idle(space.workers.status()).endswith("draws is asleep.")
         raw.close()
 
 
