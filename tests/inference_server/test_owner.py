@@ -1,5 +1,6 @@
 """What the owner wants, in the running server: a pause, the day's GPU minutes, the wake-ups, all of it kept."""
 
+import asyncio
 import json
 import time
 from datetime import datetime
@@ -12,6 +13,7 @@ from inference_server.errors import Refusal
 from inference_server.messages import Stage
 from inference_server.owner import Owner, owner_of
 from inference_server.owner_commands import run as command
+from inference_server.server import _end_when_idle
 from inference_server.space import Space
 from inference_server.state_file import StateFile
 from inference_server.supervisor import Phase
@@ -116,6 +118,28 @@ def test_a_load_is_broken_off_by_a_pause(folder: Path) -> None:
         assert code(waiting) == "PAUSED"
         assert bench.child.killed
         assert bench.phase() is Phase.ASLEEP
+
+    run(test())
+
+
+def test_a_paused_server_stays(folder: Path) -> None:
+    """However long it is idle: its next container might know nothing of the pause. After `resume` it ends as always."""
+
+    async def test() -> None:
+        bench, ending = EngineBench(owner=Owner(StateFile(folder))), asyncio.Event()
+        await bench.ready()
+        command(["pause"])
+        bench.dispatcher.mind_owner()
+        watching = asyncio.create_task(_end_when_idle(1e-6, bench.dispatcher, bench.metrics, ending))
+        for _ in range(3):
+            await bench.after(1)
+        assert not ending.is_set()
+        command(["resume"])
+        bench.dispatcher.mind_owner()
+        for _ in range(3):
+            await bench.after(1)
+        assert ending.is_set()
+        await watching
 
     run(test())
 
