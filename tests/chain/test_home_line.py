@@ -131,9 +131,7 @@ def test_two_workers_of_which_one_dies(house: House) -> None:
 
 def test_a_hundred_visitors_at_once(house: House) -> None:
     """Each gets the picture of its seed, or reads why not; nobody is forgotten."""
-    told = Counter(outcomes(house.network.visit("crowd", visitors=100, steps=2)))
-    assert told.total() == 100
-    assert set(told) <= {"picture", "sentence"}, told
-    assert told["picture"] >= 90
-    drawn = [prompt for prompt in house.network.drawn() if prompt.startswith("crowd")]
-    assert len(drawn) == told["picture"]
+    told = house.network.visit("crowd", visitors=100, steps=2).outcomes()
+    assert len(told) == 100
+    assert [one for one in told if one["outcome"] != "picture"] == []
+    assert len([prompt for prompt in house.network.drawn() if prompt.startswith("crowd")]) == 100
