@@ -10,7 +10,7 @@ BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benc
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run worker test check space-check lines bench clean demo-sheet demo-train install rathole chromium $(BENCHMARKS)
+.PHONY: help run worker test check space-check lines bench clean demo-sheet demo-train install rathole debian-packages $(BENCHMARKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
@@ -37,7 +37,7 @@ check: .venv/installed-test ## format, lint, types and the quick tests, within a
 space-check: .venv/installed-run ## find what a Hugging Face Space would refuse: pins, files, the card in README.md
 	@$(PYTHON) -m tools.space_check
 
-lines: .venv/installed-test ## try a worker's line, good and bad, with cuts and kills, as root: REQUESTS=200 SEED=1
+lines: .venv/installed-test debian-packages ## try a worker's line, good and bad, with cuts and kills, as root: REQUESTS=200 SEED=1
 	@exec $(PYTHON) -m benchmarks.lines --requests $(or $(REQUESTS),200) --seed $(or $(SEED),1)
 
 bench: $(BENCHMARKS) ## run every benchmark; each prints a table
@@ -71,7 +71,7 @@ clean: ## remove what these commands have put into this folder (not: benchmarks/
 	rm -rf .venv .rathole .cache .mypy_cache .pytest_cache .ruff_cache build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-install: .venv/installed-test $(OLD_CLIENT)/installed $(MCP)/installed chromium rathole
+install: .venv/installed-test $(OLD_CLIENT)/installed $(MCP)/installed debian-packages rathole
 
 $(BENCHMARKS): bench-%: .venv/installed-test rathole
 	@$(PYTHON) -m benchmarks.$*
@@ -112,5 +112,5 @@ $(MCP)/installed: tests/mcp-requirements.txt
 rathole: .venv/installed-python
 	@$(PYTHON) tools/get_rathole.py
 
-chromium: .venv/installed-python
-	@$(PYTHON) tools/get_chromium.py
+debian-packages: .venv/installed-python
+	@$(PYTHON) tools/get_debian_packages.py

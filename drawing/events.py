@@ -30,11 +30,15 @@ class Queued:
 
 @dataclass(frozen=True)
 class Step:
-    """Denoising step `step` of `num_inference_steps` is done. `preview`: a small encoded picture, if there is one."""
+    """Denoising step `step` of `num_inference_steps` is done. `preview`: a small encoded picture, if there is one.
+
+    `arriving`: the picture is finished and `preview` a small one of it; on a slow line the whole of it takes a while.
+    """
 
     step: int
     num_inference_steps: int
     preview: bytes | None = field(default=None, repr=False)
+    arriving: bool = False
 
 
 @dataclass(frozen=True)

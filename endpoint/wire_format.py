@@ -149,7 +149,8 @@ def read_event(answer: dict[str, Any], num_inference_steps: int | None) -> Wakin
                 told = answer.get("total_steps") or answer.get("num_inference_steps")  # the first: of all images
                 steps = max(1, int(told or num_inference_steps or 100))
                 step = int(answer["step"]) if "step" in answer else round(float(answer["progress"]) * steps)
-                return Step(max(0, min(step, steps)), steps, _preview(answer.get("preview")))
+                step = max(0, min(step, steps))
+                return Step(step, steps, _preview(answer.get("preview")), arriving=answer.get("arriving") is True)
     except (KeyError, TypeError, ValueError, OverflowError):
         pass  # progress is a courtesy: a picture is not lost over it
     return None

@@ -11,6 +11,7 @@ import time
 STALLED_MIN_S, STALLED_ROUND_TRIPS = 0.8, 3.0
 # Where linux/tcp.h's struct tcp_info holds them.
 _ACKNOWLEDGED, _UNACKNOWLEDGED, _ROUND_TRIP, _UNSENT = ("=Q", 120), ("=I", 24), ("=I", 68), ("=I", 144)
+_SEGMENT, _WINDOW, _DELIVERED = ("=I", 16), ("=I", 80), ("=Q", 160)  # bytes, segments, bytes a second
 _TCP_INFO_BYTES = 168
 
 
@@ -26,7 +27,20 @@ def _tcp_info(connection: socket.socket | None) -> bytes:
 def unsent_bytes(connection: socket.socket | None) -> int | None:
     """What the kernel has taken and not yet sent for the first time; None where it does not tell."""
     info = _tcp_info(connection)
-    return struct.unpack_from(_UNSENT[0], info, _UNSENT[1])[0] if info else None
+    return _field(info, _UNSENT) if info else None
+
+
+def bytes_a_second(connection: socket.socket | None) -> float | None:
+    """What the line carries, as far as TCP has tried it; None where the kernel does not tell."""
+    info = _tcp_info(connection)
+    if not info:
+        return None
+    window = _field(info, _SEGMENT) * _field(info, _WINDOW)
+    return max(_field(info, _DELIVERED), window / max(1e-4, _field(info, _ROUND_TRIP) / 1e6), 1.0)
+
+
+def _field(info: bytes, place: tuple[str, int]) -> int:
+    return int(struct.unpack_from(place[0], info, place[1])[0])
 
 
 class LineWatch:
@@ -61,9 +75,8 @@ class LineWatch:
         info = _tcp_info(self._connection)
         if not info:
             return False
-        acknowledged, unacknowledged, round_trip_us = (
-            struct.unpack_from(form, info, offset)[0] for form, offset in (_ACKNOWLEDGED, _UNACKNOWLEDGED, _ROUND_TRIP)
-        )
+        acknowledged, unacknowledged = _field(info, _ACKNOWLEDGED), _field(info, _UNACKNOWLEDGED)
+        round_trip_us = _field(info, _ROUND_TRIP)
         now = time.monotonic()
         if acknowledged != self._acknowledged or not unacknowledged:
             self._acknowledged, self._moved_s = acknowledged, now

@@ -15,12 +15,10 @@ this process from every other one: a Space that gets a second line from it ends 
 """
 
 import asyncio
-import base64
 import contextlib
 import json
 import logging
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from starlette.types import ASGIApp, Message, Scope
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from inference_server.line_answer import LineAnswer
 from inference_server.line_watch import unsent_bytes
 
 log = logging.getLogger("inference_server.connect")
@@ -39,11 +38,8 @@ PROTOCOL = 1
 VERSION = "0.1.0"
 BEAT_S = 2.5
 LEASE_S = 10.0
-PIECE_BYTES = 16 * 1024  # a beat goes between two pieces: half a second at 0.25 Mbit/s
 FINISH_S = 30.0  # for what is being drawn when this process is told to end
-_UNSENT_BYTES = 48 * 1024  # what the kernel holds back delays every beat behind it
-_LOOK_S = 0.004
-_LONG_LINE_BYTES = 64 * 1024  # one that holds a picture: taken apart on another thread, the beats go on meanwhile
+_SEND_BUFFER_BYTES = 64 * 1024
 _TCP_RTO_MAX_MS = 44  # Linux 6.15 and newer, see linux/tcp.h
 _RTO_MAX_MS = 1500  # after an outage what was lost is sent again within this time, not within two minutes
 _SENSELESS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -193,8 +189,9 @@ class SpaceConnection:
 
     async def _call(self, request: _Request) -> None:
         """The application's answer, line by line."""
+        answer = LineAnswer(self._line, request.id)
         if not _is_allowed(request.method, request.path):
-            await self._send(type="head", id=request.id, status=404, retry_after=None)
+            await answer.send_head(404, None)
             return
         body: bytes | None = request.body
         rest = b""
@@ -215,27 +212,16 @@ class SpaceConnection:
             nonlocal rest
             if message["type"] == "http.response.start":
                 retry_after = dict(message["headers"]).get(b"retry-after", b"").decode() or None
-                await self._send(type="head", id=request.id, status=message["status"], retry_after=retry_after)
+                await answer.send_head(message["status"], retry_after)
                 return
             *lines, rest = (rest + message.get("body", b"")).split(b"\n")
             if not message.get("more_body"):
                 lines, rest = [*lines, rest], b""
             for line in lines:
                 if line.strip():
-                    await self._send_line(request.id, line)
+                    await answer.send_line(line)
 
         await self._app(_scope(request), receive, send)
-
-    async def _send_line(self, request_id: int, line: bytes) -> None:
-        """A line of the answer; its finished pictures go ahead of it, in pieces."""
-        content, files = _split(line) if len(line) < _LONG_LINE_BYTES else await asyncio.to_thread(_split, line)
-        for number, file in enumerate(files):
-            head = struct.pack(">II", request_id, number)
-            for start in range(0, len(file), PIECE_BYTES):
-                while (unsent_bytes(self._connection) or 0) > _UNSENT_BYTES:  # noqa: ASYNC110  no event tells
-                    await asyncio.sleep(_LOOK_S)
-                await self._line.send(head + file[start : start + PIECE_BYTES])
-        await self._send(type="line", id=request_id, line=content, pictures=len(files))
 
     async def _send(self, **message: Any) -> None:
         await self._line.send(json.dumps(message))
@@ -247,15 +233,8 @@ def _prepare(connection: socket.socket | None) -> None:
         return
     with contextlib.suppress(OSError):  # a line that is no more already, or an older kernel
         if unsent_bytes(connection) is None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT_BYTES)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
-
-
-def _split(line: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """A line of an answer without its finished pictures, and their files."""
-    content: dict[str, Any] = json.loads(line)
-    encoded = content.pop("images_base64", None) or ([content.pop("image_base64")] if "image_base64" in content else [])
-    return content, [base64.b64decode(picture) for picture in encoded]
 
 
 @contextlib.contextmanager

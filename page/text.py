@@ -34,6 +34,7 @@ OFFLINE_HTML = (
     '<p role="alert" hidden>This page is offline just now. What you typed is kept, and it goes on by itself.</p>'
 )
 ASKED = "Asking for your picture"
+ARRIVING = "Your picture is there; its full quality is on its way"
 STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
 
 AWAY, SKETCHING = page_absence.away_html(Absence()), page_absence.sketching_html(Absence())
@@ -146,6 +147,8 @@ def event_html(event: Event, elapsed_s: float) -> str:
         case Queued(place=place, about_s=about_s):
             where = "You are next in line" if place <= 1 else f"You are number {place} in line"
             return waiting_html(where if about_s is None else f"{where}, {about(about_s)}", elapsed_s)
+        case Step(arriving=True):
+            return waiting_html(ARRIVING, elapsed_s)
         case Step(step=step, num_inference_steps=steps):
             numbers = f'data-step="{step}" data-steps="{steps}"'
             return f'Drawing<span aria-hidden="true" {numbers}>: step {step} of {steps}</span>'

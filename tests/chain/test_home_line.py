@@ -3,6 +3,7 @@
 Every visitor gets a picture or a sentence, nothing is drawn twice. The tests follow one another on the same machines.
 """
 
+import os
 import re
 import signal
 import time
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks._link import Quality
-from tests.support.home_network import TUNNEL_IDLE_S, HomeNetwork, Visitors, reaches
+from tests.support.home_network import TUNNEL_IDLE_S, HomeNetwork, Visitors, cannot_be_had, reaches
 from tests.support.processes import Processes, Program, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -41,6 +42,8 @@ class House:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    if reason := cannot_be_had():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     folder = tmp_path_factory.mktemp("home")
     network = HomeNetwork(folder, Processes(tmp_path_factory.mktemp("programs")), LINE)
     try:

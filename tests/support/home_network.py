@@ -80,11 +80,6 @@ class HomeNetwork:
     """The networks, and the programs in them. `close` ends all of it."""
 
     def __init__(self, folder: Path, processes: Processes, quality: Quality) -> None:
-        for program in ("haproxy", "nft", "ss"):
-            if shutil.which(program) is None:
-                raise RuntimeError(f"there is no {program} on the PATH: `make test` installs it")
-        if reason := missing():
-            raise RuntimeError(reason)
         self._folder, self._processes = folder, processes
         label = f"home{os.getpid()}"
         self.line = TwoMachines(label, quality, seed=1)
@@ -182,6 +177,14 @@ class HomeNetwork:
         self.line.close()
         for machine in (self.page_network, self.home):
             machine.remove()
+
+
+def cannot_be_had() -> str:
+    """Why these networks cannot be made here; empty when they can."""
+    for program in ("haproxy", "nft", "ss"):
+        if shutil.which(program) is None:
+            return f"there is no {program} on the PATH: `make test` installs it"
+    return missing()
 
 
 def reaches(machine: Namespace, address: str, port: int) -> bool:

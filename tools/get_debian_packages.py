@@ -1,24 +1,35 @@
-"""Makes sure that the browser of the page's tests is there: Debian's `chromium`, installed with apt-get if missing."""
+"""Makes sure that what the tests need of Debian is there; with apt-get it installs what is missing.
+
+The browser of the page's tests, and for the network of a worker at home: its router, its line and a TLS edge.
+"""
 
 import os
 import shutil
 import subprocess
 import sys
 
-_PACKAGES = ["chromium", "fonts-liberation", "fonts-noto-color-emoji"]
+_PACKAGES = {  # program on the PATH -> packages
+    "chromium": ["chromium", "fonts-liberation", "fonts-noto-color-emoji"],
+    "haproxy": ["haproxy"],
+    "nft": ["nftables"],
+    "ip": ["iproute2"],
+}
+_FOLDERS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])  # where a user's shell looks not
 _DEADLINE_S = 15 * 60
 
 
 def main() -> None:
-    if shutil.which("chromium"):
+    missing = [program for program in _PACKAGES if not shutil.which(program, path=_FOLDERS)]
+    if not missing:
         return
-    command = f"apt-get update && apt-get install -y {' '.join(_PACKAGES)}"
+    packages = [package for program in missing for package in _PACKAGES[program]]
+    command = f"apt-get update && apt-get install -y {' '.join(packages)}"
     prefix = _root_prefix()
     if shutil.which("apt-get") is None or prefix is None:
-        sys.exit(f"The page's tests need Chromium as `chromium` on the PATH; on Debian, as root: {command}")
-    print("Installing Chromium for the page's tests (about 100 MB), about a minute ...", flush=True)
+        sys.exit(f"The tests need {', '.join(missing)} on the PATH; on Debian, as root: {command}")
+    print(f"Installing {', '.join(missing)} for the tests, about a minute ...", flush=True)
     apt_get = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
-    for step in (["update"], ["install", "-y", "--no-install-recommends", *_PACKAGES]):
+    for step in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         if failure := _failure([*apt_get, *step]):
             sys.exit(f"{failure}\n`apt-get {step[0]}` failed, see above; mend that, or run as root: {command}")
 
