@@ -43,7 +43,7 @@ frontend edge
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   default_backend page
 backend page
-  http-reuse never
+  option http-server-close
   server page {_PAGE}:7860
 """
 _ONLY_THE_PAGES_PORT = """
