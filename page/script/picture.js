@@ -4,6 +4,7 @@ const showCaption = () => {
   const place = find("#caption .how");
   if (!place) return;
   find("#page").classList.toggle("has-picture", Boolean(shown));
+  for (const [id, name] of [["again", "again_hint"], ["same-seed", "same_seed_hint"]]) find(`#${id}`).title = tell(name);
   if (!shown) return place.replaceChildren(make("span", {}, tell("caption_empty")));
   const { prompt, width, height, seed, steps, model, seconds, machine, receipt } = shown;
   const parts = [

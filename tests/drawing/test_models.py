@@ -116,6 +116,39 @@ def test_outside_the_limits(name: str, value: Any, told: str) -> None:
         GenerationRequest.checked(SMALL, "x", **{name: value})
 
 
+@pytest.mark.parametrize(
+    ("typed", "steps", "guidance"), [("20.0", 20, 20.0), ("1e1", 10, 10.0), (" 20 ", 20, 20.0), ("20,0", 20, 20.0)]
+)
+def test_numbers_as_people_type_them(typed: str, steps: int, guidance: float) -> None:
+    """Steps and guidance are understood with a point or a comma, and as powers of ten."""
+    request = GenerationRequest.checked(Limits(), "a castle", num_inference_steps=typed, guidance_scale=typed)
+    assert (request.num_inference_steps, request.guidance_scale) == (steps, guidance)
+    assert GenerationRequest.checked(Limits(), "a castle", guidance_scale="2,5").guidance_scale == 2.5
+
+
+def test_a_comma_that_may_mean_thousands_is_refused() -> None:
+    """`1,000` could be one or a thousand: it is neither."""
+    with pytest.raises(InvalidRequestError, match="whole number"):
+        GenerationRequest.checked(Limits(), "a castle", seed="1,000")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "values"),
+    [
+        ("prompt", {"prompt": " "}),
+        ("num_inference_steps", {"num_inference_steps": "many"}),
+        ("guidance_scale", {"guidance_scale": 99}),
+        ("seed", {"seed": -2}),
+        ("width", {"width": 63}),
+    ],
+)
+def test_a_refusal_names_its_parameter(parameter: str, values: dict[str, Any]) -> None:
+    """The error tells which parameter is wrong, so that its field can be marked."""
+    with pytest.raises(InvalidRequestError) as refused:
+        GenerationRequest.checked(Limits(), **{"prompt": "a castle", **values})
+    assert refused.value.parameter == parameter
+
+
 def test_a_stricter_server() -> None:
     """A request that the static bounds let through is refused once the server's own limits are known."""
     request = GenerationRequest.checked(Limits(), "x", width=1024)
