@@ -50,7 +50,8 @@ const album = (() => {
       try {
         await change((pictures, files) => (pictures.put(picture), files.put(file, picture.id)));
       } catch {
-        held.set(picture.id, { picture, file }); // no storage, or a full one
+        isKept = false; // no storage, or a full one
+        held.set(picture.id, { picture, file });
       }
     },
     remove: async (ids) => {

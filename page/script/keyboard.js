@@ -26,10 +26,13 @@ const whenPromptIsThere = () => {
 };
 whenPromptIsThere();
 
-// Gradio's accordion does not say whether it is open.
+// What Gradio leaves out for screen readers: whether the accordion is open, what an empty picture is, and that the icons
+// beside the footer's words say nothing more.
 onChange(() => {
   const button = find("#more > button");
   button?.setAttribute("aria-expanded", button.classList.contains("open"));
+  find("#result .empty")?.setAttribute("role", "img");
+  for (const icon of document.querySelectorAll("footer img:not([alt=''])")) icon.alt = "";
 });
 
 // Draw is disabled while drawing, and Cancel goes away after it: a keyboard's focus on one of them would be lost. It

@@ -34,7 +34,7 @@ const ACTIONS = {
       return;
     }
     try {
-      await navigator.clipboard.write([new ClipboardItem({ "image/png": file })]);
+      await navigator.clipboard.write([new ClipboardItem({ "image/png": shownFile })]);
       say(tell("picture_copied"));
     } catch {
       say(tell("picture_not_copied"));
@@ -66,7 +66,8 @@ document.addEventListener("click", ({ target }) => {
 
 let wantsToDraw = false;
 window.drawIfWanted = () => {
-  if (wantsToDraw) find("#draw")?.click();
+  if (wantsToDraw && isBusy()) say(tell("still_drawing"));
+  else if (wantsToDraw) find("#draw")?.click();
   wantsToDraw = false;
   return [];
 };

@@ -3,12 +3,14 @@
 
 const SILENT_MS = 3000;
 let wasBusy = false;
+let busyUntil = -Infinity; // by performance.now()
 let drawing = null; // { step, steps, at, firstStep, firstAt } by performance.now(), once there is a step
 
 const lookAtProgress = () => {
   if (isBusy() !== wasBusy) {
     wasBusy = isBusy();
     drawing = null;
+    if (!wasBusy) busyUntil = performance.now();
     if (!wasBusy && document.hidden && find("#status .error")) setTitle("⚠");
     else if (wasBusy) setTitle("…");
     else if (!isNewsUnseen) setTitle("");

@@ -26,17 +26,18 @@ const seen = new Set();
 
 const keep = async (file, record) => {
   if ((recall("localStorage", DELETED) ?? []).includes(record.id)) return;
-  const asked = fetch(file.url).then((answer) => answer.blob());
-  const isNews = wasBusy;
+  const isNews = wasBusy || performance.now() - busyUntil < 3000;
+  await strip;
   const before = pictures.find(({ id }) => id === record.id);
-  setShown(before ?? { ...record, name: file.orig_name ?? "picture.png", at: Date.now() }, asked);
+  const asked = before ? album.file(before.id) : fetch(file.url).then((answer) => answer.blob());
+  const picture = before ?? { ...record, name: file.orig_name ?? "picture.png", at: Date.now() };
+  setShown(picture, asked);
   if (isNews) announce();
   if (before) return;
   try {
     const blob = await asked;
-    const thumb = await smallPicture(blob);
-    const { at } = shown?.id === record.id ? shown : { at: Date.now() };
-    await album.put({ ...record, name: file.orig_name ?? "picture.png", at, bytes: blob.size, thumb }, blob);
+    const thumb = await smallPicture(blob).catch(() => blob);
+    await album.put({ ...picture, bytes: blob.size, thumb }, blob);
     await changed();
     await trim();
   } catch {
@@ -50,7 +51,7 @@ const smallPicture = async (blob) => {
   const canvas = make("canvas", { width: Math.round(bitmap.width * scale), height: Math.round(bitmap.height * scale) });
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/webp", 0.8));
+  return new Promise((resolve) => canvas.toBlob((small) => resolve(small ?? blob), "image/webp", 0.8));
 };
 
 const trim = async () => {
