@@ -15,9 +15,10 @@ _ADDRESS = re.compile(r"https?://\S+")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 PRIVACY = (
-    "Your prompt goes to this page's server and to the machine that draws, and neither writes it down. This page "
-    "keeps a picture for up to 24 hours, so that you find it again, and forgets all of them whenever it restarts. "
-    "Whoever has the address of a picture can see it until then. The strip of your pictures is in your browser alone."
+    "Your prompt goes to this page's server and to the machine that draws, which forgets it within minutes. This page "
+    "keeps a picture, with the prompt in it, for up to 24 hours, so that you find it again, and forgets all of them "
+    "whenever it restarts. Whoever has the address of a picture can see it until then. The strip of your pictures is "
+    "in your browser alone."
 )
 YOURS = (
     "The pictures are yours, as far as the model's licence allows. They are made by a machine: say so where it matters."
