@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
-from drawing.events import Cancelled, Event, Failed, Picture, Queued, Waking
+from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
 from drawing.jobs import Job
 from drawing.models import GenerationRequest, Limits, Range
 from errors import SpaceError
@@ -161,11 +161,17 @@ async def _last_event(job: Job) -> Event | None:
                 return None
             now = f"{state(job)['message']} Ticket: {job.id}"
             if job.elapsed_s >= _LONG_S and now != told:
-                progress(None, desc=now)
+                progress(_steps(job), desc=now)
                 told = now
         return following.result()
     finally:
         following.cancel()
+
+
+def _steps(job: Job) -> tuple[int, int | None]:
+    """How far it is, of how much; without any number Gradio tells an agent nothing at all."""
+    last = job.events[-1] if job.events else None
+    return (last.step, last.num_inference_steps) if isinstance(last, Step) else (0, None)
 
 
 async def _follow(job: Job) -> Event:

@@ -40,7 +40,6 @@ def test_the_tools_are_described(visit: dict[str, Any]) -> None:
         assert len(tool["description"]) > 60
         assert all(len(one["description"]) > 15 for one in tool["inputSchema"]["properties"].values())
     assert visit["tools"]["text_to_image"]["inputSchema"]["required"] == ["prompt"]
-    assert visit["progress"], "no sign of life while it waits"
 
 
 @pytest.mark.parametrize("call", ["drawn", "watched", "result"])
@@ -51,6 +50,13 @@ def test_an_agent_gets_the_picture(visit: dict[str, Any], call: str) -> None:
     assert (picture["type"], picture["mimeType"]) == ("image", "image/png")
     assert base64.b64decode(picture["data"]).startswith(b"\x89PNG")
     assert address["text"].startswith("Image URL: http://127.0.0.1:")
+
+
+def test_a_long_wait_tells_an_agent_the_ticket(visit: dict[str, Any]) -> None:
+    """While the GPU wakes an agent that watches the progress reads what happens, and the ticket for its result."""
+    told = [message for message in visit["progress"] if "Ticket: " in message]
+    assert told
+    assert "Waking the machine that draws" in told[0]
 
 
 def test_an_agent_reads_why_not(visit: dict[str, Any]) -> None:

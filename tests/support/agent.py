@@ -15,8 +15,10 @@ from mcp.client.streamable_http import streamablehttp_client  # type: ignore[imp
 
 from tests.support.page_service import StandInService, serve
 
+_WAKES_AFTER_S = 8.0  # longer than a call waits without a word
 
-async def _visit(url: str) -> dict[str, Any]:
+
+async def _visit(url: str, service: StandInService) -> dict[str, Any]:
     async with streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _), ClientSession(read, write) as agent:
         await agent.initialize()
         tools = {tool.name: tool.model_dump() for tool in (await agent.list_tools()).tools}
@@ -26,6 +28,8 @@ async def _visit(url: str) -> dict[str, Any]:
             progress.append(message or "")
 
         drawn = await agent.call_tool("text_to_image", {"prompt": "a red apple"})
+        service.hold("waking")
+        asyncio.get_running_loop().call_later(_WAKES_AFTER_S, service.let, "waking")
         watched = await agent.call_tool("text_to_image", {"prompt": "a red apple"}, progress_callback=tell)
         ticket = ast.literal_eval((await agent.call_tool("submit", {"prompt": "a dog", "seed": 5})).content[0].text)
         for _ in range(100):
@@ -40,7 +44,8 @@ async def _visit(url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    page, address = serve(StandInService())
-    print(json.dumps(asyncio.run(_visit(address)), default=str))
+    stand_in = StandInService()
+    _, address = serve(stand_in)
+    print(json.dumps(asyncio.run(_visit(address, stand_in)), default=str))
     sys.stdout.flush()
     os._exit(0)
