@@ -42,6 +42,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return bool(_WHOLLY_SLOW.search(collection_path.read_text())) or None
 
 
+@pytest.hookimpl(trylast=True)  # when -m has left out its part
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A slow test that fails runs a second time, and the report lists it; a quick test never does.
 
