@@ -27,7 +27,7 @@ TOLD_S = START_S / 2  # far from the start's deadline, and long enough for a bus
 # An image that fails until the file of its first argument is there, and then is the program of the others.
 FLAKY = "import os, sys; os.path.exists(sys.argv[1]) or sys.exit('no GPU here'); os.execvp(sys.argv[2], sys.argv[2:])"
 
-BRIEF = Timing(fair_s=1, fair_answer_s=2)  # Fair is waited for no longer than that
+BRIEF = Timing(fair_s=0.4, fair_answer_s=5)  # Fair is waited for no longer than that
 StartChain = Callable[..., Chain]
 
 
@@ -63,7 +63,7 @@ def trouble(service: TextToImage, kind: type[ServiceError]) -> ServiceError:
 def test_fair_unreachable(new_chain: StartChain) -> None:
     """Nobody listens at Fair's address, or takes the connection and says nothing: told once it may be a hiccup no more.
 
-    A silent one is given up after 10 s (here 2). Once Fair answers, the next prompt draws.
+    A silent one is given up after 10 s (here 5). Once Fair answers, the next prompt draws.
     """
     assert Timing().fair_answer_s == 10
     port = free_port()
@@ -77,7 +77,7 @@ def test_fair_unreachable(new_chain: StartChain) -> None:
     assert f"http://127.0.0.1:{port}" in refused.tried
     assert "refused" in refused.came_back
     assert "FAIRCOMPUTE_SERVER_ADDRESS" in refused.next_step
-    assert "nothing came back within 2 s" in silent.came_back
+    assert "nothing came back within 5 s" in silent.came_back
 
 
 def test_wrong_password(idle_chain: Chain) -> None:
