@@ -17,6 +17,7 @@ from tests.support.space import Space, start_space
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KEY = Credentials.from_secret(SECRET).worker_key
+WORKERS_ALONE = {"ENDPOINT_SECRET": SECRET, "FALLBACK": "none"}
 
 
 def start_worker(processes: Processes, url: str, **settings: str) -> Program:
@@ -31,40 +32,46 @@ def start_connected(processes: Processes, space: Space, name: str = "box") -> Pr
     return worker
 
 
+@pytest.fixture
+def space(processes: Processes) -> Space:
+    """A page whose workers alone draw."""
+    return start_space(processes, WORKERS_ALONE)
+
+
 @pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
-    """A page whose workers alone draw. Each test has workers of other names."""
+def shared_space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
+    """One for several tests, each with workers of other names."""
     started = Processes(tmp_path_factory.mktemp("space"))
-    yield start_space(started, {"ENDPOINT_SECRET": SECRET, "FALLBACK": "none"})
+    yield start_space(started, WORKERS_ALONE)
     started.stop_all()
 
 
-def test_a_worker_dials_a_space_and_draws(processes: Processes, space: Space) -> None:
+def test_a_worker_dials_a_space_and_draws(processes: Processes, shared_space: Space) -> None:
     """The visitor's prompt is drawn at home; the worker listens on no port, and the Space starts no program."""
-    worker = start_connected(processes, space)
-    assert space.draw().size == (256, 256)
-    assert space.living() == {}
+    worker = start_connected(processes, shared_space)
+    assert shared_space.draw().size == (256, 256)
+    assert shared_space.living() == {}
     assert "listening" not in worker.output()
-    assert KEY not in worker.output() + space.program.output()
+    assert KEY not in worker.output() + shared_space.program.output()
 
 
-def test_a_worker_that_is_killed_and_started_again(processes: Processes, space: Space) -> None:
+def test_a_worker_that_is_killed_and_started_again(processes: Processes, shared_space: Space) -> None:
     """Between two pictures the worker dies and another one is started: the next prompt waits for it."""
-    first = start_connected(processes, space, "killed")
-    space.draw()
+    first = start_connected(processes, shared_space, "killed")
+    shared_space.draw()
     first.signal(signal.SIGKILL)
-    wait_until("the Space to miss it", lambda: "worker killed is gone" in space.program.output())
-    start_connected(processes, space, "another")
-    assert space.draw().size == (256, 256)
+    wait_until("the Space to miss it", lambda: "worker killed is gone" in shared_space.program.output())
+    start_connected(processes, shared_space, "another")
+    assert shared_space.draw().size == (256, 256)
 
 
-def test_sigterm_ends_a_worker_in_order(processes: Processes, space: Space) -> None:
+def test_sigterm_ends_a_worker_in_order(processes: Processes, shared_space: Space) -> None:
     """A worker that is told to end says goodbye and exits with 0."""
-    worker = start_connected(processes, space, "ended")
-    space.draw()
+    worker = start_connected(processes, shared_space, "ended")
+    shared_space.draw()
     worker.signal(signal.SIGTERM)
     assert worker.wait_for_end() == 0
-    wait_until("the goodbye", lambda: "worker ended is gone: it said goodbye" in space.program.output())
+    wait_until("the goodbye", lambda: "worker ended is gone: it said goodbye" in shared_space.program.output())
 
 
 def test_the_owner_pauses_a_worker(processes: Processes, space: Space, tmp_path: Path) -> None:
@@ -113,8 +120,8 @@ def test_a_sketch_meanwhile(processes: Processes) -> None:
     assert any("inference_server" in argv for argv in space.living().values())
 
 
-def test_a_wrong_key(processes: Processes, space: Space) -> None:
+def test_a_wrong_key(processes: Processes, shared_space: Space) -> None:
     """The worker's log says in one sentence that the key is wrong and how to get the right one."""
-    worker = start_worker(processes, space.url, WORKER_KEY="0" * 64)
+    worker = start_worker(processes, shared_space.url, WORKER_KEY="0" * 64)
     worker.wait_for_line("the key is wrong", 60)
     assert "0" * 64 not in worker.output()
