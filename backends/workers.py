@@ -310,7 +310,11 @@ class Workers:
             absence = self._absence()
         away = absence is not None
         health = worker.health if worker else None
-        known = [one.health.limits for one in (able or [worker]) if one and one.health and one.health.limits]
+        known = [
+            one.health.limits
+            for one in (*able, *(() if able else (worker,)))
+            if one and one.health and one.health.limits
+        ]
         limits = functools.reduce(Limits.wider, known) if known else Limits()
         stand_in = self._fallback.status() if away and self._fallback is not None else None
         if stand_in is not None:

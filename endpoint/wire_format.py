@@ -89,10 +89,9 @@ def read_health(link: str, text: str) -> Health:
     answer = {name: value for name, value in read_object(link, text).items() if value is not None}
     try:
         limits, pause = answer.pop("limits", None), answer.pop("pause", None)
-        read = {"absence": _absence(pause), "wakes_in_s": _seconds_range(answer.pop("wakes_in_s", None))}
-        if isinstance(limits, dict):
-            read["limits"] = Limits.from_health(limits)
-        return Health.model_validate(answer).model_copy(update=read)
+        wakes_in_s = _seconds_range(answer.pop("wakes_in_s", None))
+        health = Health.model_validate(answer).model_copy(update={"absence": _absence(pause), "wakes_in_s": wakes_in_s})
+        return health.model_copy(update={"limits": Limits.from_health(limits)}) if isinstance(limits, dict) else health
     except ValidationError as error:
         raise _not_understood(link, f"its healthcheck says {text[:200]!r}") from error
 

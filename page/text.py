@@ -140,10 +140,9 @@ def event_html(event: Event, elapsed_s: float) -> str:
     `elapsed_s`: seconds since the visitor asked.
     """
     match event:
-        case Waking(stage=stage, wakes_in_s=None):
-            return waiting_html(stage, elapsed_s)
-        case Waking(stage=stage, wakes_in_s=(least, most)):
-            return waiting_html(f"{stage} (it wakes in {_range((least, most))})", elapsed_s)
+        case Waking(stage=stage, wakes_in_s=wakes_in_s):
+            wakes = f" (it wakes in {_range(wakes_in_s)})" if wakes_in_s else ""
+            return waiting_html(f"{stage}{wakes}", elapsed_s)
         case Queued(place=place, about_s=about_s):
             where = "You are next in line" if place <= 1 else f"You are number {place} in line"
             return waiting_html(where if about_s is None else f"{where}, {about(about_s)}", elapsed_s)
