@@ -131,7 +131,7 @@ def _tell_health(console: Console, settings: Settings, url: str) -> EndpointErro
     if health.memory_plan:
         console.ok("memory", health.memory_plan)
     for notice in health.notices:
-        console.ok("model", notice)
+        console.ok("licence" if notice.startswith("Licence") else "precision", notice)
     return None
 
 

@@ -1,5 +1,6 @@
 """`manage.py doctor` as a real process: a sound set-up is ok, and each broken one is named by one row."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 from endpoint.credentials import Credentials
 from maintenance.env_file import INVISIBLE
 from tests.maintenance.conftest import Manage, Ran
-from tests.support.endpoint_scripts import good
+from tests.support.endpoint_scripts import HEALTH, good
 from tests.support.fair_servers import EMAIL, PASSWORD, RunningServer, running_server
 from tests.support.fake_hub import FakeHub, KeptSpace
-from tests.support.hostile_server import HostileServer, hostile_server
+from tests.support.hostile_server import HostileServer, Line, Received, hostile_server
 from tests.support.processes import Processes
 from tests.support.space import start_space
 
@@ -231,6 +232,21 @@ def test_fixed_endpoint(endpoint: HostileServer, manage: Manage) -> None:
     ran = manage("doctor", "--json", env_file=f"{ENV_FILE}ENDPOINT_URL={endpoint.url}\n")
     assert ran.status == 0, ran.out
     assert {"pin", "endpoint"} <= ran.checks("ok")
+
+
+def test_the_model_of_an_endpoint_is_told(manage: Manage) -> None:
+    """How it lies in the GPU's memory, and what its licence asks."""
+    told = {"memory_plan": "Memory plan full: everything is on the card.", "notices": ["Licence: Apache-2.0."]}
+
+    def answer(line: Line, request: Received) -> bool:
+        line.answer(200, json.dumps(HEALTH | told))
+        return True
+
+    with hostile_server(answer, Credentials.from_secret(SECRET)) as server:
+        ran = manage("doctor", "--json", env_file=f"{ENV_FILE}ENDPOINT_URL={server.url}\n")
+    assert ran.status == 0, ran.out
+    assert ran.row("memory")["detail"] == told["memory_plan"]
+    assert ran.row("licence")["detail"] == "Licence: Apache-2.0."
 
 
 def test_broken_endpoint(endpoint: HostileServer, manage: Manage, closed_port: int) -> None:
