@@ -1,4 +1,4 @@
-"""The healthcheck tells what the loaded model makes use of, how it lies in the GPU's memory and what its licence asks."""
+"""The healthcheck tells what the loaded model makes use of, how it lies in memory, and what its licence asks."""
 
 import dataclasses
 
