@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,11 @@ from text_to_image import TextToImage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LONG = {"num_inference_steps": 250, "width": 128, "height": 128}  # seconds, and twice where it is drawn again
+LONG: dict[str, Any] = {
+    "num_inference_steps": 250,
+    "width": 128,
+    "height": 128,
+}  # seconds, and twice where it is drawn again
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from text_to_image import TextToImage
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CROWD = 50
-SMALL = {"width": 64, "height": 64, "num_inference_steps": 2}
+SMALL: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2}
 BOUND = 32  # waiting requests that the inference server takes
 
 

@@ -84,7 +84,7 @@ class Chain:
         return {name: value for name, value in settings.items() if value is not None}
 
     @contextlib.contextmanager
-    def service(self, timing: Timing | None = None, **changes: str | None) -> Iterator[TextToImage]:
+    def service(self, timing: Timing | None = None, /, **changes: str | None) -> Iterator[TextToImage]:
         """A Space's `TextToImage` on this chain, closed afterwards; what it has started runs on."""
         with service_of(self.environment(**changes), timing) as service:
             yield service
