@@ -12,6 +12,7 @@
         ├── FairError           Fair did not answer, or refused (`status`: its HTTP status, if it sent one)
         ├── StartError          a service did not come up
         │   ├── AwayError       the owner's machine is off or paused (`absence`): the visitor comes back later
+        │   ├── SupersededError a newer process of this Space runs: this one starts and ends nothing any more
         │   └── PortTakenError  something else holds its port: take another one, where that is ours to choose
         └── EndpointError       the inference endpoint
             ├── EndpointUnreachableError   nobody answered, or the answer broke off: start what is missing
@@ -151,6 +152,10 @@ class AwayError(StartError):
     def __init__(self, link: str, *, tried: str, came_back: str, next_step: str, absence: Absence = Absence()) -> None:
         super().__init__(link, tried=tried, came_back=came_back, next_step=next_step)
         self.absence = absence
+
+
+class SupersededError(StartError):
+    """A newer process of the same deployment has started services of its own; they are not to be touched."""
 
 
 class PortTakenError(StartError):

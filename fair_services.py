@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from endpoint.credentials import Credentials
-from errors import FairError, StartError
+from errors import FairError, StartError, SupersededError
 from fair_api.models import Container, ContainerSpec, Node
 from network.addresses import free_ports, host_port, is_host, is_loopback
 from settings import DEFAULT_PORTS, InferenceConfig
@@ -122,11 +122,18 @@ def chain_services(
     return {service.role: service for service in services}
 
 
-def plan(services: Mapping[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]) -> Plan:
+def plan(
+    services: Mapping[Role, Service],
+    deployment: str,
+    containers: Mapping[str, Sequence[Container]],
+    generation: str = "",
+) -> Plan:
     """What is missing, given the `containers` of each node.
 
-    What runs with our fingerprint is adopted; another fingerprint of our deployment is replaced.
-    Raises: StartError when a node is away, or when another deployment's container is in the place of a missing one.
+    What runs with our fingerprint is adopted; another fingerprint of our deployment is replaced. `generation`: this
+    process's; empty: every other one counts as older.
+    Raises: StartError when a node is away, or when another deployment's container is in the place of a missing one;
+    SupersededError when a process of our deployment that is newer than this one has started other services.
     """
     start: list[Role] = []
     replaced: list[tuple[Role, Container]] = []
@@ -136,6 +143,7 @@ def plan(services: Mapping[Role, Service], deployment: str, containers: Mapping[
         own = [row for row in rows if row.deployment == deployment]
         _refuse_unreachable(service, own)
         fitting = [row for row in own if row.fingerprint == service.fingerprint]
+        refuse_newer([row for row in own if row not in fitting], service.node, deployment, generation)
         replaced.extend((role, row) for row in own if row not in fitting[:1])
         adopted.extend((role, row) for row in fitting[:1])
         if not fitting:
@@ -158,6 +166,19 @@ def strays(
         for row in rows
         if row.deployment == deployment and row.alive and row.role in list(Role) and (node, row.role) not in wanted
     ]
+
+
+def refuse_newer(rows: Iterable[Container], node: str, deployment: str, generation: str) -> None:
+    """Raises: SupersededError when one of our deployment's containers is of a newer process than this one."""
+    for row in rows:
+        if generation and row.is_newer_than(generation):
+            raise SupersededError(
+                f"Deployment {deployment}",
+                tried=f"look at {row.role} on node {node}",
+                came_back=f"a newer process of this deployment has started it (container {row.id})",
+                next_step="Nothing has to be done where this Space was just started anew: load the page again. Else "
+                "give this process another DEPLOYMENT, or restart it.",
+            )
 
 
 def refuse_away(services: Iterable[Service]) -> None:

@@ -57,6 +57,11 @@ class FairDeployment:
         """What this start has launched and not forgotten."""
         return self._programs.keys()
 
+    @property
+    def generation(self) -> str:
+        """This process's, by Fair's clock."""
+        return self._fair.generation
+
     def containers(self) -> dict[str, list[Container]]:
         """The containers of the chain's nodes. Raises: CannotListError."""
         found = {}
@@ -90,7 +95,8 @@ class FairDeployment:
     def _launch(self, role: Role, listed: bool) -> None:
         """Launches one and waits until its node has it. A launch that Fair stumbles over is left to its list."""
         service = self.services[role]
-        spec = service.spec if listed else replace(service.spec, labels={})
+        labels = {**service.spec.labels, "generation": self.generation} if listed else {}
+        spec = replace(service.spec, labels=labels)
         try:
             program = self._start.ask(lambda: self._fair.launch(service.node, spec), only_unsent=True)
         except FairError as error:

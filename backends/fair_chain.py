@@ -10,7 +10,7 @@ from backends.start import Start, TellStage, Timing
 from endpoint.credentials import Credentials, new_secret
 from endpoint.transport_errors import Advice
 from endpoint_client import EndpointClient
-from errors import EndpointError, PortTakenError, SettingsError
+from errors import EndpointError, PortTakenError, SettingsError, SupersededError
 from fair_api.client import DeadlineFairClient
 from fair_api.models import Node, Program
 from fair_services import ChainSettings, address_of, chain_services
@@ -46,6 +46,7 @@ class FairChain(EndpointBackend):
         self._chain = chain
         self._placed: ChainSettings | None = None  # the chain with its ports
         self._launched: dict[str, Program] = {}  # by fingerprint: what no later start may double
+        self._superseded: SupersededError | None = None
         self._connect = connect
         self._close = close
         self._timing = timing
@@ -61,6 +62,8 @@ class FairChain(EndpointBackend):
         start = Start(tell, self._timing)
         if self._is_up():
             return
+        if self._superseded:
+            raise self._superseded.with_traceback(None)
         if self._kind == "fair":
             start.tell("Signing in to the machine that draws")
             fair = start.ask(self._connect)
@@ -70,6 +73,9 @@ class FairChain(EndpointBackend):
         fair.until = start.deadline
         try:
             self._reconcile(fair, start)
+        except SupersededError as error:
+            self._superseded = error  # for good: there is no way back to before the newer one
+            raise
         except PortTakenError:
             self._placed = None  # where the ports are of our choosing, the next start takes others
             raise

@@ -8,7 +8,7 @@ from backends.health_probe import HealthProbe
 from backends.start import Start
 from endpoint.wire_format import Health
 from errors import EndpointError, EndpointUnreachableError, EndpointUntrustedError, FairError, ServiceError, StartError
-from fair_services import Plan, Role, plan, strays
+from fair_services import Plan, Role, plan, refuse_newer, strays
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,12 @@ class ListedFair:
         if seen is None:
             return
         ended, found = seen
+        older = [(role, container) for role, container in found.replace if role in ended]
+        for role, container in older:  # of the process before this one, which started it while we did
+            log.info("ending %s, container %s: an older process of this deployment started it", role, container.id)
+            self._deployment.stop(self._deployment.services[role].node, container)
         for role, end in ended.items():
-            if role in found.start:
+            if role in found.start and role not in dict(older):
                 raise self._deployment.failure(role, end)
             self._deployment.forget(role, end)
         if any(container.status == "starting" for _, container in found.adopt):
@@ -104,7 +108,8 @@ class ListedFair:
         return bool(doubles)
 
     def _survey(self) -> Plan:
-        return plan(self._deployment.services, self._deployment.name, self._deployment.containers())
+        deployment = self._deployment
+        return plan(deployment.services, deployment.name, deployment.containers(), deployment.generation)
 
     def _stop_adopted(self, found: Plan, role: Role) -> None:
         for adopted, container in found.adopt:
@@ -116,6 +121,7 @@ class ListedFair:
         try:
             everywhere = self._start.ask(self._deployment.containers_everywhere)
             for node, row in strays(self._deployment.services, self._deployment.name, everywhere):
+                refuse_newer([row], node, self._deployment.name, self._deployment.generation)
                 log.info("ending %s on node %s, container %s: it belongs elsewhere now", row.role, node, row.id)
                 self._deployment.stop(node, row)
         except FairError as error:

@@ -21,6 +21,7 @@ from fair import FairClient
 
 from errors import FairError
 from fair_api import transport
+from fair_api.generation import THIS_PROCESS, Birth
 from fair_api.models import LAST_CHARS, Container, ContainerSpec, Node, Program, ProgramEnd, last_words
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class DeadlineFairClient:
 
     `timeout_s`: deadline for each request, in seconds. `until`: where it is set, no request is waited for beyond that
     moment (`time.monotonic`), but a second at least. `certificate_sha256`: of the one certificate to trust; None: what
-    the authorities vouch for. `send`: how one request is sent. Everything raises `FairError`.
+    the authorities vouch for. `birth`: hears Fair's clock. `send`: how one request is sent.
+    Everything raises `FairError`.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class DeadlineFairClient:
         timeout_s: float = 10.0,
         certificate_sha256: str | None = None,
         send: Callable[..., requests.Response] = transport.send,
+        birth: Birth = THIS_PROCESS,
     ) -> None:
         self._address = server_address
         self._timeout_s = timeout_s
+        self._birth = birth
         self._send_once = functools.partial(send, certificate_sha256=certificate_sha256) if certificate_sha256 else send
         self.until: float | None = None
         self._account = {"email": user_email, "password": user_password}
@@ -73,6 +77,11 @@ class DeadlineFairClient:
 
     def __repr__(self) -> str:
         return f"<DeadlineFairClient {self._address}>"
+
+    @property
+    def generation(self) -> str:
+        """See `Birth.generation`."""
+        return self._birth.generation
 
     def nodes(self) -> list[Node]:
         """The nodes of this account's default cluster."""
@@ -288,6 +297,9 @@ class DeadlineFairClient:
         if self.until is not None:
             timeout_s = max(_AT_LEAST_S, min(timeout_s, self.until - time.monotonic()))
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
-        return self._send_once(
+        sent_at = time.monotonic()
+        answer = self._send_once(
             method, url, tried=f"{tried} at {self._address}", timeout_s=timeout_s, headers=headers, **options
         )
+        self._birth.observe(answer.headers.get("Date"), sent_at)
+        return answer

@@ -67,7 +67,10 @@ def last_words(stderr: str) -> str:
 
 @dataclass(frozen=True)
 class Container:
-    """A row of the list of containers. `status`: `starting`, `running`, `ended` or `unreachable`."""
+    """A row of the list of containers. `status`: `starting`, `running`, `ended` or `unreachable`.
+
+    `generation`: of the process that started it, see `fair_api/generation.py`; `created_at`: by Fair's clock.
+    """
 
     id: str
     image: str
@@ -75,7 +78,13 @@ class Container:
     role: str | None = None
     deployment: str | None = None
     fingerprint: str | None = None
+    generation: str | None = None
+    created_at: str | None = None
     exit_code: int | None = None
+
+    def is_newer_than(self, generation: str) -> bool:
+        """Whether a process of a later generation started it; where no label tells, when it was started counts."""
+        return (self.generation or self.created_at or "") > generation
 
     @property
     def alive(self) -> bool:

@@ -77,6 +77,7 @@ class Program:
             role=container.labels.role,
             deployment=container.labels.deployment,
             fingerprint=container.labels.fingerprint,
+            generation=container.labels.generation,
             status=self._container_status(node_is_ready),
             created_at=rfc3339(self.created_at),
             started_at=rfc3339(self.started_at) if self.started_at else None,

@@ -86,6 +86,7 @@ class Labels(RequestPart):
     role: Annotated[str, Field(max_length=256)] | None = None
     deployment: Annotated[str, Field(max_length=256)] | None = None
     fingerprint: Annotated[str, Field(max_length=256)] | None = None
+    generation: Annotated[str, Field(max_length=256)] | None = None  # of the process that started it
 
 
 class ContainerDesc(RequestPart):
@@ -239,6 +240,7 @@ class ContainerRow(AnswerPart):
     role: str | None
     deployment: str | None
     fingerprint: str | None
+    generation: str | None
     status: ContainerStatus
     created_at: str
     started_at: str | None

@@ -12,6 +12,7 @@ import pytest
 
 import page.no_type_stubs  # noqa: F401 (before anything that imports Gradio)
 from tests.support.fair_fronts import fair_that_cannot_list
+from tests.support.fair_places import EXECUTOR
 from tests.support.hostile_server import HostileServer
 from tests.support.order_of_tests import in_pieces
 from tests.support.processes import REPOSITORY, Processes, is_setting
@@ -36,7 +37,12 @@ _timeout_settings = pytest.StashKey[Any]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`-m "not slow"` does not even import a module of slow tests: PyTorch alone takes seconds."""
+    """`-m "not slow"` does not even import a module of slow tests: PyTorch alone takes seconds.
+
+    The tests of whole machines are `make test-machines`' alone.
+    """
+    if collection_path.name == "machines" and EXECUTOR != "swarm":
+        return True
     if config.option.markexpr != "not slow" or collection_path.suffix != ".py":
         return None
     return bool(_WHOLLY_SLOW.search(collection_path.read_text())) or None

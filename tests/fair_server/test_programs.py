@@ -241,6 +241,7 @@ def test_containers(account: Account) -> None:
         "id": str(launched.program_id),
         "image": "sleep",
         **labels,
+        "generation": None,
         "status": "running",
         "created_at": row["created_at"],
         "started_at": row["started_at"],

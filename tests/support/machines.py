@@ -39,7 +39,6 @@ ROLES = ("inference", "tunnel-server", "tunnel-client")
 ONE_EACH = dict.fromkeys(ROLES, 1)
 _FAIR = "fair"
 _READY_S = 60
-DRAW_S = 200
 
 
 class Space:
@@ -108,7 +107,7 @@ class Machines:
             "INFERENCE_IMAGE": INFERENCE_IMAGE,
             "ENDPOINT_SECRET": SECRET,
             "DEPLOYMENT": "you/draw",
-            "START_TIMEOUT_S": "120",
+            "START_TIMEOUT_S": "300",
             **changes,
         }
 
@@ -168,6 +167,29 @@ class Machines:
             if row["status"] != "ended":
                 answer = self.api("DELETE", f"/nodes/{row['node']}/containers/{row['id']}")
                 assert answer.ok, answer.text
+
+    @contextlib.contextmanager
+    def box_program(self, *command: str) -> Iterator[None]:
+        """Runs a program on the GPU box beside its engine."""
+        with subprocess.Popen(self.box.namespace.enter(*command)) as program:
+            try:
+                yield
+            finally:
+                program.kill()
+
+    @contextlib.contextmanager
+    def captured(self) -> Iterator[Path]:
+        """Takes down all that crosses the internet; the file is whole afterwards."""
+        path = self.folder / "capture.pcap"
+        command = self.internet.enter("tcpdump", "-i", "any", "-U", "-s", "0", "-w", path)
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as tcpdump:
+            assert tcpdump.stderr is not None
+            while b"listening" not in tcpdump.stderr.readline():
+                pass
+            try:
+                yield path
+            finally:
+                tcpdump.terminate()
 
     def cut_home(self) -> None:
         """Cuts the line between the home and the internet."""

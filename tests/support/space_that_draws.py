@@ -9,7 +9,7 @@ from errors import SpaceError
 from settings import Settings
 from text_to_image import TextToImage
 
-_DRAW_S = 200
+_DRAW_S = 400
 
 
 def main() -> None:
