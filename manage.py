@@ -53,6 +53,12 @@ Makes a new ENDPOINT_SECRET, in .env and (with --space) on the Space, for when
 the old one or a worker's line may have been seen. Every worker then needs its
 new line, which is printed. Where the Space cannot be told, nothing changes."""
 
+FAIR = """\
+fair init: for the road with a VM of your own (docs/swarm.md). Writes the folder
+that fair_server needs on the VM (its certificate and key, an account, the
+nodes), writes the settings into .env, and prints the commands for both
+machines. Nothing is sent anywhere."""
+
 EXIT_STATUS = "Exit status: 0 all is well, 1 something failed, 2 wrong use or setting."
 
 
@@ -118,6 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--draw", action="store_true", help="ask for one picture, too")
     add("worker-key", "print the line for the machine with the GPU", WORKER_KEY)
     add("rotate", "make a new secret, say what to restart", ROTATE)
+    fair = add("fair", "set up a VM and a GPU's machine as a swarm", FAIR)
+    fair.add_argument("action", choices=["init"])
+    fair.add_argument("--vm", required=True, metavar="ADDRESS", help="where the VM is reached from everywhere")
+    fair.add_argument("--box", required=True, metavar="NAME", help="the host name of the GPU's machine")
+    fair.add_argument("--image", default="draw", metavar="IMAGE", help="the inference server's there (draw)")
+    fair.add_argument("--email", default="owner@localhost", help="name of the account (owner@localhost)")
+    fair.add_argument(
+        "--folder", type=Path, default=Path("etc-fair"), metavar="FOLDER", help="what is to be /etc/fair (etc-fair)"
+    )
     return parser
 
 

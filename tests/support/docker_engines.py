@@ -173,22 +173,25 @@ def import_python(engine: Engine) -> str:
 
 
 def python_archive(more: Mapping[str, Path] | None = None) -> bytes:
-    """A file system as a tar archive: Python in /usr/local, the libraries it needs; `more`: path -> folder or file."""
-    buffer = io.BytesIO()
+    """A file system as a tar archive: Python in /usr/local, and `more`: path -> folder or file."""
     base = Path(sys.base_prefix)
     version = f"python{sysconfig.get_python_version()}"
-    library = base / "lib" / version
+    libraries = {f"/usr/local/lib/{path.name}": path.resolve() for path in base.glob("lib/libpython*.so.*")}
+    python = {
+        "/usr/local/bin/python3": (base / "bin" / version).resolve(),
+        f"/usr/local/lib/{version}": base / "lib" / version,
+    }
+    return archive_of({**python, **libraries, **(more or {})})
+
+
+def archive_of(files: Mapping[str, Path]) -> bytes:
+    """A file system as a tar archive: these files and folders, the libraries that they need, a user 1000."""
+    buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        interpreter = (base / "bin" / version).resolve()
-        archive.add(interpreter, "usr/local/bin/python3")
-        _link(archive, "usr/local/bin/python", "python3")
-        archive.add(library, f"usr/local/lib/{version}", filter=_without_what_no_test_needs)
-        for path in _shared_libraries([interpreter, *library.glob("lib-dynload/*.so"), *_extensions(more or {})]):
+        for path in _shared_libraries(_binaries(files)):
             archive.add(path.resolve(), str(path).lstrip("/"))
-        for path in base.glob("lib/libpython*.so.*"):
-            archive.add(path.resolve(), f"usr/local/lib/{path.name}")
-        for path, source in (more or {}).items():
-            archive.add(source, path.lstrip("/"), filter=_without_caches)
+        for path, source in files.items():
+            archive.add(source, path.lstrip("/"), filter=_without_what_no_test_needs)
         _file(archive, "etc/passwd", _PASSWD)
         for folder in ("tmp", "app", "run/secrets", "root"):
             member = tarfile.TarInfo(folder)
@@ -207,9 +210,9 @@ def _without_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if "__pycache__" in member.name else member
 
 
-def _extensions(more: Mapping[str, Path]) -> list[Path]:
-    found = [path for source in more.values() for path in source.rglob("*.so*") if path.is_file()]
-    return found + [source for source in more.values() if source.is_file() and os.access(source, os.X_OK)]
+def _binaries(files: Mapping[str, Path]) -> list[Path]:
+    found = [path for source in files.values() for path in source.rglob("*.so*") if path.is_file()]
+    return found + [source for source in files.values() if source.is_file() and os.access(source, os.X_OK)]
 
 
 def _shared_libraries(binaries: Sequence[Path]) -> set[Path]:
@@ -220,13 +223,8 @@ def _shared_libraries(binaries: Sequence[Path]) -> set[Path]:
         path = next((word for word in line.split() if word.startswith("/") and not word.endswith(":")), None)
         if path and Path(path).exists() and not path.startswith(str(Path(sys.base_prefix))):
             found.add(Path(path))
-    return {path for path in found if not any(str(path).startswith(str(one.parent)) for one in binaries)}
-
-
-def _link(archive: tarfile.TarFile, name: str, target: str) -> None:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = tarfile.SYMTYPE, target
-    archive.addfile(member)
+    own = {str(one.parent) for one in binaries}
+    return {path for path in found if str(path.parent) not in own}
 
 
 def _file(archive: tarfile.TarFile, name: str, text: str) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.support.docker_engines import Engine, python_archive
+from tests.support.docker_engines import Engine, archive_of, python_archive
 from tests.support.processes import REPOSITORY
 
 INFERENCE_IMAGE, FAIR_IMAGE, TUNNEL_IMAGE = "you/draw:1", "fair-server", "rapiz1/rathole:v0.5.0"
@@ -23,7 +23,8 @@ def import_inference_image(engine: Engine) -> None:
     ours = {f"/app/{name}": REPOSITORY / name for name in ("inference_server", "demo_model")}
     entry = _entrypoint(REPOSITORY / "inference_server/Dockerfile")
     environment = (*_PATHS, "HOME=/tmp", "INFERENCE_ENGINE=openvino")
-    _import(engine, INFERENCE_IMAGE, {**_installed(names), **ours}, entry, environment, user="1000:1000")
+    archive = python_archive({**_installed(names), **ours})
+    _import(engine, INFERENCE_IMAGE, archive, entry, environment, user="1000:1000")
 
 
 def import_fair_image(engine: Engine) -> None:
@@ -34,18 +35,18 @@ def import_fair_image(engine: Engine) -> None:
     pinned = re.findall(r"^([\w.-]+)==", "\n".join(texts), re.MULTILINE)
     entry = _entrypoint(REPOSITORY / "fair_server/Dockerfile")
     files = {**_installed(_closure(pinned)), "/app/fair_server": REPOSITORY / "fair_server"}
-    _import(engine, FAIR_IMAGE, files, entry, _PATHS)
+    _import(engine, FAIR_IMAGE, python_archive(files), entry, _PATHS)
 
 
 def import_tunnel_image(engine: Engine, rathole: Path) -> None:
     """rathole as its own image has it: entrypoint, folder and user."""
-    _import(engine, TUNNEL_IMAGE, {"/app/rathole": rathole}, ["./rathole"], _PATHS, user="1000:1000")
+    _import(engine, TUNNEL_IMAGE, archive_of({"/app/rathole": rathole}), ["./rathole"], _PATHS, user="1000:1000")
 
 
 def _import(
     engine: Engine,
     name: str,
-    files: dict[str, Path],
+    archive: bytes,
     entrypoint: list[str],
     environment: Iterable[str],
     user: str | None = None,
@@ -53,7 +54,7 @@ def _import(
     changes = [f"ENTRYPOINT {json.dumps(entrypoint)}", "WORKDIR /app", *(f"ENV {line}" for line in environment)]
     changes += [f"USER {user}"] if user else []
     options = [part for change in changes for part in ("--change", change)]
-    engine.docker("import", *options, "-", name, stdin=python_archive(files), timeout_s=300)
+    engine.docker("import", *options, "-", name, stdin=archive, timeout_s=300)
 
 
 def _entrypoint(dockerfile: Path) -> list[str]:
