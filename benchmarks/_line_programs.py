@@ -140,9 +140,10 @@ class Programs:
             with contextlib.suppress(ProcessLookupError):
                 program.end()
 
-    def drawn(self) -> list[str]:
-        """The prompt of each picture that the engine finished, in that order."""
-        return self.drawn_file.read_text().splitlines()
+    def drawn(self) -> list[tuple[float, str]]:
+        """Each picture that the engine finished: when, on the monotonic clock, and its prompt."""
+        rows = (line.split(" ", 1) for line in self.drawn_file.read_text().splitlines())
+        return [(float(at_s), prompt) for at_s, prompt in rows]
 
 
 def wait_until(what: str, met: Callable[[], bool], timeout_s: float) -> None:

@@ -22,6 +22,7 @@ _START_S = 180.0
 _EVENT_S = 180.0  # for a visitor's next event after the line is back; then the picture counts as lost
 _MID_PICTURE_S = 10.0
 _SIDES_PX = (64, 128, 192, 256, 384)
+_UNDELIVERED_S = 0.5  # from the engine's last step to the file on the worker's disk, on a busy machine
 _PICTURE_S = 3.0  # no picture is so large that its bytes alone take longer on this line
 _ENDS = ("picture", "sentence", "wrong")
 
@@ -53,6 +54,7 @@ class Tally:
     sentences: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
     drawn_twice: list[str] = field(default_factory=list)
+    ended_with_worker: list[str] = field(default_factory=list)  # and drawn again
     incidents: Counter[str] = field(default_factory=Counter)
     asked_again: int = 0
     after_line_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by kind of trouble
@@ -71,6 +73,7 @@ class LineRun:
         self._requests, self._frozen_s = requests, frozen_s
         self._machines = TwoMachines(f"lines{os.getpid()}-{number}", quality, seed)
         self._tally = Tally()
+        self._killed_s: list[float] = []  # when its worker was
         self._visits: dict[str, Visit] = {}
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
@@ -89,9 +92,19 @@ class LineRun:
         self._trouble(asking)
         for thread in asking:
             thread.join()
-        drawn = Counter(self._programs.drawn())
-        self._tally.drawn_twice = [prompt for prompt, times in drawn.items() if times > 1]
+        self._count_drawn()
         return self._tally
+
+    def _count_drawn(self) -> None:
+        """A picture that its worker's process did not outlive was nobody's yet: those are counted apart."""
+        times: dict[str, list[bool]] = defaultdict(list)
+        for at_s, prompt in self._programs.drawn():
+            times[prompt].append(any(0 <= killed_s - at_s < _UNDELIVERED_S for killed_s in self._killed_s))
+        for prompt, with_a_kill in times.items():
+            if with_a_kill.count(False) > 1:
+                self._tally.drawn_twice.append(prompt)
+            elif len(with_a_kill) > 1:
+                self._tally.ended_with_worker.append(prompt)
 
     def close(self) -> None:
         """Ends the programs, and takes the namespaces away."""
@@ -228,6 +241,7 @@ class LineRun:
         self._back(self._tally.after_line_s[kind])
 
     def _kill_worker(self) -> None:
+        self._killed_s.append(time.monotonic())
         self._programs.worker.end()
         self._programs.start_worker()
         self._back(self._tally.after_start_s)

@@ -13,7 +13,7 @@ from inference_server.messages import BatchStats, Cancelled, Draw, Drawn, ModelI
 
 NAME = "noise"
 SIDE_MAX_PX = 512
-DRAWN_FILE = "LINES_DRAWN_FILE"  # in the environment: where finished pictures are noted, a prompt a line
+DRAWN_FILE = "LINES_DRAWN_FILE"  # in the environment: where finished pictures are noted, a line each: time, prompt
 _STEP_S = 0.05
 _MODEL_INFO = ModelInfo(
     name=NAME,
@@ -69,7 +69,7 @@ class NoiseEngine:
         width, height = params.width_px, params.height_px
         images = tuple(RawImage(width, height, noise(seed, width, height)) for seed in params.seeds)
         with self._drawn.open("a") as file:
-            file.write(f"{params.prompt}\n")
+            file.write(f"{time.monotonic():.3f} {params.prompt}\n")
         channel.tell(Drawn(order.number, images, step * _STEP_S))
         return True
 

@@ -109,6 +109,10 @@ def _table(
         rows += [f"{quality}: sentence ({times}): {words}" for words, times in tally.sentences.items()]
         rows += [f"{quality}: lost: {lost}" for lost in tally.lost]
         rows += [f"{quality}: drawn twice: request {prompt}" for prompt in tally.drawn_twice]
+    ended = sum(len(tally.ended_with_worker) for tally in tallies)
+    rows.append(
+        f"killed within 0.5 s after the last step, before the picture was on its disk, and drawn again: {ended}"
+    )
     lost, twice = (sum(len(getattr(tally, name)) for tally in tallies) for name in ("lost", "drawn_twice"))
     rows.append(f"lost {lost}, drawn twice {twice} (goal: 0 and 0); next event at most 2 s after the line is back")
     return "\n".join(rows)

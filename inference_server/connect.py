@@ -23,7 +23,7 @@ log = logging.getLogger("inference_server.connect")
 PING_S, PONG_S = 5.0, 10.0  # a dead line is found within the sum
 SILENT_S = 5.0  # so long after the Space's last word its line is suspect; leases come every 2.5 s
 _LOOK_S = 0.25
-_DIAL_S = 6.0  # TCP and TLS: a try that began while the uplink was down must not outlast that by much
+_DIAL_S, _TRY_EVERY_S = 12.0, 1.0  # TCP and TLS
 _SETTLED_S = 5.0  # a line that held for so long is made again at once
 _QUICK_S, _QUICKLY_FOR_S = 1.0, 150.0  # pause between two tries after that: visitors may wait for this worker
 _MESSAGE_BYTES_MAX = 32 * 1024 * 1024
@@ -166,13 +166,28 @@ class _Dial:
 
 
 class _Connect(connect):
-    """Follows no redirect: it would take the key elsewhere, and every later try would go there too. Nor does it wait
-    long for TCP, which doubles its own pauses.
+    """Follows no redirect: it would take the key elsewhere, and every later try would go there too. Nor does it
+    leave it to TCP to try again, which doubles its pauses: while the uplink is down, tries begin side by side, a second
+    apart, and the first that comes through is it.
     """
 
     async def open_tcp_connection(self) -> ClientConnection:
-        async with asyncio.timeout(_DIAL_S):
-            return await super().open_tcp_connection()
+        tries: set[asyncio.Task[ClientConnection]] = set()
+        try:
+            async with asyncio.timeout(_DIAL_S):
+                while True:
+                    tries.add(asyncio.create_task(super().open_tcp_connection()))
+                    done, _ = await asyncio.wait(tries, timeout=_TRY_EVERY_S, return_when="FIRST_COMPLETED")
+                    if done:
+                        connected = done.pop()
+                        tries.discard(connected)
+                        return connected.result()
+        finally:
+            for one in tries:
+                one.cancel()
+            for late in await asyncio.gather(*tries, return_exceptions=True):
+                if isinstance(late, ClientConnection):
+                    late.transport.abort()
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc

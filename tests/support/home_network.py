@@ -170,7 +170,7 @@ class HomeNetwork:
 
     def drawn(self) -> Sequence[str]:
         """The prompt of each picture that a worker has finished."""
-        return self.drawn_file.read_text().splitlines()
+        return [line.split(" ", 1)[1] for line in self.drawn_file.read_text().splitlines()]
 
     def close(self) -> None:
         self._processes.stop_all()
