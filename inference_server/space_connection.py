@@ -10,6 +10,7 @@ Binary, from the worker: the request's id and the picture's number (4 bytes each
 
 A request is an offer until its first lease: a Space that gave it to somebody else meanwhile grants none. A lease ends
 `LEASE_S` after the newest beat that the Space had seen when it granted it, so that neither delays nor clocks matter.
+A line whose `arriving` is true has a small finished picture as its preview: the whole one takes a while.
 `keep_s`: how long a request goes on for a Space that has lost this worker and may ask for it again. `instance` tells
 this process from every other one: a Space that gets a second line from it ends the first, which must be dead.
 """
