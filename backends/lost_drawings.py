@@ -12,13 +12,17 @@ _KEPT_S = 900.0  # the longest that a worker goes on for a Space that it has los
 
 @dataclass
 class Lost:
-    """One drawing. `instance`: the process that had it; `instances`: all that were lost with it so far."""
+    """One drawing. `connection`: the line that it was lost with; `instances`: the processes that were lost so far."""
 
-    instance: str
-    name: str
+    connection: WorkerConnection
     since_s: float  # monotonic
     instances: set[str] = field(default_factory=set)
     asked_again: bool = False  # the same process was, after its line was back
+
+    @property
+    def instance(self) -> str:
+        """The process that had it."""
+        return self.connection.instance
 
     @property
     def held_until_s(self) -> float:
@@ -27,7 +31,12 @@ class Lost:
 
     def is_over(self, worker: WorkerConnection) -> bool:
         """Whether this worker's being there shows that the process is no more: its name's next one."""
-        return worker.name == self.name and worker.instance != self.instance
+        return worker.name == self.connection.name and worker.instance != self.instance
+
+    def is_back(self, worker: WorkerConnection) -> bool:
+        """Whether this is the process that had it, on a new line, or on the old one that speaks again."""
+        same = worker.instance == self.instance and not worker.is_going
+        return same and (worker is not self.connection or worker.heard_s > self.since_s)
 
 
 class LostDrawings:
@@ -42,7 +51,7 @@ class LostDrawings:
         self._lost = {one: lost for one, lost in self._lost.items() if now - lost.since_s < _KEPT_S}
         before = self._lost.get(job_id)
         instances = {worker.instance, *(before.instances if before else ())}
-        self._lost[job_id] = lost = Lost(worker.instance, worker.name, now, instances)
+        self._lost[job_id] = lost = Lost(worker, now, instances)
         return lost
 
     def get(self, job_id: str) -> Lost | None:

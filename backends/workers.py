@@ -279,8 +279,8 @@ class Workers:
         lost = self._lost.get(job_id)
         if lost is None or lost.asked_again:
             return "", 0.0
-        if any(worker.instance == lost.instance and not worker.is_going for worker in self._clients):
-            return BACK, 0.0
+        if back := next((worker for worker in self._clients if lost.is_back(worker)), None):
+            return (BACK if back is not lost.connection else ""), 0.0
         if any(lost.is_over(worker) for worker in self._clients):
             return "", 0.0
         remaining_s = lost.held_until_s - time.monotonic()

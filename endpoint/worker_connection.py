@@ -95,7 +95,7 @@ class WorkerConnection:
         self._exchanges: dict[int, Exchange] = {}
         self._accepted: set[int] = set()
         self._beat = -1
-        self._heard_s = time.monotonic()
+        self.heard_s = time.monotonic()  # when the newest message came
         self._superseded = asyncio.Event()
         self.instance = secrets.token_hex(8)  # of the worker's process, as it tells it; an old one does not
         self.name, self.version = "a worker", "?"
@@ -167,7 +167,7 @@ class WorkerConnection:
             return why
         on_hello(self)
         while (message := await self._socket.receive())["type"] != "websocket.disconnect":
-            self._heard_s = time.monotonic()
+            self.heard_s = time.monotonic()
             if (data := message.get("bytes")) is not None:
                 self._on_picture(data)
             elif self._on_message(json.loads(message["text"]), on_health):
@@ -236,9 +236,9 @@ class WorkerConnection:
             await asyncio.sleep(LEASE_EVERY_S)
             now = time.monotonic()
             if now - looked > 2 * LEASE_EVERY_S:
-                self._heard_s = now
+                self.heard_s = now
             looked = now
-            if now - self._heard_s > SILENCE_S:
+            if now - self.heard_s > SILENCE_S:
                 return f"nothing came for {SILENCE_S:g} s"
             await self._grant()
 
