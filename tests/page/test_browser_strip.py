@@ -106,7 +106,7 @@ def test_pictures_are_deleted_and_come_back(open_page: Callable[..., Visit]) -> 
     page.reload()
     wait_until_ready(page)
     visit.says(re.compile("Done"))  # the page's server tells of the last one
-    expect(page.locator("#strip")).to_be_hidden()
+    expect(page.locator("#strip header")).to_be_hidden()
     _draw(visit, "a fox")
     assert _prompts(page) == ["a fox"]
 
