@@ -34,7 +34,7 @@ class Link:
 
 def links(status: BackendStatus) -> list[Link]:
     """The links from the visitor to the model."""
-    way = _WAYS[status.kind] + (", by a tunnel" if status.tunnel and status.kind != "workers" else "")
+    way = _WAYS[status.kind] + (", by a machine in between" if status.tunnel and status.kind == "fair" else "")
     found = [Link("This page", "here"), Link("The way to the machine that draws", way), _machine(status)]
     if status.stand_in:
         found.append(Link("Meanwhile", "a small model sketches on this page's server"))

@@ -33,9 +33,13 @@ class Line:
         told = self.told[turn] = []
         turn.wanted = lambda: wanted
 
+        def tell_here(event: Event) -> None:
+            told.append(event)
+            stands.set()
+
         def draw() -> None:
             try:
-                with turn.taken(lambda event: (told.append(event), stands.set())[0], lambda: False) as tell:
+                with turn.taken(tell_here, lambda: False) as tell:
                     self._tells[turn] = [tell]
                     self.drawn.append(visitor)
                     stands.set()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.processes import REPOSITORY
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def visit(mcp_folder: Path) -> dict[str, Any]:
         "GRADIO_ANALYTICS_ENABLED": "False",
     }
     command = [sys.executable, "-m", "tests.support.agent"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return seen
