@@ -28,6 +28,14 @@ USE_POLICY = (
     "deceive, degrade or harm them."
 )
 _REPORT_TO_OWNER = "Tell the owner of this page."
+_OWNERS_HTML = """
+<details><summary>For the owner of this page: draw with a larger model</summary>
+<p>On a processor: set <code>INFERENCE_ENGINE=openvino</code> and
+<code>MODEL_ID=OpenVINO/LCM_Dreamshaper_v7-int8-ov</code>, and restart.</p>
+<p>On your own GPU at home: set the secret <code>ENDPOINT_SECRET</code> of your Space and connect a worker to it.
+“Your own GPU” in <code>README.md</code> (on a Space: the Files tab) has the commands, and the way through Fair.</p>
+</details>
+"""
 
 
 def description(house: HouseSettings) -> str:
@@ -47,7 +55,8 @@ def about_html(house: HouseSettings, status: BackendStatus) -> str:
         "Report": _report_html(house),
     }
     told = "".join(f"<dt>{name}</dt><dd>{html}</dd>" for name, html in rows.items())
-    return f"<details><summary>{escape(_line(house, status))}</summary><dl>{told}</dl></details>"
+    owners = _OWNERS_HTML if status.demo else ""
+    return f"<details><summary>{escape(_line(house, status))}</summary><dl>{told}</dl>{owners}</details>"
 
 
 def _line(house: HouseSettings, status: BackendStatus) -> str:

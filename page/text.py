@@ -214,15 +214,7 @@ def notice_html(status: BackendStatus) -> str:
     """What a visitor should know beforehand: that the model is a tiny one. Empty when a GPU draws."""
     if status.kind == "workers" or not status.demo:  # workers come and go while the page stands: `idle` tells
         return ""
-    return f"<p>{_DEMO}</p>{_OWNERS_HTML}"
+    return f"<p>{_DEMO}</p>"
 
 
 _DEMO = "A demo: a tiny model draws little pictures of everyday things."
-_OWNERS_HTML = """
-<details><summary>For the owner of this page: draw with a larger model</summary>
-<p>On a processor: set <code>INFERENCE_ENGINE=openvino</code> and
-<code>MODEL_ID=OpenVINO/LCM_Dreamshaper_v7-int8-ov</code>, and restart.</p>
-<p>On your own GPU at home: set the secret <code>ENDPOINT_SECRET</code> of your Space and connect a worker to it.
-“Your own GPU” in <code>README.md</code> (on a Space: the Files tab) has the commands, and the way through Fair.</p>
-</details>
-"""

@@ -565,6 +565,7 @@ def test_the_demo_says_what_it_is(open_page: Callable[..., Visit]) -> None:
     """The notice names the tiny model, and tells the owner what it takes to connect a GPU."""
     visit = open_page()
     expect(visit.page.get_by_text("a tiny model draws little pictures")).to_be_visible()
+    visit.page.locator("#about summary").first.click()
     visit.page.get_by_text("For the owner of this page: draw with a larger model", exact=True).click()
     expect(visit.page.get_by_text("ENDPOINT_SECRET")).to_be_visible()
 

@@ -174,6 +174,7 @@ def test_about_is_sensible_without_settings() -> None:
     html = about_html(HouseSettings(), StandInService().status())
     assert "tiny built-in model" in html
     assert "Tell the owner of this page." in html
+    assert "ENDPOINT_SECRET" in html
     assert re.search(r"<dt>Not allowed</dt><dd>Please do not", html)
     space = about_html(HouseSettings(space_id="ada/draw"), StandInService().status())
     assert 'href="https://huggingface.co/spaces/ada/draw/discussions"' in space
