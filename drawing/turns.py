@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from drawing.events import Queued, Step, Tell, Waking
 from errors import BusyError, JobCancelledError
@@ -57,6 +58,8 @@ class Turn:
         self._turns.leave(self)
 
     def _tell_at_the_server(self, event: Waking | Queued | Step) -> None:
+        if isinstance(event, Queued) and event.about_s is None:  # the server does not tell how long its line takes
+            event = replace(event, about_s=_about(self._turns.wait_s(event.place)))
         self.tell(event)
         self._turns.note(self, event)
 
@@ -148,11 +151,14 @@ class Turns:
 
     def wait_s(self, place: int) -> float | None:
         """Seconds until that place in line is drawn, as measured lately; None: nothing was measured yet."""
-        if not self._measured_s:
+        with self._lock:
+            measured_s = list(self._measured_s)
+            begun_at = [turn.taken_at for turn in self._taken if turn.taken_at is not None]
+        if not measured_s:
             return None
-        each_s = sum(self._measured_s) / len(self._measured_s)
+        each_s = sum(measured_s) / len(measured_s)
         room, now = max(1, self._room()), time.monotonic()
-        left_s = [max(0.0, each_s - (now - turn.taken_at)) for turn in self._taken if turn.taken_at is not None]
+        left_s = [max(0.0, each_s - (now - begun)) for begun in begun_at]
         return min(left_s, default=each_s if self._taken else 0.0) + (place - 1) * each_s / room
 
     def _forget(self, turn: Turn) -> None:

@@ -173,6 +173,17 @@ def test_places_are_told_with_a_time_once_it_is_known() -> None:
         assert one.told[second][-1] == Queued(1)
 
 
+def test_the_place_at_the_server_comes_with_a_time_too() -> None:
+    """A place in the server's own line, which it tells without a time, gets one from what was measured here."""
+    with line() as one:
+        first = one.ask("a")
+        one.says(first, Step(20, 20))
+        one.end(first)
+        second = one.ask("b")
+        one.says(second, Queued(1))
+        assert one.told[second][-1] == Queued(1, 1.0)
+
+
 def test_a_cold_start_is_told_to_those_in_line() -> None:
     """While the server wakes for the first one, the others hear of that, too."""
     with line() as one:
