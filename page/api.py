@@ -69,10 +69,10 @@ class Api:
             The picture, a PNG file.
             The seed that it was drawn with.
         """
-        *values, request = values  # type: ignore[assignment]
+        *parameters, request = values
         job: Job | None = None
         try:
-            job = self._submit(values, request, _HUNG_UP_PATIENCE_S)
+            job = self._submit(parameters, request, _HUNG_UP_PATIENCE_S)
             last = await _last_event(job)
             if isinstance(last, Picture):
                 return await saved(last, job, self._picture_folder), last.generated.seed
@@ -93,9 +93,9 @@ class Api:
         Returns:
             The ticket: `id` for `result`, `cancel_token` for `cancel`, and what `result` tells.
         """
-        *values, request = values  # type: ignore[assignment]
+        *parameters, request = values
         try:
-            job = self._submit(values, request, _TICKET_PATIENCE_S)
+            job = self._submit(parameters, request, _TICKET_PATIENCE_S)
         except SpaceError as error:
             raise refusal(error) from error
         return {"id": job.id, "cancel_token": job.cancel_token, **state(job)}
@@ -187,7 +187,7 @@ async def _follow(job: Job) -> Event:
 def state(job: Job) -> dict[str, Any]:
     """What `result` tells of a job."""
     last = job.events[-1] if job.events else None
-    told = {"status": _status(last), "message": page_text.plain(last, job.elapsed_s, job.quiet_s)}
+    told: dict[str, Any] = {"status": _status(last), "message": page_text.plain(last, job.elapsed_s, job.quiet_s)}
     if isinstance(last, Picture):
         told["seed"] = last.generated.seed
     return {**told, "ask_again_s": None if job.finished else _ask_again_s(last)}

@@ -134,7 +134,7 @@ def test_a_long_wait_tells_the_ticket(served: Served) -> None:
         call = client.submit("a cat", api_name="/text_to_image")
         wait_until("the job to begin", lambda: len(served.service.started) > before)
         served.service.started[-1]._started_at -= 10  # so long it waits already
-        told = []
+        told: list[Any] = []
 
         def progress() -> bool:
             data = call.status().progress_data
@@ -193,7 +193,7 @@ def test_a_made_up_address_is_of_no_use(forwarded: str | None, peer: str, addres
         headers = {} if forwarded is None else {"x-forwarded-for": forwarded}
         client = Peer
 
-    assert caller_address(Asked) == address  # type: ignore[arg-type]
+    assert caller_address(Asked) == address
 
 
 @pytest.mark.parametrize(
