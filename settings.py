@@ -6,6 +6,7 @@ README.md has names, meanings and defaults. Secrets are `SecretStr`: they appear
 
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -218,6 +219,15 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
         """The port of that setting, such as `tunnel_public_port`; 0, for a free one, where all is on this machine."""
         default = DEFAULT_PORTS[name] if self.mode == "fair" else 0
         return getattr(self, name) or default
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where this user keeps what can be found out again; None for a user without a home, in a container."""
+        try:
+            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        except RuntimeError:
+            return None
+        return Path(cache) / "stable-diffusion-space"
 
     @property
     def fair_is_readable(self) -> bool:

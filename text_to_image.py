@@ -185,7 +185,9 @@ def _default_service() -> TextToImage:
         visitor_waiting_max=settings.visitor_waiting_max,
         visitor_pictures_per_hour=settings.visitor_pictures_per_hour,
         blocked=BlockedWords.read(settings.blocked_words),
-        known=KnownModel.of(settings.mode, settings.deployment, settings.endpoint_url, settings.inference),
+        known=KnownModel.of(
+            settings.cache_folder, settings.mode, settings.deployment, settings.endpoint_url, settings.inference
+        ),
     )
 
 

@@ -29,11 +29,10 @@ class KnownModel:
         self._known = self._read()
 
     @classmethod
-    def of(cls, *settings: object) -> "KnownModel":
-        """That of a place that draws, which `settings` tell from others; its file is in the user's cache."""
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    def of(cls, folder: Path | None, *settings: object) -> "KnownModel":
+        """That of a place that draws, which `settings` tell from others; its file is in `folder`, None for no file."""
         name = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-        return cls(cache / "stable-diffusion-space" / f"model-{name}.json")
+        return cls(folder / f"model-{name}.json" if folder else None)
 
     def note(self, status: BackendStatus) -> None:
         """Keeps what `status` says, if it knows the model itself."""
