@@ -51,6 +51,7 @@ def _spoils(part: Any, value: float, below_fp32: bool = True) -> Iterator[None]:
         handle.remove()
 
 
+@pytest.mark.timeout(600)  # an engine that imports PyTorch starts twice
 def test_a_server_whose_model_overflows_draws_nevertheless(tmp_path: Path) -> None:
     """By the front door: numbers beyond fp16 are noticed at the first look, and bf16 is taken, which is told."""
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tiny_pipelines.folder("sd"), safety_checker=None)
@@ -63,7 +64,7 @@ def test_a_server_whose_model_overflows_draws_nevertheless(tmp_path: Path) -> No
         INFERENCE_DEVICE="cpu",
         COMPILE_CACHE=str(tmp_path / "cache"),
     ) as server:
-        wait_until(lambda: server.health()["state"] == "healthy", "a model that draws")
+        wait_until(lambda: server.health()["state"] == "healthy", "a model that draws", deadline_s=300)
         assert picture(server.post({"prompt": "a cat", "num_inference_steps": 2}).json()).size == (64, 64)
         assert any("it draws in bf16, because" in notice for notice in server.health()["notices"])
         assert "not a number in fp16: the model is loaded again, in bf16" in server.log()
