@@ -1,6 +1,7 @@
 """Who may connect as a worker: the one key, compared in constant time, and what comes of a wrong one."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -8,7 +9,10 @@ import time
 from collections import deque
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.websockets import WebSocket
+
+from backends.worker_status import WRONG_KEY, TurnedAway
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +23,13 @@ SLOWED_MAX = 32  # at the same time; each holds a connection and memory
 
 
 class WorkerDoor:
-    """Belongs to the event loop of the page's server."""
+    """Belongs to the event loop of the page's server. `turned_away`: who could not connect, and why."""
 
     def __init__(self, key: str) -> None:
         self._digest = _digest(key)
         self._wrong: deque[float] = deque(maxlen=WRONG_KEYS_A_MINUTE)
         self._slowed = 0
+        self.turned_away = TurnedAway()
 
     def knows(self, headers: Headers) -> bool:
         """Whether the right key was shown."""
@@ -43,6 +48,10 @@ class WorkerDoor:
                 await asyncio.sleep(SLOWED_S)
             finally:
                 self._slowed -= 1
+        self.turned_away.note(WRONG_KEY)
+        with contextlib.suppress(RuntimeError):  # a server that cannot say why says 403 alone
+            await socket.send_denial_response(Response(status_code=403, headers={KEY_HEADER: "wrong"}))
+            return
         await socket.close()
 
 

@@ -4,13 +4,11 @@ Nothing is started from here and no address is known: who is connected can draw.
 most room; one whose worker is lost goes to another, or waits for it to come back and takes up what it had drawn.
 """
 
-import dataclasses
 import functools
 import logging
 import threading
 import time
 from dataclasses import replace
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,6 +19,7 @@ from backends.away import STANDS_IN, Awaited, as_sketch, away_error
 from backends.base import Backend, Cancelled
 from backends.lost_drawings import LEASE_S, PROCESSES_MAX, LostDrawings
 from backends.worker_door import WorkerDoor
+from backends.worker_status import no_websocket, status_rows
 from drawing.events import Tell, Waking
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits
 from drawing.status import BackendStatus
@@ -75,6 +74,8 @@ class Workers:
         try:
             await connection.run(self._on_beat, self._on_hello)
         finally:
+            if connection.turned_away:
+                self._door.turned_away.note(f"{connection.name}: {connection.turned_away}")
             self._remove(connection)
 
     def _keep_s(self) -> float:
@@ -335,14 +336,17 @@ class Workers:
 
     def routes(self) -> list[BaseRoute]:
         """See `Backend`."""
-        return [WebSocketRoute("/worker", self.serve), Route("/worker-status", self.tell_owner)]
+        return [
+            WebSocketRoute("/worker", self.serve),
+            Route("/worker", no_websocket),
+            Route("/worker-status", self.tell_owner),
+        ]
 
     async def tell_owner(self, request: Request) -> Response:
-        """Lists the connected workers, for a request with the workers' key, such as the doctor's."""
+        """Lists the workers and who was turned away, for a request with the workers' key, such as the doctor's."""
         if not self._door.knows(request.headers):
             return Response(status_code=404)
-        workers = [_row(worker) for worker in list(self._clients)]
-        return JSONResponse({"workers": workers})
+        return JSONResponse(status_rows(list(self._clients), self._door.turned_away, _absence))
 
     def close(self) -> None:
         """Ends the fallback; the lines end with the page's server."""
@@ -352,13 +356,6 @@ class Workers:
 
 def _absence(worker: WorkerConnection) -> Absence | None:
     return worker.health.absence if worker.health else None
-
-
-def _row(worker: WorkerConnection) -> dict[str, Any]:
-    """What the owner is told of it."""
-    row = {"name": worker.name, "version": worker.version}
-    absence = _absence(worker)
-    return {**row, "absence": dataclasses.asdict(absence)} if absence else row
 
 
 def _allows(health: Health, request: GenerationRequest | None) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drawing.events import Queued, Step, Waking
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Receipt
@@ -31,6 +31,19 @@ _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 _WORDS_MAX = 200
 _MS_MAX = 7 * 24 * 3600 * 1000.0
 _LEFT_MAX_S, _WAKE_MAX_S = 400 * 24 * 3600, 24 * 3600
+
+
+class Hardware(BaseModel):
+    """The machine of an inference server. `gpu`: its name; sizes in bytes; `memory`: the GPU's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    gpu: str | None = Field(default=None, max_length=100)
+    driver: str | None = Field(default=None, max_length=40)
+    cuda: str | None = Field(default=None, max_length=40)
+    memory_bytes: int | None = None
+    free_bytes: int | None = None
+    disk_free_bytes: int | None = None
 
 
 class Health(BaseModel):
@@ -51,6 +64,7 @@ class Health(BaseModel):
     fingerprint: str | None = None
     reason: str | None = None
     stage: str | None = None
+    hardware: Hardware | None = None
     limits: Limits | None = None
     defaults: Defaults = Defaults()
     absence: Absence | None = None

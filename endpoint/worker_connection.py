@@ -101,6 +101,7 @@ class WorkerConnection:
         self.name, self.version = "a worker", "?"
         self.health: Health | None = None
         self.leaving = False
+        self.turned_away: str | None = None  # why it may not draw here
         self.ended: str | None = None  # why the line is no more
 
     @property
@@ -179,9 +180,12 @@ class WorkerConnection:
         self.name = _printable(hello.get("name") or "", 64) or "a worker"
         protocol = hello.get("protocol")
         if hello.get("type") != "hello" or protocol != PROTOCOL:
-            older = "worker (docker build, docker run)" if (protocol or 0) < PROTOCOL else "Space (git push)"
+            older = (
+                "worker (docker build, docker run)" if (protocol or 0) < PROTOCOL else "Space (python manage.py deploy)"
+            )
             ours = f"this Space version {PROTOCOL}"
             why = f"it speaks version {protocol} of the workers' protocol, {ours}: update the {older}"
+            self.turned_away = why
             log.warning("%s cannot draw here: %s", self.link, why)
             return why
         self.version = _printable(hello.get("version"), 32)

@@ -12,8 +12,9 @@ from typing import Any
 
 from starlette.types import ASGIApp
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
 
+from inference_server.healthcheck import note_trouble
+from inference_server.line_trouble import why_late, why_no_line
 from inference_server.line_watch import LineWatch
 from inference_server.space import Space
 from inference_server.space_connection import FINISH_S, SpaceConnection
@@ -70,7 +71,7 @@ async def _reconnect(
     while True:
         line = await dial.line
         begun = time.monotonic()
-        complaints.connected()
+        complaints.connected(line)
         connected.set()
         on_line(True)
         connection = serve(line)
@@ -227,29 +228,17 @@ class _Complaints:
         self._space = space
         self._said = ""
 
-    def connected(self) -> None:
+    def connected(self, line: ClientConnection) -> None:
         self._said = ""
+        note_trouble("")
+        if late := why_late(line.response.headers if line.response else {}, time.time()):
+            log.warning("%s", late)
         log.info("connected to %s as %r", self._space.url, self._space.name)
 
     def note(self, exc: Exception) -> None:
         """Every failure passes some day: a Space is restarted, a key corrected."""
-        said = self._words(exc)
+        said = why_no_line(exc, self._space)
         if said != self._said:
             log.warning("cannot connect to %s: %s", self._space.url, said)
             self._said = said
-
-    def _words(self, exc: Exception) -> str:
-        if not isinstance(exc, InvalidStatus):
-            return (
-                f"{type(exc).__name__}: {exc}. It is tried again; check that the Space runs and this machine's network"
-            )
-        status = exc.response.status_code
-        advice = {
-            401: "the Space is private: set HF_TOKEN to a token that may read it",
-            403: "the key is wrong: `python manage.py worker-key` prints the one that belongs to the Space's secret. "
-            "Or no worker may connect there: ENDPOINT_SECRET has to be set, and no other place that draws",
-            404: "no worker may connect there: is it the right Space, with ENDPOINT_SECRET set, and not private "
-            "(else HF_TOKEN is needed)?",
-            426: "a proxy on the way lets no WebSocket through",
-        }
-        return f"it answered {status}; " + advice.get(status, "it starts or is paused; it is tried again")
+            note_trouble(said)

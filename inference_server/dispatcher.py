@@ -25,6 +25,7 @@ from inference_server.messages import (
     DrawFailed,
     Drawn,
     FromEngine,
+    Hardware,
     LoadFailed,
     ModelInfo,
     Step,
@@ -78,6 +79,11 @@ class Dispatcher:
     def stage(self) -> str:
         """What the engine process is doing before it is ready, in words that a visitor may read."""
         return self._supervisor.stage
+
+    @property
+    def hardware(self) -> Hardware | None:
+        """What the engine process told of the GPU when it last loaded; None without one."""
+        return self._supervisor.hardware
 
     @property
     def reason(self) -> str:

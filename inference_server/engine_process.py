@@ -15,7 +15,7 @@ from queue import Empty, Queue, SimpleQueue
 
 from inference_server import engines
 from inference_server.engine_config import EngineConfig
-from inference_server.engines import short_reason
+from inference_server.engines import gpu_probe, short_reason
 from inference_server.messages import (
     Cancel,
     Cancelled,
@@ -121,6 +121,8 @@ def _work(engine: engines.LoadedEngine, channel: PipeChannel) -> None:
 
 def _load(config: EngineConfig, channel: PipeChannel) -> engines.LoadedEngine | None:
     """The engine, loaded and warm; None after its failure was reported."""
+    if config.engine == "diffusers" and (hardware := gpu_probe.look()):
+        channel.tell(hardware)
     try:
         engine = engines.load(config, lambda text: channel.tell(Stage(text)))
         channel.tell(Stage("warming up"))

@@ -34,6 +34,12 @@ def with_beats(health: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, A
     return noted
 
 
+def note_trouble(said: str) -> None:
+    """Keeps why there is no line to the Space, for `check`; empty: there is one."""
+    if name := os.environ.get(BEAT_FILE):
+        Path(f"{name}.trouble").write_text(said, encoding="utf-8")
+
+
 def check(arguments: Sequence[str]) -> tuple[bool, str]:
     """Whether the server with this command line is well, and a sentence for `docker inspect`."""
     options, _ = _parser().parse_known_args(arguments)
@@ -47,12 +53,14 @@ def check(arguments: Sequence[str]) -> tuple[bool, str]:
 
 
 def _check_line(beats: Path) -> tuple[bool, str]:
+    trouble = Path(f"{beats}.trouble")
+    why = (trouble.read_text(encoding="utf-8") if trouble.exists() else "") or "the log says why"
     try:
         age_s = time.time() - beats.stat().st_mtime
     except FileNotFoundError:
-        return False, "there was no line to the Space yet; the log says why"
+        return False, f"there was no line to the Space yet; {why}"
     if abs(age_s) > _BEAT_MAX_S:
-        return False, f"the line to the Space broke {age_s:.0f} s ago; the log says why"
+        return False, f"the line to the Space broke {age_s:.0f} s ago; {why}"
     return True, "the line to the Space holds"
 
 

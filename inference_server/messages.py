@@ -67,6 +67,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Hardware:
+    """The machine's GPU, for its owner. `cuda`: the newest that the driver can do; the sizes are its memory's."""
+
+    gpu: str | None
+    driver: str | None
+    cuda: str | None
+    memory_bytes: int | None
+    free_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Ready:
     """The model is loaded and warmed up."""
 
@@ -136,5 +147,5 @@ class Capacity:
     images: int
 
 
-FromEngine = Stage | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled | BatchStats | Capacity
+FromEngine = Stage | Hardware | Ready | LoadFailed | Step | Drawn | DrawFailed | Cancelled | BatchStats | Capacity
 ToEngine = EngineConfig | Draw | Cancel

@@ -1,10 +1,14 @@
 """The HTTP routes: read a request, hand it to the dispatcher, answer. They know nothing of engines or batching."""
 
 import asyncio
+import contextlib
 import logging
+import os
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -92,6 +96,7 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
     told["fingerprint"] = config.fingerprint
     told["limits"] = offer.limits.model_dump(mode="json") | {"images_at_once": {"max": dispatcher.images_at_once}}
     told["defaults"] = offer.defaults.model_dump(mode="json") if offer.defaults else {}
+    told["hardware"] = _hardware(dispatcher)
     if dispatcher.phase is Phase.LOADING:
         told["stage"] = dispatcher.stage
     if offer.model_info is not None:
@@ -105,6 +110,14 @@ def health(services: Services, trusted: bool) -> dict[str, Any]:
     if services.owner.wakes_in_s is not None:
         told["wakes_in_s"] = services.owner.wakes_in_s
     return told
+
+
+def _hardware(dispatcher: Dispatcher) -> dict[str, Any]:
+    """The GPU as it was at the last loading, and the disk that the models are on."""
+    gpu = asdict(dispatcher.hardware) if dispatcher.hardware else {}
+    with contextlib.suppress(OSError):
+        gpu["disk_free_bytes"] = shutil.disk_usage(os.environ.get("HF_HOME") or Path.home()).free
+    return {name: value for name, value in gpu.items() if value is not None}
 
 
 async def _draw(services: Services, request: Request) -> Response:

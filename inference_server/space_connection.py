@@ -129,7 +129,7 @@ class SpaceConnection:
                     *(message.get("protocol"), PROTOCOL),
                     "worker (docker build, docker run)"
                     if message.get("protocol", 0) > PROTOCOL
-                    else "Space (git push)",
+                    else "Space (python manage.py deploy)",
                 )
 
     def _on_lease(self, beat: int, ids: list[int]) -> None:

@@ -15,7 +15,17 @@ from functools import partial
 from typing import Protocol
 
 from inference_server.engine_child import EngineChild
-from inference_server.messages import DOWNLOADING, GPU_BUSY, FromEngine, LoadFailed, ModelInfo, Ready, Stage, ToEngine
+from inference_server.messages import (
+    DOWNLOADING,
+    GPU_BUSY,
+    FromEngine,
+    Hardware,
+    LoadFailed,
+    ModelInfo,
+    Ready,
+    Stage,
+    ToEngine,
+)
 
 log = logging.getLogger("inference_server.dispatcher")
 LOAD_DEADLINE_S = 1800.0  # without a word from a loading engine; a hub download of some GB fits
@@ -67,6 +77,7 @@ class Supervisor:
         self.stage = FIRST_STAGE
         self.stage_since_s = time.monotonic()
         self._has_downloaded = False  # since the start of this process
+        self.hardware: Hardware | None = None  # what the engine process last told of the GPU
         self.ready_s = 0.0  # when it was last ready, on the monotonic clock
         self.failure = LoadFailed("")  # why the model is not loaded, while FAILED
         self._retry_s = 0.0  # when the next try is allowed, on the loop's clock, while FAILED
@@ -135,6 +146,8 @@ class Supervisor:
                 self._has_downloaded |= self.is_downloading
                 self.expect_word(LOAD_DEADLINE_S)
                 self._listener.on_stage()
+            case Hardware():
+                self.hardware = message
             case Ready(model_info):
                 self._on_ready(model_info)
             case LoadFailed(reason, code) if code == GPU_BUSY:

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import requests
 
@@ -66,6 +67,14 @@ def trouble(hub: Hub, space: str, state: SpaceState) -> ServiceError | None:
     if state.stage == "DELETING":
         return _trouble(space, "it is being deleted", "Deploy again when it is gone.")
     return None
+
+
+@dataclass(frozen=True)
+class SpacePage:
+    """A Space's page that answers. `token`: what a private one wants to see."""
+
+    address: str
+    token: str | None = field(repr=False)
 
 
 def ask_page(address: str, token: str | None, path: str = "/", **headers: str) -> requests.Response:

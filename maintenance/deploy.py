@@ -60,7 +60,7 @@ def run(console: Console, *, space: str, dry_run: bool, yes: bool, timeout_s: fl
     _agree(console, plan, yes=yes)
     console.say("")
     if secret:
-        keep_secret(secret)
+        keep_secret(secret, None if env.space else space)
     commit, private = _carry_out(console, hub, plan)
     follow_build(console, hub, space, commit, timeout_s=timeout_s)
     if secret and env.by_workers:
@@ -136,6 +136,12 @@ def _tell(console: Console, plan: DeployPlan, env: EnvFile, *, known: bool) -> N
         console.plan("replaced", f"{', '.join(plan.replaced)} on the Space, by what .env has", warn=True)
     if plan.left:
         console.plan("kept", f"only the Space has {', '.join(plan.left)}: that stays as it is", warn=True)
+    if SECRET in plan.secrets and env.space not in (None, plan.space) and env.by_workers:
+        told = (
+            f"{SECRET} in .env is {env.space}'s: this Space will take the same worker's key, and each worker draws for "
+            "the one Space that its SPACE names. A folder with an .env of its own keeps them apart"
+        )
+        console.plan("shared", told, warn=True)
     if env.repaired:
         told = f"{', '.join(env.repaired)} in .env holds invisible characters or line ends: they are left out"
         console.plan("cleaned", told, warn=True)

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 from errors import SettingsError, SpaceError
+from maintenance.build import SpacePage
 from maintenance.console import Console
 from maintenance.doctor_places import look_at_endpoint, look_at_fair, look_at_this_machine
-from maintenance.doctor_space import SpacePage, look_at_space
+from maintenance.doctor_space import look_at_space
 from maintenance.env_file import SECRET, EnvFile, read_env_file
 from maintenance.space_files import ROOT, space_files
 

@@ -2,16 +2,13 @@
 
 import re
 import time
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
 import requests
 
-from endpoint.credentials import Credentials
-from errors import Absence
-from maintenance.build import ask_page, trouble
+from maintenance.build import SpacePage, ask_page, trouble
 from maintenance.console import Console
-from maintenance.doctor_places import tell_absence
+from maintenance.doctor_workers import look_at_workers
 from maintenance.env_file import EnvFile, is_known, is_secret
 from maintenance.hub import BUILDING, STARTING, Hub, HubError, SpaceState
 
@@ -20,19 +17,11 @@ _ERROR = re.compile(r"\b(error|exception|traceback|critical|killed|out of memory
 _WRITE = "`deploy` and `rotate` need a token with write access: `hf auth login`."
 
 
-@dataclass(frozen=True)
-class SpacePage:
-    """A Space's page that answers. `token`: what a private one wants to see."""
-
-    address: str
-    token: str | None = field(repr=False)
-
-
 def look_at_space(console: Console, space: str, env: EnvFile) -> SpacePage | None:
     """A row for each of its links; returns the page if it answers."""
     hub = Hub()
     try:
-        _tell_token(console, hub)
+        may_read_log = _tell_token(console, hub)
         console.check = "space"
         state = hub.space(space)
     except HubError as error:
@@ -45,23 +34,26 @@ def look_at_space(console: Console, space: str, env: EnvFile) -> SpacePage | Non
         return None
     if not _tell_stage(console, hub, space, state):
         return None
-    if hub.token:
+    if may_read_log:
         _tell_settings(console, hub, space, env)
         _tell_log(console, hub, space)
-    return _tell_page(console, hub, state, worker_key=_worker_key(env))
+    return _tell_page(console, hub, space, state, env)
 
 
-def _tell_token(console: Console, hub: Hub) -> None:
+def _tell_token(console: Console, hub: Hub) -> bool:
+    """Returns whether it may see the Space's settings and log."""
     console.check = "token"
     if hub.token is None:
         told = "nobody is logged in to the Hub here: the Space's log and settings cannot be looked at"
         console.row("warning", "token", told, "Run `hf auth login`.")
-        return
+        return False
     account = hub.account()
     if account.role == "read":
-        console.row("warning", "token", f"belongs to {account.name} and may only read", _WRITE)
-    else:
-        console.ok("token", f"belongs to {account.name}")
+        told = f"belongs to {account.name} and may only read: the Space's log and settings cannot be looked at"
+        console.row("warning", "token", told, _WRITE)
+        return False
+    console.ok("token", f"belongs to {account.name}")
+    return True
 
 
 def _tell_stage(console: Console, hub: Hub, space: str, state: SpaceState) -> bool:
@@ -112,7 +104,7 @@ def _tell_log(console: Console, hub: Hub, space: str) -> None:
         console.ok("log", f"no error in it ({len(lines)} lines)")
 
 
-def _tell_page(console: Console, hub: Hub, state: SpaceState, *, worker_key: str | None) -> SpacePage | None:
+def _tell_page(console: Console, hub: Hub, space: str, state: SpaceState, env: EnvFile) -> SpacePage | None:
     asked_s, page = time.time(), SpacePage(state.host, hub.token if state.private else None)
     try:
         answer = ask_page(page.address, page.token)
@@ -126,33 +118,9 @@ def _tell_page(console: Console, hub: Hub, state: SpaceState, *, worker_key: str
         console.row("failed", "page", told, "Restart the Space at the Hub (Settings, Restart), look at its log.")
         return None
     console.ok("page", f"answers at {page.address} in {took_s:.1f} s")
-    if worker_key:
-        _tell_workers(console, page, worker_key)
+    look_at_workers(console, page, space, env)
     _tell_clock(console, answer.headers.get("Date"), (asked_s + time.time()) / 2)
     return page
-
-
-def _worker_key(env: EnvFile) -> str | None:
-    """The key that workers show to the Space; None where none are waited for."""
-    return Credentials.from_secret(env.secret).worker_key if env.by_workers and env.secret else None
-
-
-def _tell_workers(console: Console, page: SpacePage, key: str) -> None:
-    """Who is connected: `{"workers": [{"name", "absence"}, ...]}` at `/worker-status`, for who has their key."""
-    try:
-        answer = ask_page(page.address, page.token, "/worker-status", **{"X-Worker-Key": key})
-        workers = answer.json()["workers"] if answer.ok else None
-        absences = {str(worker["name"]): worker.get("absence") for worker in workers or ()}
-        paused = {name: Absence(**absence) for name, absence in absences.items() if absence}
-    except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
-        workers = None
-    if workers:
-        console.ok("workers", f"connected: {', '.join(absences)}")
-        for name, absence in paused.items():
-            tell_absence(console, "workers", name, absence)
-    elif workers is not None:
-        told = "no machine is connected: the Space draws sketches on its own CPU, or nothing"
-        console.row("warning", "workers", told, "Run on yours the line that `python manage.py worker-key` prints.")
 
 
 def _tell_clock(console: Console, date: str | None, our_s: float) -> None:

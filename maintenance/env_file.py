@@ -18,6 +18,7 @@ from settings import InferenceConfig, Settings
 ENV_FILE = Path(".env")
 SECRET = "ENDPOINT_SECRET"  # noqa: S105  # its name
 
+SPACE = "SPACE"
 # What a copy from a web page or a chat brings along unseen; no setting means it.
 INVISIBLE = {ord(character): None for character in "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"}
 _OF_A_SPACE_ITSELF = {"SPACE_ID", "GRADIO_SERVER_PORT"}
@@ -38,12 +39,13 @@ class EnvFile:
     """The settings of `.env` by environment name, checked.
 
     `settings`: the same as the page would understand them; `repaired`: the names whose values held invisible
-    characters, which are left out here.
+    characters, which are left out here; `space`: the Space that was told ENDPOINT_SECRET first, its name in SPACE.
     """
 
     values: dict[str, str] = field(repr=False)
     settings: Settings
     repaired: tuple[str, ...] = ()
+    space: str | None = None
 
     @property
     def secret(self) -> str | None:
@@ -86,7 +88,7 @@ def read_env_file() -> EnvFile:
     repaired = tuple(name for name, value in values.items() if value != given[name].strip(" "))
     values = {name: value for name, value in values.items() if value}
     settings = Settings.load(_env_file=None, **{known[name].keyword: value for name, value in values.items()})
-    return EnvFile(values, settings, repaired)
+    return EnvFile(values, settings, repaired, (found.get(SPACE) or "").strip() or None)
 
 
 def is_known(name: str) -> bool:
@@ -99,8 +101,10 @@ def is_secret(name: str) -> bool:
     return _known()[name].secret
 
 
-def keep_secret(secret: str) -> None:
+def keep_secret(secret: str, space: str | None = None) -> None:
     """Writes ENDPOINT_SECRET into `.env`, in one step; its other lines stay, and only the owner can read it.
+
+    `space`: whose it is, kept beside it in SPACE, where compose.yaml finds it too.
 
     Raises: SettingsError.
     """
@@ -108,6 +112,8 @@ def keep_secret(secret: str) -> None:
         if ENV_FILE.exists():
             ENV_FILE.chmod(0o600)
         set_key(ENV_FILE, SECRET, secret, quote_mode="never", follow_symlinks=True)
+        if space:
+            set_key(ENV_FILE, SPACE, space, quote_mode="never", follow_symlinks=True)
     except OSError as error:
         raise SettingsError(
             f"{ENV_FILE.resolve()} cannot be written ({error.strerror}): {SECRET} has no place."
@@ -116,7 +122,7 @@ def keep_secret(secret: str) -> None:
 
 def home_line(env: EnvFile, secret: str, space: str | None) -> str:
     """The command that makes a machine with a GPU draw for the Space. It holds the worker's key."""
-    told = {"SPACE": space or "OWNER/NAME", "WORKER_KEY": Credentials.from_secret(secret).worker_key}
+    told = {"SPACE": space or env.space or "OWNER/NAME", "WORKER_KEY": Credentials.from_secret(secret).worker_key}
     told |= {"MODEL_ID": "OWNER/MODEL", **env.for_the_worker()}
     if Path(told["MODEL_ID"]).is_absolute():  # a folder here is none in a container
         told["MODEL_ID"] = "OWNER/MODEL"

@@ -151,8 +151,17 @@ def test_the_owner_learns_who_is_connected() -> None:
         wait_until("the worker", lambda: not space.workers.status().away)
         url = f"http://127.0.0.1:{space.port}/worker-status"
         told = requests.get(url, headers={"X-Worker-Key": KEY}, timeout=DEADLINE_S).json()
-        assert told == {"workers": [{"name": "box7", "version": "0.1.0"}]}
+        (row,) = told["workers"]
+        assert (row["name"], row["version"], row["model"]) == ("box7", told["version"], "a-model")
+        assert told["turned_away"] == []
         assert requests.get(url, timeout=DEADLINE_S).status_code == 404
+
+
+def test_a_request_that_lost_its_upgrade_is_told_so() -> None:
+    """A proxy that takes "Upgrade" out of it leaves a plain request: 426, where a wrong address would be 404."""
+    with space_side(new_workers()) as space:
+        answer = requests.get(f"http://127.0.0.1:{space.port}/worker", timeout=DEADLINE_S)
+    assert (answer.status_code, answer.headers["Upgrade"]) == (426, "websocket")
 
 
 def test_nobody_there() -> None:

@@ -128,13 +128,28 @@ class _PageHandler(_Handler):
         return formatdate((timestamp or time.time()) + self.hub.trouble.clock_s, usegmt=True)
 
     def do_GET(self) -> None:
-        if self.path != "/worker-status":
+        if self.path not in ("/worker-status", "/worker"):
             self.answer(self.hub.trouble.page_status, b"<title>the page</title>")
         elif self.hub.workers is None:
             self.answer(404, b"")
+        elif self.path == "/worker":
+            self._take_line()
         else:
             workers = [{"name": name, "absence": self.hub.absences.get(name)} for name in self.hub.workers]
             self.answer(200, {"workers": workers})
+
+    def _take_line(self) -> None:
+        """A WebSocket's handshake, then the end of the line.
+
+        Source: RFC 6455, section 1.3
+        """
+        accept = f"{self.headers['Sec-WebSocket-Key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(accept).digest()).decode())
+        self.end_headers()
+        self.close_connection = True
 
 
 class _HubHandler(_Handler):

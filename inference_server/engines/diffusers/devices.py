@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from inference_server.engines import ModelLoadError, short_reason
+from inference_server.engines import ModelLoadError, gpu_probe, short_reason
 from inference_server.messages import NO_GPU
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")  # there while NVIDIA's kernel module is loaded
@@ -58,7 +58,7 @@ def choose_device(asked: str | None, driver_file: Path = DRIVER_FILE) -> torch.d
         require_kernels(read_card(device), torch.cuda.get_arch_list())
         return device
     driver = read_driver(driver_file)
-    if asked is None and (driver is None or torch.version.cuda is None):
+    if asked is None and (driver is None or torch.version.cuda is None) and not gpu_probe.is_expected():
         return torch.device("cpu")
     told = why_no_gpu(driver, torch.version.cuda)
     if asked == "cuda":
@@ -93,7 +93,7 @@ def why_no_gpu(driver: str | None, cuda: str | None) -> str:
             "driver of the machine"
         )
     what = f"NVIDIA's driver {driver} is loaded, and PyTorch reaches no GPU" if driver else "PyTorch reaches no GPU"
-    return f"{what} ({_torch_says()}). Give the container the GPU (docker run --gpus all)"
+    return f"{what} ({_torch_says()}). Give the container the GPU (docker run --gpus all, with the NVIDIA Container Toolkit on the machine)"
 
 
 def _torch_says() -> str:
