@@ -1,9 +1,11 @@
-"""The image, built and run by a real Docker: both ways to reach it draw. Skipped where no Docker daemon answers.
+"""The image, built and run by a real Docker: it draws however it is reached. `make test-image` runs this.
 
 The base is `python:3.11-slim-bookworm`, or IMAGE_TEST_BASE, or, where nothing can be pulled, a Debian made by
 debootstrap with this machine's certificates.
 """
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -15,45 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from PIL import Image
 
 import demo_model
 from endpoint.credentials import Credentials
 from tests.support.chain import SECRET
+from tests.support.docker_engine import Docker, find_docker, missing, own_engine, registry, timed
 from tests.support.model_hub import running_model_hub
 from tests.support.processes import REPOSITORY, Processes, free_port, wait_until
+from tests.support.readme import command
 from tests.support.space import start_space
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.image, pytest.mark.timeout(1800)]
 CREDENTIALS = Credentials.from_secret(SECRET)
 PULLED_BASE, MADE_BASE = "python:3.11-slim-bookworm", "inference-server-test-base"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 USER = 1000
 MODEL_ID, TOKEN = "owner/model", "hf_of_the_test"
 READ_ONLY = ("--read-only", "--tmpfs", "/tmp:exec", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-
-
-class Docker:
-    """The command `docker`, which fails the test when it fails."""
-
-    def __init__(self, program: str) -> None:
-        self._program = program
-
-    def __call__(self, *arguments: str | Path, timeout_s: float = 60) -> str:
-        """What it prints, stderr included."""
-        ran = subprocess.run(
-            [self._program, *arguments],
-            env={**os.environ, "DOCKER_BUILDKIT": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        assert ran.returncode == 0, f"docker {' '.join(map(str, arguments))}: {ran.stdout[-3000:]}"
-        return ran.stdout.strip()
-
-    def has(self, image: str) -> bool:
-        return bool(self("images", "--quiet", image))
 
 
 @dataclass(frozen=True)
@@ -88,23 +70,10 @@ class Container:
 @pytest.fixture(scope="module")
 def docker() -> Docker:
     """Skips the module where no daemon answers, or none that can build this."""
-    places = [Path(folder) / "docker" for folder in os.get_exec_path()]
-    programs = [str(program) for program in places if os.access(program, os.X_OK)]
-    if not programs:
-        pytest.skip("there is no docker on the PATH")
-    for program in programs:
-        version = subprocess.run(
-            [program, "version", "--format", "{{.Client.Version}} {{.Server.Version}}"], capture_output=True, text=True
-        )
-        if version.returncode:
-            pytest.skip(f"no Docker daemon answers: {version.stderr.strip()}")
-        # From 23 on BuildKit's client is a program of its own.
-        if (
-            int(version.stdout.partition(".")[0]) < 23
-            or not subprocess.run([program, "buildx", "version"], capture_output=True).returncode
-        ):
-            return Docker(program)
-    pytest.skip(f"{', '.join(programs)} cannot build with BuildKit: docker buildx is not installed")
+    found = find_docker()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -247,3 +216,70 @@ def test_weights_are_built_in(docker: Docker, base: str, run: Any, tmp_path: Pat
     assert (
         docker("exec", "--user", "0", container.name, "sh", "-c", f"grep -rl {TOKEN} /models /app /root || true") == ""
     )
+
+
+def test_it_goes_through_a_registry(docker: Docker, image: str, tmp_path: Path) -> None:
+    """Pushed, pulled by an engine that has nothing of it, and run there read-only as uid 1000: it draws."""
+    if lacking := [*missing(("docker-registry", "dockerd")), *(["root"] if os.geteuid() else [])]:
+        pytest.skip(f"this takes {', '.join(lacking)}")
+    port = free_port()
+    with registry(tmp_path) as address, own_engine(docker.program) as other:
+        name = f"{address}/you/draw"
+        docker("tag", image, name)
+        pushed_s = timed(docker, "push", name)
+        docker("rmi", name)
+        assert not other.has(name)
+        pulled_s = timed(other, "pull", name)
+        size_mb = int(other("image", "inspect", "--format", "{{.Size}}", name)) / 1e6
+        blobs_mb = sum(file.stat().st_size for file in (tmp_path / "blobs").rglob("data")) / 1e6
+        print(f"push {pushed_s:.1f} s, pull {pulled_s:.1f} s, {blobs_mb:.0f} MB sent, {size_mb:.0f} MB unpacked")
+        listening = ("--host", "127.0.0.1", "--port", str(port))
+        other("run", "--detach", "--name", "draw", "--network", "host", *READ_ONLY, *DEMO_MODEL, name, *listening)
+        container = Container(other, "draw")
+        try:
+            container.wait_until_healthy()
+            answer = requests.post(
+                f"http://127.0.0.1:{port}", json={"modelInputs": {"prompt": "a red apple"}}, timeout=120
+            )
+            picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["image_base64"])))
+            assert picture.size == (256, 256)
+            assert other("exec", "draw", "id", "-u") == str(USER)
+            assert container.written() == []
+        finally:
+            other("rm", "--force", "--volumes", "draw")
+
+
+def test_the_lines_of_the_readme(docker: Docker, base: str, processes: Processes, tmp_path: Path) -> None:
+    """`docker build` and `docker run` as printed make a worker that fetches its model and draws for the Space.
+
+    Only what this machine cannot have is added or left out: the base and the engine for a CPU, `--gpus all` where there
+    is no nvidia runtime, a Space and a Hub on loopback; and names of the test's own, so that a real worker is left alone.
+    """
+    unique = f"draw-test-{os.getpid()}"
+    built = command("The GPU box dials the Space", "docker", "build")
+    here = ["--build-arg", f"BASE={base}", "--build-arg", "INFERENCE_ENGINE=openvino", "--network", "host"]
+    docker("build", *here, *(unique if word == "draw" else word for word in built[2:]), timeout_s=1500)
+    printed = command("The GPU box dials the Space", "docker", "run")
+    filled = {
+        "draw": unique,
+        "draw:/data": f"{unique}:/data",
+        "WORKER_KEY=...": f"WORKER_KEY={CREDENTIALS.worker_key}",
+        "MODEL_ID=OWNER/NAME": f"MODEL_ID={MODEL_ID}",
+    }
+    words = [filled.get(word, word) for word in printed[2:]]
+    assert words.count(unique) == 2
+    if "nvidia" not in docker("info", "--format", "{{json .Runtimes}}"):
+        del words[words.index("--gpus") : words.index("--gpus") + 2]
+    space = start_space(processes, {"ENDPOINT_SECRET": SECRET, "FALLBACK": "none"})
+    with running_model_hub(MODEL_ID, demo_model.folder(), None) as hub:
+        try:
+            added = ("--network", "host", "--env", f"HF_ENDPOINT={hub.url}")
+            docker("run", *added, *words, "--connect", space.url)
+            space.program.wait_for_line("worker .* is there", 120)
+            assert space.draw().size == (256, 256)
+            assert "Downloading the model" in docker("logs", unique) or hub.sent_bytes
+            Container(docker, unique).wait_until_healthy()
+        finally:
+            docker("rm", "--force", "--volumes", unique)
+            docker("volume", "rm", "--force", unique)
+            docker("rmi", unique)
