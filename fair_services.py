@@ -1,8 +1,8 @@
 """What runs on Fair: the inference server, the tunnel's server and its client; and what of it is missing.
 
 Settings and secrets reach a container by file (Fair passes no environment): `/app/endpoint.json` for the inference
-server, `/app/config.toml` for rathole. A container carries its role, deployment and fingerprint as labels, so that a
-restarted Space knows its own again.
+server, `/app/config.toml` for the tunnel's ends. A container carries its role, deployment and fingerprint as labels, so
+that a restarted Space knows its own again.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from typing import Any, Literal
 from endpoint.credentials import Credentials
 from errors import FairError, StartError, SupersededError
 from fair_api.models import Container, ContainerSpec, Node
-from network.addresses import free_ports, host_port, is_host, is_loopback
+from network import tunnel
+from network.addresses import free_ports, is_host
 from settings import DEFAULT_PORTS, InferenceConfig
 
 CONFIG_OF_INFERENCE = "/app/endpoint.json"
-CONFIG_OF_RATHOLE = "/app/config.toml"
 CONTAINER_PORT = 8000
 
 
@@ -50,7 +50,7 @@ class ChainSettings:
     deployment: str
     tunnel_node: str | None = None
     tunnel_address: str | None = None
-    tunnel_image: str = "rapiz1/rathole:v0.5.0"
+    tunnel_image: str = tunnel.IMAGE
     inference_host_port: int = DEFAULT_PORTS["inference_host_port"]
     tunnel_control_port: int = DEFAULT_PORTS["tunnel_control_port"]
     tunnel_public_port: int = DEFAULT_PORTS["tunnel_public_port"]
@@ -237,40 +237,17 @@ def _endpoint_json(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tunnel_server(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
-    listen = _where_to_listen(address)
-    config = f"""\
-[server]
-bind_addr = "{host_port(listen, chain.tunnel_control_port)}"
-
-[server.services.inference_server]
-token = "{credentials.tunnel_token}"
-bind_addr = "{host_port(listen, chain.tunnel_public_port)}"
-"""
-    return _labelled(Role.TUNNEL_SERVER, node, chain.deployment, _rathole(chain.tunnel_image, "--server", config))
-
-
-def _where_to_listen(address: str) -> str:
-    """The interfaces for a tunnel that is reached at `address`: this machine's own alone, or all of its kind."""
-    is_ipv6 = ":" in address
-    if is_loopback(address):
-        return "::1" if is_ipv6 else "127.0.0.1"
-    return "::" if is_ipv6 else "0.0.0.0"  # noqa: S104  # the public end of the tunnel
+    ports = {"control_port": chain.tunnel_control_port, "public_port": chain.tunnel_public_port}
+    config = tunnel.server_config(address, **ports, token=credentials.tunnel_token)
+    return _labelled(Role.TUNNEL_SERVER, node, chain.deployment, _tunnel_end(chain.tunnel_image, "--server", config))
 
 
 def _tunnel_client(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
-    config = f"""\
-[client]
-remote_addr = {json.dumps(host_port(address, chain.tunnel_control_port))}
-retry_interval = 1
-
-[client.services.inference_server]
-token = "{credentials.tunnel_token}"
-local_addr = "127.0.0.1:{chain.inference_host_port}"
-"""
-    return _labelled(Role.TUNNEL_CLIENT, node, chain.deployment, _rathole(chain.tunnel_image, "--client", config))
+    ports = {"control_port": chain.tunnel_control_port, "local_port": chain.inference_host_port}
+    config = tunnel.client_config(address, **ports, token=credentials.tunnel_token)
+    return _labelled(Role.TUNNEL_CLIENT, node, chain.deployment, _tunnel_end(chain.tunnel_image, "--client", config))
 
 
-def _rathole(image: str, mode: str, config: str) -> ContainerSpec:
-    return ContainerSpec(
-        image=image, command=[mode, CONFIG_OF_RATHOLE], files={CONFIG_OF_RATHOLE: config}, network="host"
-    )
+def _tunnel_end(image: str, mode: str, config: str) -> ContainerSpec:
+    files = {tunnel.CONFIG_FILE: config}
+    return ContainerSpec(image=image, command=[mode, tunnel.CONFIG_FILE], files=files, network="host")

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from errors import SettingsError
+from network import tunnel as tunnel_program
 from network.addresses import has_sound_parts, is_host, is_loopback
 
 DEFAULT_FAIR_ADDRESS = "https://faircompute.com:8000"
@@ -50,7 +51,7 @@ def _http_url(value: str) -> str:
 
 
 def _host(value: str) -> str:
-    """A host name or an IP address of either kind: it goes into rathole's configuration and into a URL."""
+    """A host name or an IP address of either kind: it goes into configuration files and into a URL."""
     if not has_sound_parts(value):
         raise ValueError(_SOUND_PARTS)
     if not is_host(value):
@@ -151,8 +152,8 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
     tunnel_node: str | None = None
     tunnel_address: Host | None = None
     inference_image: str | None = None
-    tunnel_image: str = "rapiz1/rathole:v0.5.0"
-    tunnel: Literal["rathole", "none"] = "rathole"
+    tunnel_image: str = tunnel_program.IMAGE
+    tunnel: tunnel_program.Tunnel = tunnel_program.PROGRAM
     inference_host_port: Port | None = None
     tunnel_control_port: Port | None = None
     tunnel_public_port: Port | None = None
@@ -162,6 +163,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
     deployment: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         default="local", validation_alias=AliasChoices("DEPLOYMENT", "SPACE_ID")
     )
+    space_id: str | None = None  # set by the platform
     worker_wait_s: Seconds = 60
     fallback: Literal["cpu", "none"] = "cpu"
     fallback_model_id: str | None = None
@@ -202,6 +204,15 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
         if self._fair_settings():
             return "fair"
         return "workers" if self.endpoint_secret and not (self.model_id or self.engine) else "local"
+
+    @property
+    def has_tunnel(self) -> bool:
+        """Whether there is a tunnel in front of the inference node. A Space alone has none unless it is asked for."""
+        return self.tunnel != "none" and not (self.space_id and self.mode == "local" and not self._names_tunnel)
+
+    @property
+    def _names_tunnel(self) -> bool:
+        return bool({"tunnel", "tunnel_image"} & self.model_fields_set)
 
     @property
     def fair_address(self) -> str:
@@ -275,7 +286,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
 
     def _check_ports(self) -> None:
         """On one node two programs cannot have one port; on this machine alone, what is not set gets a free one."""
-        names = ["tunnel_control_port", "tunnel_public_port"] if self.tunnel == "rathole" else []
+        names = ["tunnel_control_port", "tunnel_public_port"] if self.has_tunnel else []
         if self.mode in ("local", "workers") or self.inference_node == self.tunnel_node:
             names.append("inference_host_port")
         taken: dict[int, str] = {}
@@ -313,7 +324,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
 
     def _check_fair(self, given: list[str]) -> None:
         required = ["faircompute_email", "faircompute_password", "inference_node", "inference_image"]
-        if self.tunnel == "rathole":
+        if self.has_tunnel:
             required.append("tunnel_node")
         if not is_loopback(urlsplit(self.fair_address).hostname or ""):
             required.append("endpoint_secret")

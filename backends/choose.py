@@ -13,8 +13,9 @@ from backends.workers import Workers
 from endpoint.credentials import Credentials
 from endpoint_client import EndpointClient
 from fair_api.client import DeadlineFairClient
-from fair_api.local_server import INFERENCE_IMAGE, NODE, LocalFair, find_rathole
+from fair_api.local_server import INFERENCE_IMAGE, NODE, ROOT, LocalFair
 from fair_services import ChainSettings
+from network.tunnel import PROGRAM, find_program
 from settings import InferenceConfig, Settings
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _fallback(settings: Settings, timing: Timing) -> FairChain:
     """Draws on this machine's own CPU, without a tunnel; nothing of it runs before it is needed."""
     engine = InferenceConfig(model_id=settings.fallback_model_id, idle_engine_s=300, idle_exit_s=900)
     chain = _chain(settings, inference_node=NODE, inference_image=INFERENCE_IMAGE, tunnel_node=None)
-    fair = LocalFair(tunnel_image=settings.tunnel_image, rathole=None)
+    fair = LocalFair(tunnel_image=settings.tunnel_image, tunnel_program=None)
     return FairChain(
         replace(chain, inference=engine),
         fair.connect,
@@ -113,7 +114,7 @@ def _configured_chain(settings: Settings, timing: Timing) -> FairChain:
             settings,
             inference_node=settings.inference_node or "",
             inference_image=settings.inference_image or "",
-            tunnel_node=settings.tunnel_node if settings.tunnel == "rathole" else None,
+            tunnel_node=settings.tunnel_node if settings.has_tunnel else None,
             configurable=settings.endpoint_tls == "pinned",  # else it may be upstream's image
         ),
         connect,
@@ -124,12 +125,12 @@ def _configured_chain(settings: Settings, timing: Timing) -> FairChain:
 
 
 def _local_chain(settings: Settings, timing: Timing) -> FairChain:
-    rathole = find_rathole() if settings.tunnel == "rathole" else None
-    if settings.tunnel == "rathole" and rathole is None:
-        log.warning("drawing without the tunnel: there is no rathole on the PATH, nor one that `make run` has built")
-    fair = LocalFair(tunnel_image=settings.tunnel_image, rathole=rathole)
+    program = find_program(ROOT) if settings.has_tunnel else None
+    if settings.has_tunnel and program is None:
+        log.warning("drawing without the tunnel: no %s is on the PATH, nor one that `make run` has built", PROGRAM)
+    fair = LocalFair(tunnel_image=settings.tunnel_image, tunnel_program=program)
     return FairChain(
-        _chain(settings, inference_node=NODE, inference_image=INFERENCE_IMAGE, tunnel_node=NODE if rathole else None),
+        _chain(settings, inference_node=NODE, inference_image=INFERENCE_IMAGE, tunnel_node=NODE if program else None),
         fair.connect,
         secret=_secret(settings),
         kind="local",

@@ -131,7 +131,7 @@ class Reconciler:
             tried=f"see its public end {self._endpoint.url} open within {self._start.timing.timeout_s:g} s",
             came_back="nobody listens there: its client has not reached its server",
             next_step=f"Check that node {client} can reach the TUNNEL_CONTROL_PORT of node {server} at its address "
-            "(host_address, or TUNNEL_ADDRESS), and look at the log of rathole on both.",
+            "(host_address, or TUNNEL_ADDRESS), and look at the tunnel's log on both.",
         )
 
 

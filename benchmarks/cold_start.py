@@ -23,8 +23,9 @@ from fair import FairClient
 from backends.choose import choose_backend
 from benchmarks._tutorial_way import TutorialClient
 from fair_api.client import DeadlineFairClient
-from fair_api.local_server import ROOT, find_rathole
+from fair_api.local_server import ROOT
 from network.addresses import free_ports
+from network.tunnel import find_program
 from settings import Settings
 from text_to_image import TextToImage
 
@@ -56,7 +57,7 @@ def _image(delay_s: float) -> str:
 @contextlib.contextmanager
 def _fair_server() -> Iterator[str]:
     """A Fair server of its own with one node; gives its address."""
-    rathole = find_rathole()
+    rathole = find_program(ROOT)
     if rathole is None:
         raise SystemExit("This benchmark needs rathole: `make rathole`.")
     images = {TUNNEL_IMAGE: [rathole]}

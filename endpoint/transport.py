@@ -27,9 +27,9 @@ from network.http_errors import HTTP_FAULTS
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux's
-# Pieces no larger than on the Internet, on loopback too: there rathole's 8 KB count as small ones, and each small piece
-# waits for the acknowledgement of the one before (see `_acknowledge`). Not on macOS: it refuses so
-# much before the connection is there, and with it every connection.
+# Pieces no larger than on the Internet, on loopback too: there the tunnel's 8 KB count as small ones, and each small
+# piece waits for the acknowledgement of the one before (see `_acknowledge`). Not on macOS: it refuses so much before
+# the connection is there, and with it every connection.
 _SMALL_PIECES = [(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1448)] if sys.platform == "linux" else []
 _SOCKET_OPTIONS = [*HTTPConnection.default_socket_options, *_SMALL_PIECES]
 _REFUSAL_S = 5.0  # how long a refusal may take to be read
@@ -221,8 +221,8 @@ class EndpointTransport(Transport):
 def _acknowledge(response: requests.Response) -> None:
     """Acknowledges what has come at once, instead of up to 40 ms later.
 
-    rathole leaves Nagle's algorithm on towards its visitors (0.5.0: only the channels between its two ends are spared),
-    so the next piece of an answer waits there until this one is acknowledged. Linux forgets the option: man 7 tcp.
+    The tunnel leaves Nagle's algorithm on towards its visitors (only the channels between its two ends are spared), so
+    the next piece of an answer waits there until this one is acknowledged. Linux forgets the option: man 7 tcp.
     """
     connection = response.raw.connection
     if _QUICKACK is not None and connection is not None and connection.sock is not None:

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,17 +30,12 @@ _FOR_PROGRAMS = ("INFERENCE_DEVICE",)  # which of our settings are the inference
 _TOKEN_OF_MODELS = "HF_TOKEN"  # noqa: S105  # its name; a gated model is fetched with it
 
 
-def find_rathole() -> str | None:
-    """Path of the rathole executable: the one on the PATH, else the one that `make` built; None if neither is there."""
-    return shutil.which("rathole") or shutil.which("rathole", path=str(ROOT / ".rathole" / "bin"))
-
-
 class LocalFair:
-    """A Fair server as a child process. `tunnel_image`: the image name that stands for `rathole` (a path) here."""
+    """A Fair server as a child process. `tunnel_image`: the image name that stands for `tunnel_program` (a path)."""
 
-    def __init__(self, *, tunnel_image: str, rathole: str | None) -> None:
+    def __init__(self, *, tunnel_image: str, tunnel_program: str | None) -> None:
         self._tunnel_image = tunnel_image
-        self._rathole = rathole
+        self._tunnel_program = tunnel_program
         self._password = secrets.token_urlsafe(24)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -115,8 +109,8 @@ class LocalFair:
         """The node of this machine: JSON's strings and arrays are TOML's, too."""
         server = ["-m", "inference_server", "--host", "127.0.0.1", "--port", "{port:8000}"]
         images = {INFERENCE_IMAGE: [sys.executable, *server]}
-        if self._rathole:
-            images[self._tunnel_image] = [self._rathole]
+        if self._tunnel_program:
+            images[self._tunnel_image] = [self._tunnel_program]
         rows = "\n".join(f"{json.dumps(name)} = {json.dumps(argv)}" for name, argv in images.items())
         return f'[[node]]\nname = "{NODE}"\nhost_address = "127.0.0.1"\n\n[node.images]\n{rows}\n'
 

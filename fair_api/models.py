@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 LAST_LINES, LAST_CHARS = 6, 800
-# What Rust's panics (rathole's) print after their reason.
+# What Rust's panics (the tunnel's program) print after their reason.
 _BACKTRACE = re.compile(r"\d+: \S|at \S+:\d+|(stack )?backtrace:|note: (some details|run with)", re.IGNORECASE)
 
 

@@ -48,7 +48,7 @@ class DeadlineProtocol(H11Protocol):
     def _acknowledge(self) -> None:
         """Acknowledges received bytes at once, not up to 40 ms later.
 
-        rathole 0.5.0 leaves Nagle's algorithm on towards this server, so a body waits there until its headers are
+        The tutorial's tunnel leaves Nagle's algorithm on towards this server: a body waits there until its headers are
         acknowledged. Linux forgets the option, so it is set for each read: man 7 tcp.
         """
         connection = self.transport.get_extra_info("socket")

@@ -9,7 +9,7 @@ from maintenance.build import follow_build
 from maintenance.console import Console, UsageError
 from maintenance.env_file import ENV_FILE, SECRET, EnvFile, home_line, is_secret, keep_secret, read_env_file
 from maintenance.hub import RESTING, Hub, HubError, SpaceState, git_hash
-from maintenance.space_files import space_files
+from tools.space_files import space_files
 
 _SAME_COMMAND = "The same command again goes on from there."
 

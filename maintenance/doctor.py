@@ -14,7 +14,7 @@ from maintenance.console import Console
 from maintenance.doctor_places import look_at_endpoint, look_at_fair, look_at_this_machine
 from maintenance.doctor_space import look_at_space
 from maintenance.env_file import SECRET, EnvFile, read_env_file
-from maintenance.space_files import ROOT, space_files
+from tools.space_files import ROOT, space_files
 
 PROMPT = "a red apple"
 _DRAWING_S = 600.0

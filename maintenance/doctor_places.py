@@ -33,7 +33,7 @@ def look_at_fair(console: Console, settings: Settings, *, from_space: bool) -> N
         )
         console.ok("fair", f"{settings.fair_address} takes the login")
         console.check = "nodes"
-        names = [settings.inference_node, settings.tunnel_node if settings.tunnel == "rathole" else None]
+        names = [settings.inference_node, settings.tunnel_node if settings.has_tunnel else None]
         nodes = [fair.node(name) for name in names if name]
     except FairError as error:
         console.failure(error)
@@ -77,7 +77,7 @@ def look_at_this_machine(console: Console, settings: Settings) -> None:
 
 def _look_at_chain(console: Console, settings: Settings, node: Node, *, from_space: bool) -> None:
     """The way to the inference server. Nobody there is no fault: the first drawing starts what is missing."""
-    behind_tunnel = settings.tunnel == "rathole"
+    behind_tunnel = settings.has_tunnel
     name = "tunnel_public_port" if behind_tunnel else "inference_host_port"
     port = settings.port(name)
     host = settings.tunnel_address or node.host_address

@@ -1,4 +1,4 @@
-"""Host names and ports, written the way URLs and rathole's configuration want them."""
+"""Host names and ports, written the way URLs and configuration files want them."""
 
 import contextlib
 import ipaddress

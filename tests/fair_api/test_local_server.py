@@ -14,7 +14,7 @@ import pytest
 
 from errors import FairError
 from fair_api import local_server as local_fair
-from fair_api.local_server import INFERENCE_IMAGE, NODE, LocalFair, find_rathole
+from fair_api.local_server import INFERENCE_IMAGE, NODE, LocalFair
 from fair_api.models import ContainerSpec
 from tests.support.processes import REPOSITORY, is_running, wait_until
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def fair() -> Iterator[LocalFair]:
-    made = LocalFair(tunnel_image="my-rathole", rathole="/bin/true")
+    made = LocalFair(tunnel_image="my-rathole", tunnel_program="/bin/true")
     yield made
     made.close()
 
@@ -78,7 +78,7 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     """The server ends when the process that started it is killed, and no file of the two is left."""
     code = (
         "from fair_api.local_server import LocalFair\n"
-        "fair = LocalFair(tunnel_image='x', rathole=None); fair.connect()\n"
+        "fair = LocalFair(tunnel_image='x', tunnel_program=None); fair.connect()\n"
         "print(fair._process.pid, flush=True); input()"
     )
     parent = subprocess.Popen(
@@ -115,7 +115,7 @@ def test_what_the_inference_server_needs_gets_through(monkeypatch: pytest.Monkey
     monkeypatch.setenv("INFERENCE_DEVICE", "cpu")
     monkeypatch.setenv("HF_TOKEN", "hf_of_tests")
     monkeypatch.setenv("OTHER_TOKEN", "withheld")
-    fair = LocalFair(tunnel_image="environment", rathole=shutil.which("env"))
+    fair = LocalFair(tunnel_image="environment", tunnel_program=shutil.which("env"))
     try:
         client = fair.connect()
         program = client.launch(NODE, ContainerSpec("environment"))
@@ -142,15 +142,3 @@ def test_a_server_that_does_not_start(fair: LocalFair, monkeypatch: pytest.Monke
         with pytest.raises(FairError, match="own Fair server"):
             fair.connect()
     assert fair.connect().nodes()
-
-
-def test_find_rathole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rathole on the PATH comes before the one that the project built; with neither there is none."""
-    monkeypatch.setattr(local_fair, "ROOT", tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert find_rathole() is None
-    for folder in (tmp_path / ".rathole" / "bin", tmp_path / "bin"):
-        folder.mkdir(parents=True)
-        (folder / "rathole").write_text("#!/bin/sh\n")
-        (folder / "rathole").chmod(0o755)
-        assert find_rathole() == str(folder / "rathole")

@@ -253,7 +253,7 @@ def test_the_lines_of_the_readme(docker: Docker, base: str, processes: Processes
     """`docker build` and `docker run` as printed make a worker that fetches its model and draws for the Space.
 
     Only what this machine cannot have is added or left out: the base and the engine for a CPU, `--gpus all` where there
-    is no nvidia runtime, a Space and a Hub on loopback; and names of the test's own, so that a real worker is left alone.
+    is no nvidia runtime, a Space and a Hub on loopback; and names of its own, so that a real worker is left alone.
     """
     unique = f"draw-test-{os.getpid()}"
     built = command("The GPU box dials the Space", "docker", "build")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from endpoint.credentials import Credentials
-from maintenance.space_files import space_files
 from tests.maintenance.conftest import Manage
 from tests.support.fake_hub import FakeHub, KeptSpace, Trouble
 from tests.support.processes import REPOSITORY, Processes, wait_until
+from tools.space_files import space_files
 
 pytestmark = pytest.mark.slow
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-_ABCDEF"

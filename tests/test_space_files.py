@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from maintenance.space_files import PATTERNS, ROOT, space_files
 from tests.support.processes import Processes
 from tests.support.space import start_space
+from tools.space_check.words import ANY, words_in_files
+from tools.space_files import PATTERNS, ROOT, space_files
 
 PROGRAMS = ("app.py", "fair_server/__main__.py", "inference_server/__main__.py", "inference_server/engines/openvino.py")
 
@@ -61,12 +62,28 @@ def test_every_pattern_means_something(pattern: str) -> None:
     assert list(ROOT.glob(pattern))
 
 
+def test_no_file_names_a_program_that_tunnels(tmp_path: Path) -> None:
+    """Platforms have paused Spaces for such names; one module alone has the tutorial's."""
+    assert words_in_files(space_files()) == []
+    for path, content in (("page/ngrok.py", ""), ("app.py", "run('cloudflared')"), ("network/tunnel.py", "rathole")):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(content)
+    named = {path: tmp_path / path for path in ("page/ngrok.py", "app.py", "network/tunnel.py")}
+    assert words_in_files(named) == [
+        "page/ngrok.py: its name has 'ngrok' in it",
+        "app.py:1: names 'cloudflared'",
+    ]
+
+
 @pytest.mark.slow
 def test_the_files_alone_draw(tmp_path: Path, processes: Processes) -> None:
-    """A folder with nothing but these files serves the page and draws with the built-in model."""
+    """A folder with nothing but these files serves the page as a Space without secrets, and draws with the built-in
+    model; what it prints on the way has none of the words for which Spaces were paused.
+    """
     for path, file in space_files().items():
         place = tmp_path / "space" / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(file.read_bytes())
-    space = start_space(processes, {"TUNNEL": "none"}, folder=tmp_path / "space")
+    space = start_space(processes, {"SPACE_ID": "you/draw"}, folder=tmp_path / "space")
     assert space.draw().size == (256, 256)
+    assert [line for line in space.program.output().splitlines() if ANY.search(line)] == []
