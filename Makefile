@@ -22,8 +22,9 @@ run: .venv/installed-run rathole ## install what is missing, start the page and 
 # the other one still has before it, so that the two end together.
 PYTEST_PARALLEL := $(PYTHON) -m pytest --numprocesses 2 --dist worksteal
 
-worker: .venv/installed-engine ## draw for a Space that this machine dials: SPACE=you/draw WORKER_KEY=... MODEL_ID=...
-	@INFERENCE_ENGINE=$${INFERENCE_ENGINE:-$${MODEL_ID:+diffusers}} PYTHONUNBUFFERED=1 exec $(PYTHON) -m inference_server
+worker: .venv/installed-engine ## draw for a Space that this machine dials: SPACE=you/draw MODEL_ID=... WORKER_KEY=... (or .env)
+	@export WORKER_KEY="$${WORKER_KEY:-$$($(PYTHON) manage.py worker-key --key 2>/dev/null)}"; \
+	INFERENCE_ENGINE=$${INFERENCE_ENGINE:-$${MODEL_ID:+diffusers}} PYTHONUNBUFFERED=1 exec $(PYTHON) -m inference_server
 
 test: install ## install what the tests need (Chromium included), run all of them
 	@$(PYTEST_PARALLEL) -m "not alone and not image" --durations=40 --durations-min=5; together=$$?; $(PYTHON) -m pytest -m alone; alone=$$?; exit $$((together | alone))

@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -24,7 +25,8 @@ from errors import Absence, EndpointAnswerError
 
 log = logging.getLogger(__name__)
 
-PROTOCOL, VERSION = 1, "0.1.0"
+PROTOCOL = 1
+VERSION = (Path(__file__).resolve().parent.parent / "inference_server" / "VERSION").read_text().strip()
 LEASE_EVERY_S = 2.5
 SILENCE_S = 12.0  # a worker tells a beat every 2.5 s
 HELLO_S = 15.0

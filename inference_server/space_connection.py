@@ -23,6 +23,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -36,7 +37,7 @@ from inference_server.line_watch import unsent_bytes
 log = logging.getLogger("inference_server.connect")
 
 PROTOCOL = 1
-VERSION = "0.1.0"
+VERSION = (Path(__file__).parent / "VERSION").read_text().strip()
 BEAT_S = 2.5
 LEASE_S = 10.0
 FINISH_S = 30.0  # for what is being drawn when this process is told to end

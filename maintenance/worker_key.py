@@ -2,13 +2,14 @@
 
 import sys
 
+from endpoint.credentials import Credentials
 from errors import SettingsError
 from maintenance.console import Console
 from maintenance.env_file import ENV_FILE, SECRET, EnvFile, home_line, read_env_file
 
 
-def run(console: Console, *, space: str | None) -> None:
-    """Prints it, alone on stdout. Raises: SettingsError where there is no ENDPOINT_SECRET."""
+def run(console: Console, *, space: str | None, bare: bool) -> None:
+    """Prints it, or with `bare` the key, alone on stdout. Raises: SettingsError where there is no ENDPOINT_SECRET."""
     console.check = "worker"
     env = read_env_file()
     if env.secret is None:
@@ -16,6 +17,9 @@ def run(console: Console, *, space: str | None) -> None:
             f"There is no {SECRET} in {ENV_FILE.resolve()}, so there is no worker's key. "
             "`python manage.py deploy --space OWNER/NAME` makes one, keeps it there and tells the Space."
         )
+    if bare:
+        console.verbatim(Credentials.from_secret(env.secret).worker_key)
+        return
     tell_line(console, env, env.secret, space)
 
 

@@ -28,6 +28,7 @@ PATTERNS = (
     "network/*.py",
     "fair_server/*.py",
     "inference_server/*.py",
+    "inference_server/VERSION",
     "inference_server/engines/*.py",
     "demo_model/*.py",
     "demo_model/defaults.json",
