@@ -212,12 +212,13 @@ def _tell_home(console: Console, line: str, *, private: bool) -> None:
     if console.as_json:
         console.row("ok", "worker", line, "Run it on the machine with the GPU. It holds the worker's key.")
         return
-    console.say(
-        "\nNow the machine with the GPU: build the image there, then run the second line. It holds the key, so keep it "
-        "to yourself; `python manage.py worker-key` prints it again."
-    )
+    console.say("\nNow the machine with the GPU. In a clone of this repository there, first:")
     console.say()
     console.verbatim("docker build -t draw inference_server")
+    console.say(
+        "\nThen this line. It holds the key, so keep it to yourself; `python manage.py worker-key` prints it again."
+    )
+    console.say()
     console.verbatim(line)
     if "=OWNER/MODEL " in line:
         console.say("\nPut a model's id at the Hub in place of OWNER/MODEL (or set MODEL_ID in .env).")

@@ -40,6 +40,8 @@ def run(console: Console, *, space: str | None, draw: bool) -> None:
     if draw and not console.has_failed:
         _draw(console, page, here=space is None)
     console.say(f"\n{_sum(console)}")
+    if env.space and not space:
+        console.say(f"That was this machine alone. The Space too: python manage.py doctor --space {env.space}")
 
 
 def _tell_settings(console: Console, env: EnvFile) -> None:

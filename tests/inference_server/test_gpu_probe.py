@@ -1,4 +1,4 @@
-"""Why there is no GPU, told from a driver's answers: none there, too old, there but silent."""
+"""What a driver tells of its GPU, and whether a container was meant to have one."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -44,17 +44,6 @@ def test_what_the_driver_tells() -> None:
 def test_no_driver_that_answers(fails: str) -> None:
     """A library, driver or card that is not there is no error: there is nothing to tell."""
     assert gpu_probe.look(nvml(fails)) is None
-
-
-def test_why_there_is_none() -> None:
-    """Each cause has its own remedy."""
-    nothing = gpu_probe.why_none("13.2", "PyTorch sees no device", None)
-    assert "docker run --gpus all, with the NVIDIA Container Toolkit" in nothing
-    old = gpu_probe.why_none("13.2", "too old", Hardware("GTX 1650", "535.1", "12.2", 1, 1))
-    assert "the driver 535.1 of GTX 1650 is for CUDA 12.2, and this image needs CUDA 13.2" in old
-    assert "580 or newer" in old
-    assert "525 or newer" in gpu_probe.why_none("12.8", "too old", Hardware("GTX 1650", "470.1", "11.4", 1, 1))
-    assert "is there, but: out of order. Restart the machine" in gpu_probe.why_none("13.0", "out of order", CARD)
 
 
 @pytest.mark.parametrize(

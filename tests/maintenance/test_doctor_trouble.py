@@ -16,7 +16,6 @@ from starlette.routing import BaseRoute, Route
 import manage
 from backends.workers import Workers
 from endpoint.credentials import Credentials
-from inference_server.engines import gpu_probe
 from tests.support.fake_hub import TOKEN, FakeHub, KeptSpace, Trouble
 from tests.support.hostile_server import Line, Received, hostile_server
 from tests.support.processes import wait_until
@@ -117,25 +116,15 @@ def test_all_is_well(hub: FakeHub, doctor: Doctor) -> None:
     )
 
 
-def nvml(driver: str, cuda: int) -> Any:
-    """A driver's answers."""
-    return SimpleNamespace(
-        nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlSystemGetCudaDriverVersion_v2=lambda: cuda,
-        nvmlSystemGetDriverVersion=lambda: driver,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=4 * 10**9, free=3 * 10**9),
-        nvmlDeviceGetName=lambda handle: "NVIDIA GeForce GTX 1650",
-    )
-
-
-TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)"
+# What the worker's own modules say of these (tests of theirs hold the words).
 NO_MODEL = {
-    "no-runtime": (gpu_probe.why_none("13.2", "PyTorch sees no device", None), "docker run --gpus all"),
+    "no-runtime": (
+        "PyTorch reaches no GPU (it sees no device). Give the container the GPU (docker run --gpus all)",
+        "docker run --gpus all",
+    ),
     "old-driver": (
-        gpu_probe.why_none("13.2", TOO_OLD, gpu_probe.look(nvml("470.57", 11040))),
-        "is for CUDA 11.4, and this image needs CUDA 13.2. Update the machine's driver to 580 or newer",
+        "NVIDIA's driver here is 470.57, and this PyTorch (CUDA 13.2) needs 580 or newer. Update the driver",
+        "needs 580 or newer",
     ),
     "small-card": (
         "the model needs about 13.5 GB and the whole GPU has 4.0 GB. Take a smaller model, or a lower MODEL_PRECISION",

@@ -93,7 +93,10 @@ def why_no_gpu(driver: str | None, cuda: str | None) -> str:
             "driver of the machine"
         )
     what = f"NVIDIA's driver {driver} is loaded, and PyTorch reaches no GPU" if driver else "PyTorch reaches no GPU"
-    return f"{what} ({_torch_says()}). Give the container the GPU (docker run --gpus all, with the NVIDIA Container Toolkit on the machine)"
+    return (
+        f"{what} ({_torch_says()}). Give the container the GPU (docker run --gpus all, with the NVIDIA Container Toolkit "
+        "on the machine)"
+    )
 
 
 def _torch_says() -> str:
