@@ -103,9 +103,15 @@ def read_health(link: str, text: str) -> Health:
     answer = {name: value for name, value in read_object(link, text).items() if value is not None}
     try:
         limits, pause = answer.pop("limits", None), answer.pop("pause", None)
-        wakes_in_s = _seconds_range(answer.pop("wakes_in_s", None))
-        health = Health.model_validate(answer).model_copy(update={"absence": _absence(pause), "wakes_in_s": wakes_in_s})
-        return health.model_copy(update={"limits": Limits.from_health(limits)}) if isinstance(limits, dict) else health
+        hardware = _hardware(answer.pop("hardware", None))
+        read: dict[str, Any] = {
+            "hardware": hardware,
+            "absence": _absence(pause),
+            "wakes_in_s": _seconds_range(answer.pop("wakes_in_s", None)),
+        }
+        if isinstance(limits, dict):
+            read["limits"] = Limits.from_health(limits)
+        return Health.model_validate(answer).model_copy(update=read)
     except ValidationError as error:
         raise _not_understood(link, f"its healthcheck says {text[:200]!r}") from error
 
@@ -121,6 +127,14 @@ def _absence(pause: Any) -> Absence | None:
     if isinstance(left_s, int | float) and 0 <= left_s < _LEFT_MAX_S:
         until = round((time.time() + left_s) / 60) * 60.0
     return Absence("budget" if pause.get("reason") == "budget" else "paused", until=until)
+
+
+def _hardware(told: Any) -> Hardware | None:
+    """For the owner alone: what cannot be read is passed over."""
+    try:
+        return Hardware.model_validate(told) if told else None
+    except ValidationError:
+        return None
 
 
 def _seconds_range(told: Any) -> tuple[int, int] | None:

@@ -45,11 +45,11 @@ def _point(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     monkeypatch.setenv("HF_TOKEN", "")
 
 
-def fetch(stages: list[str] | None = None, **config: Any) -> Path:
+def fetch(stages: list[str] | None = None, *, stall_s: float = 30.0, **config: Any) -> Path:
     """The model's folder, as the engine finds it; with waits that suit a test."""
 
     def bring(config: EngineConfig, report: Callable[[str], None]) -> Path:
-        downloader = HubDownloader(report, stall_s=0.3, retry_s=0.02)
+        downloader = HubDownloader(report, stall_s=stall_s, retry_s=0.02)
         return Path(downloader.snapshot(str(config.model_id), revision=config.model_revision))
 
     told = stages if stages is not None else []
@@ -126,7 +126,7 @@ def test_a_hub_without_ranges(hub: ModelHub) -> None:
 def test_a_file_that_ends_early(hub: ModelHub) -> None:
     """A file that the Hub ends early, again and again, is refused; what came of it is kept, and completed later."""
     hub.trouble.short_by = 500_000
-    told = refused()
+    told = refused(stall_s=0.3)
     assert told.startswith(f"Fetching {MODEL_ID} from the hub: the download stalled at ")
     assert "no new byte for" in told
     assert "the next try goes on from there" in told
@@ -139,7 +139,7 @@ def test_a_hub_that_stalls(hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> No
     """No byte comes for a while: the line is made anew, that is told, and it is given up with a reason."""
     monkeypatch.setattr(hub_download, "_READ_S", 0.1)
     hub.trouble.hold = threading.Event()
-    told = refused()
+    told = refused(stall_s=0.3)
     assert "the download stalled at 1.5 of 4.0 MB: no new byte for" in told
     assert "ReadTimeout" in told
     hub.trouble.hold.set()

@@ -94,8 +94,8 @@ def why_no_gpu(driver: str | None, cuda: str | None) -> str:
         )
     what = f"NVIDIA's driver {driver} is loaded, and PyTorch reaches no GPU" if driver else "PyTorch reaches no GPU"
     return (
-        f"{what} ({_torch_says()}). Give the container the GPU (docker run --gpus all, with the NVIDIA Container Toolkit "
-        "on the machine)"
+        f"{what} ({_torch_says()}). Give the container the GPU (docker run --gpus all, with the NVIDIA Container "
+        "Toolkit on the machine)"
     )
 
 
