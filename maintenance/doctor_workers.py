@@ -10,7 +10,7 @@ from websockets.sync.client import connect
 from endpoint.credentials import Credentials
 from errors import Absence
 from maintenance.build import SpacePage, ask_page
-from maintenance.console import Console
+from maintenance.console import Console, Status
 from maintenance.doctor_places import tell_absence
 from maintenance.env_file import SECRET, EnvFile
 
@@ -77,7 +77,7 @@ def _tell_connected(
     console: Console, names: list[str], turned_away: list[dict[str, Any]], space: str, env: EnvFile
 ) -> None:
     """Who is connected, and who is not for a reason that the Space knows."""
-    how = "failed" if not names else "warning"
+    how: Status = "failed" if not names else "warning"
     others = [row for row in turned_away if isinstance(row, dict)]
     if wrong := [row for row in others if row.get("why") == "a wrong key"]:
         told = f"a machine showed a wrong worker's key {_ago(wrong[0])}"

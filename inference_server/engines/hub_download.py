@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import (
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented; what exports them has no __all__
     build_hf_headers,
     disable_progress_bars,
     filter_repo_objects,
@@ -65,7 +65,7 @@ class HubDownloader:
 
         Raises: ModelLoadError for what is told to the maintainer in a sentence, else what the library raises.
         """
-        patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+        patterns: dict[str, Any] = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
         try:
             commit, wanted = _listing(repo_id, revision, patterns)
         except (HfHubHTTPError, httpx2.HTTPError, OSError):

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,7 +194,7 @@ def test_a_model_that_is_there_needs_no_hub(hub: ModelHub, monkeypatch: pytest.M
 
 def test_no_room_for_it(hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk with less room than the model needs is told before anything is fetched."""
-    monkeypatch.setattr(hub_download.shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000))
     told = refused()
     assert "4 MB are still to come and 2 MB are free at" in told
     assert "Make room there" in told

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ MODEL_ID, TOKEN = "owner/model", "hf_of_the_test"
 def test_a_server_that_is_killed_in_mid_download_goes_on(tmp_path: Path) -> None:
     """The healthcheck and a visitor's event say how far it is; the next server begins there, and draws."""
     with running_model_hub(MODEL_ID, demo_model.folder(), TOKEN) as hub:
-        settings = {"MODEL_ID": MODEL_ID, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
+        settings: dict[str, Any] = {"MODEL_ID": MODEL_ID, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
         with running(**settings, HF_TOKEN="") as refused:
             reason = refused.wait_failed()["reason"]
             assert "it answered 401, the model is gated. Accept its terms at" in reason

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,7 +256,7 @@ def test_a_proxy_that_lets_no_websocket_through(hub: FakeHub, doctor: Doctor, st
     assert ROAD in row["fix"]
 
 
-STAGES = {
+STAGES: dict[str, tuple[dict[str, Any], str, str]] = {
     "build-failed": ({"stage": "BUILD_ERROR", "build_log": ["ERROR: no such pin"]}, "failed", "| ERROR: no such pin"),
     "asleep": ({"stage": "SLEEPING"}, "warning", "it sleeps, as nobody came for 48 hours"),
     "paused": ({"stage": "PAUSED"}, "failed", "its owner has paused it"),
@@ -291,7 +292,7 @@ def test_a_clock_that_is_wrong(hub: FakeHub, doctor: Doctor, monkeypatch: pytest
     """An hour off: which way, and what sets it right."""
     from maintenance import doctor_space
 
-    real = doctor_space.time.time
+    real = time.time
     monkeypatch.setattr(doctor_space, "time", SimpleNamespace(time=lambda: real() + 3600))
     with living_space(hub) as side, connected(side):
         row = the_one(doctor(), "warning")

@@ -67,7 +67,8 @@ def find_docker() -> Docker | str:
 def own_engine(program: str) -> Iterator[Docker]:
     """A Docker engine without images and networks, which is gone afterwards. It takes root and `dockerd`."""
     folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))  # a socket's path may not be long
-    options = ["--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "pid"]
+    paths = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
+    options = [word for option, name in paths.items() for word in (option, str(folder / name))]
     host = f"unix://{folder / 'sock'}"
     with (folder / "log").open("wb") as log:
         command = ["dockerd", *options, "-H", host, "--bridge", "none", "--iptables=false"]

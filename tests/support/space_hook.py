@@ -8,7 +8,7 @@ import io
 import subprocess
 import sys
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 MAXIMUM_BYTES = 10_000_000
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
