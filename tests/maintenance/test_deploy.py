@@ -49,7 +49,7 @@ def test_first_deployment(hub: FakeHub, manage: Manage) -> None:
     assert space.variables == {"TUNNEL": "none"}
     (secret,) = space.secrets.values()
     env_file = ran.folder / ".env"
-    assert env_file.read_text() == f"TUNNEL=none\nENDPOINT_SECRET={secret}\n"
+    assert env_file.read_text() == f"TUNNEL=none\nENDPOINT_SECRET={secret}\nSPACE=you/draw\n"
     assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
     assert "| --> RUN pip install -r requirements.txt" in ran.out
     key = Credentials.from_secret(secret).worker_key
@@ -104,6 +104,13 @@ def test_somebody_is_asked(hub: FakeHub, tmp_path: Path, answer: str, status: in
     assert program.returncode == status, out
     assert b"Overwrite it? [y/N]" in out
     assert (space.files["app.py"] == b"old") == (answer == "n")
+
+
+def test_a_second_space_of_the_same_secret(hub: FakeHub, manage: Manage) -> None:
+    """Both will take the same worker's key: the plan says what that means, before anything is done."""
+    ran = manage("deploy", "--space", "you/second", "--dry-run", env_file=f"{ENV_FILE}SPACE=you/draw\n")
+    told = " ".join(ran.out.split())
+    assert "ENDPOINT_SECRET in .env is you/draw's: this Space will take the same worker's key" in told
 
 
 def test_rows(hub: FakeHub, manage: Manage) -> None:

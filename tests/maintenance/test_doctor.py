@@ -260,7 +260,7 @@ def test_broken_endpoint(endpoint: HostileServer, manage: Manage, closed_port: i
 @pytest.mark.usefixtures("space")
 def test_one_picture_of_the_page(hub: FakeHub, manage: Manage, processes: Processes) -> None:
     """--draw with a Space asks its page for a picture, as a visitor would, and says where it lies."""
-    hub.page_url = start_space(processes, {"TUNNEL": "none"}).url
+    hub.page_url = start_space(processes, {"ENDPOINT_SECRET": SECRET}).url
     ran = manage(*DOCTOR, "--draw", env_file=ENV_FILE)
     assert ran.status == 0, ran.out
     assert Path(ran.row("drawing")["detail"].rpartition(": ")[2]).stat().st_size > 1000
