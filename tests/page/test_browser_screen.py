@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from PIL import Image, PngImagePlugin
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from page.ideas import styles, surprises
 from tests.support.page_service import picture
@@ -143,7 +143,8 @@ def test_who_is_elsewhere_is_told(open_page: Callable[..., Visit]) -> None:
     visit.page.evaluate(_HIDE, True)
     visit.service.let("drawing")
     expect(visit.page).to_have_title(f"✓ Your picture is ready: {title}")
-    assert visit.page.locator("link[rel~=icon]").first.get_attribute("href").startswith("data:image/svg+xml,")
+    icon = visit.page.locator("link[rel~=icon]").first
+    assert (icon.get_attribute("href") or "").startswith("data:image/svg+xml,")
     visit.page.evaluate(_HIDE, False)
     expect(visit.page).to_have_title(title)
 
@@ -217,7 +218,7 @@ def test_a_picture_brings_its_settings_back(open_page: Callable[..., Visit]) -> 
     assert picture(visit.service.started[-1].request, 77).encoded
 
 
-def _file(**texts: str) -> dict[str, object]:
+def _file(**texts: str) -> FilePayload:
     """A small PNG with these texts as metadata: compressed and in Unicode where they are no Latin-1."""
     info = PngImagePlugin.PngInfo()
     for key, text in texts.items():
@@ -231,6 +232,4 @@ def _file(**texts: str) -> dict[str, object]:
 
 
 def _give(page: Page, how: str, **texts: str) -> None:
-    content = _file(**texts)["buffer"]
-    assert isinstance(content, bytes)
-    page.evaluate(_GIVE, [how, base64.b64encode(content).decode("ascii")])
+    page.evaluate(_GIVE, [how, base64.b64encode(_file(**texts)["buffer"]).decode("ascii")])

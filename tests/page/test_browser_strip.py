@@ -44,7 +44,8 @@ def _draw(visit: Visit, prompt: str) -> None:
 
 
 def _prompts(page: Page) -> list[str]:
-    return page.locator("#strip .one").evaluate_all("buttons => buttons.map((button) => button.title)")
+    prompts: list[str] = page.locator("#strip .one").evaluate_all("buttons => buttons.map((button) => button.title)")
+    return prompts
 
 
 def test_pictures_outlive_a_reload_and_the_pages_server(open_page: Callable[..., Visit]) -> None:
