@@ -15,7 +15,30 @@ const make = (tag, attributes = {}, ...children) => {
   return element;
 };
 
-// A private window may refuse every storage, already when it is named: the page then goes on without.
+// A private window may refuse every storage, already when it is named. Gradio would not even begin then: it gets one that
+// lasts as long as the page is open.
+const heldHere = () => {
+  const held = new Map();
+  return {
+    getItem: (key) => held.get(String(key)) ?? null,
+    setItem: (key, value) => void held.set(String(key), String(value)),
+    removeItem: (key) => void held.delete(String(key)),
+    clear: () => held.clear(),
+    key: (at) => [...held.keys()][at] ?? null,
+    get length() {
+      return held.size;
+    },
+  };
+};
+for (const name of ["localStorage", "sessionStorage"]) {
+  try {
+    window[name].getItem("");
+  } catch {
+    try {
+      Object.defineProperty(window, name, { configurable: true, value: heldHere() });
+    } catch {}
+  }
+}
 const recall = (storage, key) => {
   try {
     return JSON.parse(window[storage].getItem(key));
