@@ -29,7 +29,8 @@ _FILL_ALBUM = """([count, bytes]) => new Promise((resolve) => {
     };
 })"""
 _NO_STORAGE = """for (const name of ["indexedDB", "localStorage", "sessionStorage"]) {
-    Object.defineProperty(window, name, { configurable: true, get() { throw new DOMException("denied", "SecurityError"); } });
+    const get = () => { throw new DOMException("denied", "SecurityError"); };
+    Object.defineProperty(window, name, { configurable: true, get });
 }"""
 _NOTE_SHARED = """() => {
     navigator.canShare = ({ files }) => files.length === 1;
