@@ -6,7 +6,12 @@ import pytest
 
 from tests.support.processes import REPOSITORY
 
-REQUIREMENTS = ("requirements.txt", "inference_server/requirements.txt", "fair_server/requirements.txt")
+REQUIREMENTS = (
+    "requirements.txt",
+    "inference_server/requirements.txt",
+    "fair_server/requirements.txt",
+    "fair_server/requirements-swarm.txt",
+)
 
 
 def pins(file: str) -> dict[str, str]:

@@ -19,11 +19,9 @@ def test_fair_init(manage: Manage, processes: Processes, monkeypatch: pytest.Mon
     ran = manage(*INIT)
     assert ran.status == 0, ran.out + ran.err
     etc = ran.folder / "etc-fair"
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (etc, *etc.iterdir(), ran.folder / ".env")}
-    assert modes == {
-        "etc-fair": 0o700,
-        **dict.fromkeys(("nodes.toml", "accounts", "tls.crt", "tls.key", ".env"), 0o600),
-    }
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (*etc.iterdir(), ran.folder / ".env")}
+    assert modes == dict.fromkeys(("nodes.toml", "accounts", "tls.crt", "tls.key", ".env"), 0o600)
+    assert stat.S_IMODE(etc.stat().st_mode) == 0o700
     settings = Settings.load(_env_file=ran.folder / ".env")
     assert (settings.mode, settings.inference_node, settings.tunnel_node) == ("fair", "gpu-box", "vm")
     assert settings.fair_address == "https://203.0.113.7"

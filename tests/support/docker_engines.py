@@ -216,15 +216,10 @@ def _binaries(files: Mapping[str, Path]) -> list[Path]:
 
 
 def _shared_libraries(binaries: Sequence[Path]) -> set[Path]:
-    """What the dynamic linker would load for these, by the paths under which it finds it, the linker included."""
-    found = set()
+    """The system's libraries that the dynamic linker would load for these, the linker itself included."""
     done = subprocess.run(["ldd", *map(str, binaries)], check=False, capture_output=True, text=True, timeout=120)
-    for line in done.stdout.splitlines():
-        path = next((word for word in line.split() if word.startswith("/") and not word.endswith(":")), None)
-        if path and Path(path).exists() and not path.startswith(str(Path(sys.base_prefix))):
-            found.add(Path(path))
-    own = {str(one.parent) for one in binaries}
-    return {path for path in found if str(path.parent) not in own}
+    words = {word for line in done.stdout.splitlines() for word in line.split() if not word.endswith(":")}
+    return {Path(word) for word in words if word.startswith(("/lib", "/usr/lib")) and Path(word).is_file()}
 
 
 def _file(archive: tarfile.TarFile, name: str, text: str) -> None:
