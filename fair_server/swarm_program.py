@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections import Counter
 
-from fair_server.buckets import STDERR, STDOUT, Bucket
+from fair_server.buckets import STDERR, STDIN, STDOUT, Bucket
 from fair_server.executor import STOP_GRACE_S
 from fair_server.nodes import Node
 from fair_server.swarm_api import SwarmApi, SwarmError
@@ -75,6 +75,9 @@ class SwarmProgram:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_LAST_OUTPUT_S):
                 await self._copy_output(follow=False)
+        if dropped := self._bucket.existing_file(STDIN).size_bytes:
+            told = f"fair_server: a program on a swarm gets no standard input; {dropped} bytes were dropped.\n"
+            self._bucket.write_output(STDERR, told.encode())
         return EXIT_KILLED if task is None else task.end_code
 
     async def _last_state(self) -> Task | None:
