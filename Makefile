@@ -10,7 +10,7 @@ BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benc
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run worker test test-image check space-check lines bench clean demo-sheet demo-train install rathole debian-packages $(BENCHMARKS)
+.PHONY: help run worker test test-image check space-check lines bench clean demo-sheet demo-train install rathole debian-packages test-machines $(BENCHMARKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
@@ -31,6 +31,10 @@ test: install ## install what the tests need (Chromium included), run all of the
 
 test-image: install ## build, push, pull and run the image with Docker (docker, as root also debootstrap and docker-registry)
 	@$(PYTHON) -m pytest -m image -rs
+
+test-machines: .venv/installed-test $(OLD_CLIENT)/installed rathole ## run Fair over real Docker engines in networks of their own (as root; Docker is installed)
+	@$(PYTHON) -m tools.get_docker
+	@FAIR_EXECUTOR=swarm $(PYTHON) -m pytest --durations=20 tests/fair_server/test_programs.py tests/fair_server/test_server.py tests/machines
 
 check: .venv/installed-test ## format, lint, types and the quick tests, within a minute (the first time it installs 3 GB)
 	@$(PYTHON) -m ruff format --check .
@@ -117,4 +121,4 @@ rathole: .venv/installed-python
 	@$(PYTHON) tools/get_rathole.py
 
 debian-packages: .venv/installed-python
-	@$(PYTHON) tools/get_debian_packages.py
+	@$(PYTHON) -m tools.get_debian_packages
