@@ -5,6 +5,7 @@ Source: https://docs.docker.com/reference/api/engine/version/v1.41/
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,7 @@ class SwarmApi:
 
     async def create_service(self, spec: ProgramSpec, swarm_node_id: str, secret_ids: Sequence[str]) -> str:
         """Starts a program; returns its service's id."""
-        labels = service_labels(spec)
+        labels = service_labels(spec, swarm_node_id)
         template = task_template(spec, swarm_node_id, secret_ids)
         made = await self._ask(
             "make a service",
@@ -146,7 +147,7 @@ class SwarmApi:
         """Removes the files of a program."""
         label = {"label": f"{PROGRAM_LABEL}={program_id}"}
         for secret in await self._ask("list secrets", lambda: self._docker.secrets(label)):
-            await self._ask_for("remove a secret", lambda one=secret["ID"]: self._docker.remove_secret(one))
+            await self._ask_for("remove a secret", functools.partial(self._docker.remove_secret, secret["ID"]))
 
     async def secret_programs(self) -> set[int]:
         """The programs that have secrets."""

@@ -20,7 +20,15 @@ from fair_server.swarm_faults import start_failure
 from fair_server.swarm_logs import STDOUT_KIND, service_logs
 from fair_server.swarm_program import EXIT_TERMINATED, SwarmProgram
 from fair_server.swarm_records import RECORDS_AT_MOST, read_record, record_labels, record_name, write_record
-from fair_server.swarm_specs import PROGRAM_LABEL, endpoint_spec, has_gpu, is_ended, own_labels, secret_of
+from fair_server.swarm_specs import (
+    GPU_NODE_LABEL,
+    PROGRAM_LABEL,
+    endpoint_spec,
+    gpu_count,
+    is_ended,
+    own_labels,
+    secret_of,
+)
 from fair_server.swarm_view import SwarmView
 
 _TASK_S = 15.0  # until the manager has made a task of a service
@@ -43,6 +51,7 @@ class SwarmExecutor:
         self._view = SwarmView(api)
         self._programs: dict[str, SwarmProgram] = {}  # by service
         self._services: dict[int, str] = {}  # by program
+        self._gpus: dict[int, str] = {}  # by program, the swarm's node of which it has a GPU
 
     @classmethod
     async def connect(cls, socket_path: str, nodes: Sequence[Node]) -> "SwarmExecutor":
@@ -82,6 +91,11 @@ class SwarmExecutor:
         found = {record.program_id: record for record in records[-RECORDS_AT_MOST:]}
         await self._view.look()
         services = {int(service["Spec"]["Labels"][PROGRAM_LABEL]): service for service in await self._api.services()}
+        self._gpus = {
+            program_id: service["Spec"]["Labels"][GPU_NODE_LABEL]
+            for program_id, service in services.items()
+            if GPU_NODE_LABEL in service["Spec"]["Labels"]
+        }
         self._services = {program_id: str(service["ID"]) for program_id, service in services.items()}
         for program_id, service in services.items():
             if program_id not in found:
@@ -96,11 +110,8 @@ class SwarmExecutor:
         swarm_node = self._view.node(spec.node)
         if swarm_node is None:
             raise CannotStart(f"Node {spec.node.name}: {self._view.why_not_ready(spec.node)}.")
-        if spec.runtime == "nvidia" and not has_gpu(swarm_node, spec.node.gpu_resource):
-            raise CannotStart(
-                f"Node {spec.node.name} offers no {spec.node.gpu_resource}, so it would draw without a GPU. Name its "
-                "GPU in `node-generic-resources` of its daemon.json, and make nvidia its `default-runtime`."
-            )
+        if spec.runtime == "nvidia":
+            self._reserve_gpu(spec, swarm_node)
         if bucket.existing_file(STDIN).size_bytes:
             raise CannotStart("A program on a swarm gets no standard input. Give it a file instead.")
         endpoint_spec(spec)  # raises here, before there is anything of it
@@ -133,6 +144,7 @@ class SwarmExecutor:
             await self._end_task(service_id)
             await self._api.remove_service(service_id)
         await self._api.remove_secrets(ended.program_id)
+        self._gpus.pop(ended.program_id, None)
 
     async def forget(self, program_id: int) -> None:
         """Removes its record."""
@@ -145,6 +157,27 @@ class SwarmExecutor:
             await program.let_go()
         await self._view.close()
         self._api.close()
+
+    def _reserve_gpu(self, spec: ProgramSpec, swarm_node: dict[str, Any]) -> None:
+        """Holds a GPU for the program until it is settled.
+
+        Not by a reservation of Docker's: Docker 20.10 ends a task that has one at every change of its node, such as a
+        lost heartbeat ("assigned node no longer meets constraints").
+        Raises: CannotStart where the node has none, or none that is free.
+        """
+        there = gpu_count(swarm_node, spec.node.gpu_resource)
+        if there == 0:
+            raise CannotStart(
+                f"Node {spec.node.name} offers no {spec.node.gpu_resource}, so it would draw without a GPU. Name its "
+                "GPU in `node-generic-resources` of its daemon.json, and make nvidia its `default-runtime`."
+            )
+        holders = [program_id for program_id, node_id in self._gpus.items() if node_id == swarm_node["ID"]]
+        if len(holders) >= there:
+            raise CannotStart(
+                f"Node {spec.node.name} has no free {spec.node.gpu_resource}: of {there}, program "
+                f"{', '.join(map(str, holders))} has it. End that one first."
+            )
+        self._gpus[spec.program_id] = swarm_node["ID"]
 
     async def _survivor(self, program_id: int, service: dict[str, Any]) -> Survivor:
         """Reads a service that has no record: it runs, or ended while no server looked."""

@@ -12,7 +12,6 @@ _NO_PERMISSION = re.compile(r"permission denied", re.IGNORECASE)
 _NOT_FOUND = re.compile(r"executable file not found|no such file or directory", re.IGNORECASE)
 _NO_USER = re.compile(r"unable to find user", re.IGNORECASE)
 _NO_ROOM = re.compile(r"no space left on device", re.IGNORECASE)
-_NO_RESOURCES = re.compile(r"insufficient resources", re.IGNORECASE)
 
 
 def start_failure(error: str, spec: ProgramSpec) -> CannotStart:
@@ -25,10 +24,6 @@ def start_failure(error: str, spec: ProgramSpec) -> CannotStart:
         return CannotStart(
             f"Host port {ports} is taken on node {node}: another program there holds it. "
             f"End that one, or ask for another port. {said}"
-        )
-    if _NO_RESOURCES.search(error):
-        return CannotStart(
-            f"Node {node} has no free {spec.node.gpu_resource}: another program holds it. End that one first. {said}"
         )
     if _NO_IMAGE.search(error):
         return CannotStart(

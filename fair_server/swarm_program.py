@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
+from typing import Any
 
 from fair_server.buckets import STDERR, STDIN, STDOUT, Bucket
 from fair_server.executor import STOP_GRACE_S
@@ -96,7 +97,7 @@ class SwarmProgram:
                 self._output.cancel()
                 self._output = asyncio.create_task(self._follow_output())
             was_ready = is_ready
-            await self._either(self._view.next_look())
+            await self._until_look_or_stop()
         return last
 
     async def _until_stopped(self, last: Task | None) -> Task | None:
@@ -116,9 +117,12 @@ class SwarmProgram:
             return None
         return Task(last.id, "shutdown", "", code, last.at, last.created_at, has_container=True)
 
-    async def _either(self, event: "asyncio.Future[None] | object") -> None:
+    async def _until_look_or_stop(self) -> None:
         """Waits for the next look, or for the call to stop."""
-        waits = [asyncio.ensure_future(event), asyncio.create_task(self._stopping.wait())]  # type: ignore[arg-type]
+        waits: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._view.next_look()),
+            asyncio.create_task(self._stopping.wait()),
+        ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

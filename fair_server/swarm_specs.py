@@ -15,7 +15,6 @@ from docker.types import (
     EndpointSpec,
     Mount,
     Placement,
-    Resources,
     RestartPolicy,
     SecretReference,
     ServiceMode,
@@ -28,6 +27,7 @@ from fair_server.nodes import PORT_PLACEHOLDER, Image
 
 PREFIX = "fair."  # of our labels
 PROGRAM_LABEL = "fair.program"
+GPU_NODE_LABEL = "fair.gpu-node"  # the swarm's node of which the program has a GPU
 SECRET_LIMIT_BYTES = 500 * 1024  # swarmkit's MaxSecretSize, which is not reached
 _LABELS_LIMIT_BYTES = 512 * 1024
 _RELATIVE_FILES = PurePosixPath("/run/secrets")
@@ -45,12 +45,14 @@ def secret_name(program_id: int, number: int) -> str:
     return f"fair-{program_id}-{number}"
 
 
-def service_labels(spec: ProgramSpec) -> dict[str, str]:
+def service_labels(spec: ProgramSpec, swarm_node_id: str) -> dict[str, str]:
     """The labels of its service.
 
     Raises: CannotStart where they are too large for the swarm's log.
     """
     labels = {PROGRAM_LABEL: str(spec.program_id), **{PREFIX + name: value for name, value in spec.labels.items()}}
+    if spec.runtime == "nvidia":
+        labels[GPU_NODE_LABEL] = swarm_node_id
     if sum(len(value.encode()) for value in labels.values()) > _LABELS_LIMIT_BYTES:
         raise CannotStart("Its command is larger than 500 KB, more than a swarm takes. Give it a file instead.")
     return labels
@@ -58,8 +60,8 @@ def service_labels(spec: ProgramSpec) -> dict[str, str]:
 
 def own_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     """What `service_labels` was given, from the labels of a service."""
-    kept = {name.removeprefix(PREFIX): value for name, value in (labels or {}).items() if name.startswith(PREFIX)}
-    return {name: value for name, value in kept.items() if name != PROGRAM_LABEL.removeprefix(PREFIX)}
+    given = {name: value for name, value in (labels or {}).items() if name not in (PROGRAM_LABEL, GPU_NODE_LABEL)}
+    return {name.removeprefix(PREFIX): value for name, value in given.items() if name.startswith(PREFIX)}
 
 
 def secret_of(file: CopiedFile) -> bytes:
@@ -108,7 +110,6 @@ def task_template(spec: ProgramSpec, swarm_node_id: str, secret_ids: Sequence[st
     )
     return TaskTemplate(
         container,
-        resources=Resources(generic_resources={spec.node.gpu_resource: 1}) if spec.runtime == "nvidia" else None,
         restart_policy=RestartPolicy("none"),
         placement=Placement(constraints=[f"node.id=={swarm_node_id}"]),
         log_driver=DriverConfig("json-file", options=_LOG_OPTIONS),
@@ -145,10 +146,11 @@ def endpoint_spec(spec: ProgramSpec) -> Any:
     return EndpointSpec(ports={port.host: (port.container, "tcp", "host") for port in spec.ports})
 
 
-def has_gpu(swarm_node: Mapping[str, Any], resource: str) -> bool:
-    """Whether the node's engine says that it has GPUs under that name (`node-generic-resources`)."""
+def gpu_count(swarm_node: Mapping[str, Any], resource: str) -> int:
+    """How many GPUs the node's engine says that it has under that name (`node-generic-resources`)."""
     resources = ((swarm_node.get("Description") or {}).get("Resources") or {}).get("GenericResources") or []
-    return any(spec.get("Kind") == resource for one in resources for spec in one.values())
+    specs = [(kind, spec) for one in resources for kind, spec in one.items() if spec.get("Kind") == resource]
+    return sum(int(spec["Value"]) if kind == "DiscreteResourceSpec" else 1 for kind, spec in specs)
 
 
 def _filled(part: str) -> str:

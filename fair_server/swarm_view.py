@@ -157,7 +157,7 @@ class SwarmView:
 
 
 def _is_ready(row: Mapping[str, Any]) -> bool:
-    return row["Status"]["State"] == "ready" and row["Spec"].get("Availability") == "active"
+    return bool(row["Status"]["State"] == "ready" and row["Spec"].get("Availability") == "active")
 
 
 def _moment(text: str) -> datetime:

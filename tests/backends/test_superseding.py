@@ -15,8 +15,9 @@ import time
 import pytest
 
 from fair_services import ChainSettings, Role
+from tests.support.fair_servers import DEADLINE_S
 from tests.support.processes import REPOSITORY, wait_until
-from tests.support.reconcile_bench import DEADLINE_S, Bench, chain_settings
+from tests.support.reconcile_bench import Bench, chain_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -28,8 +29,8 @@ class SpaceProcess:
     """A process of the Space; `answers`: what came of each time that it was asked."""
 
     def __init__(self, bench: Bench, chain: ChainSettings, clock_off_s: float) -> None:
-        given = {"url": bench.url, "chain": dataclasses.asdict(chain), "clock_off_s": clock_off_s}
-        given["chain"].pop("inference")
+        settings = {name: value for name, value in dataclasses.asdict(chain).items() if name != "inference"}
+        given = {"url": bench.url, "chain": settings, "clock_off_s": clock_off_s}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.space_that_starts", json.dumps(given)],
             cwd=REPOSITORY,

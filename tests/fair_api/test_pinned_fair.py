@@ -50,7 +50,7 @@ def test_another_certificate(url: str, pin: str | None, advice: str) -> None:
 def test_certificate_that_cannot_be_used(processes: Processes, files: CertificateFiles, tmp_path: Path) -> None:
     """A wrong certificate or key, or one of the two alone, ends the server with status 2 and one line."""
     (tmp_path / "no.key").write_text("nonsense")
-    cases = (
+    cases: tuple[tuple[list[str | Path], str], ...] = (
         (["--tls-cert", files.certificate], "give both"),
         (["--tls-cert", files.certificate, "--tls-key", tmp_path / "no.key"], "no.key"),
     )

@@ -15,7 +15,7 @@ from fair_server.swarm_records import read_record, record_labels, write_record
 from fair_server.swarm_specs import (
     SECRET_LIMIT_BYTES,
     endpoint_spec,
-    has_gpu,
+    gpu_count,
     own_labels,
     secret_of,
     service_labels,
@@ -63,7 +63,6 @@ def test_task(tmp_path: Path) -> None:
     assert file["File"] == {"Name": "/app/endpoint.json", "UID": "1000", "GID": "1000", "Mode": 0o400}
     assert [(mount["Source"], mount["Target"]) for mount in container["Mounts"]] == [("fair-draw-data", "/data")]
     assert "NVIDIA_VISIBLE_DEVICES=void" in container["Env"]
-    assert "Resources" not in task
 
 
 def test_image_with_a_command(tmp_path: Path) -> None:
@@ -76,15 +75,16 @@ def test_image_with_a_command(tmp_path: Path) -> None:
 
 
 def test_gpu(tmp_path: Path) -> None:
-    """`nvidia` reserves one of the node's GPUs by the name that its engine has for them."""
+    """`nvidia` sees the GPUs and others do not; a node has as many as its engine names."""
     task = task_template(spec(tmp_path, runtime="nvidia"), "node-1", ["secret-1"])
-    (reserved,) = task["Resources"]["Reservations"]["GenericResources"]
-    assert reserved == {"DiscreteResourceSpec": {"Kind": "NVIDIA-GPU", "Value": 1}}
     assert "NVIDIA_VISIBLE_DEVICES=all" in task["ContainerSpec"]["Env"]
     named = [{"NamedResourceSpec": {"Kind": "NVIDIA-GPU", "Value": "GPU-1"}}]
-    assert has_gpu({"Description": {"Resources": {"GenericResources": named}}}, "NVIDIA-GPU")
-    assert not has_gpu({"Description": {"Resources": {"GenericResources": named}}}, "AMD-GPU")
-    assert not has_gpu({"Description": {"Resources": {}}}, "NVIDIA-GPU")
+    counted = [{"DiscreteResourceSpec": {"Kind": "NVIDIA-GPU", "Value": 2}}]
+    assert gpu_count({"Description": {"Resources": {"GenericResources": named}}}, "NVIDIA-GPU") == 1
+    assert gpu_count({"Description": {"Resources": {"GenericResources": [*named, *counted]}}}, "NVIDIA-GPU") == 3
+    assert gpu_count({"Description": {"Resources": {"GenericResources": named}}}, "AMD-GPU") == 0
+    assert gpu_count({"Description": {"Resources": {}}}, "NVIDIA-GPU") == 0
+    assert service_labels(spec(tmp_path, runtime="nvidia"), "node-1")["fair.gpu-node"] == "node-1"
 
 
 def test_ports(tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_file_that_is_no_secret(tmp_path: Path, size: int, named: str) -> None:
 
 def test_labels(tmp_path: Path) -> None:
     """What is told to a service is read back from it, and nothing of the swarm's own."""
-    labels = {**service_labels(spec(tmp_path)), "com.docker.stack.namespace": "x"}
+    labels = {**service_labels(spec(tmp_path), "node-1"), "com.docker.stack.namespace": "x"}
     assert labels["fair.program"] == "7"
     assert own_labels(labels) == {"account": "me", "request": "{}"}
     with pytest.raises(CannotStart, match="Give it a file"):
-        service_labels(spec(tmp_path, labels={"request": "x" * 600_000}))
+        service_labels(spec(tmp_path, labels={"request": "x" * 600_000}), "node-1")
 
 
 def test_record() -> None:
@@ -128,7 +128,6 @@ def test_record() -> None:
     [
         ("no suitable node (host-mode port already in use on 1 node)", 125, "Host port 5001 is taken on node box"),
         ("driver failed ...: listen tcp4 0.0.0.0:5001: bind: address already in use", 125, "Host port 5001 is taken"),
-        ("no suitable node (insufficient resources on 1 node)", 125, "no free NVIDIA-GPU"),
         ("No such image: registry.example/draw:2", 125, "registry.example/draw:2 is not on node box"),
         ("write /var/lib/docker/x: no space left on device", 125, "disk of node box is full"),
         ('exec: "nope": executable file not found in $PATH: unknown', 127, "no such executable"),

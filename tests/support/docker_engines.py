@@ -188,8 +188,8 @@ def archive_of(files: Mapping[str, Path]) -> bytes:
     """A file system as a tar archive: these files and folders, the libraries that they need, a user 1000."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path in _shared_libraries(_binaries(files)):
-            archive.add(path.resolve(), str(path).lstrip("/"))
+        for library in _shared_libraries(_binaries(files)):
+            archive.add(library.resolve(), str(library).lstrip("/"))
         for path, source in files.items():
             archive.add(source, path.lstrip("/"), filter=_without_what_no_test_needs)
         _file(archive, "etc/passwd", _PASSWD)
