@@ -6,21 +6,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from fair_server.buckets import STDERR, Bucket, BucketFile, Buckets
+from fair_server.buckets import STDERR, Buckets
 from fair_server.errors import EXIT_NOT_STARTED, ApiError, CannotStart
-from fair_server.executor import (
-    STOP_GRACE_S,
-    CopiedFile,
-    Ended,
-    Executor,
-    ProgramSpec,
-    PublishedPort,
-    RunningProgram,
-)
+from fair_server.executor import STOP_GRACE_S, Ended, Executor, RunningProgram
 from fair_server.nodes import Node
-from fair_server.program_records import labels_of, record_of, restore
+from fair_server.program_files import Sources, check_image, sources_of, spec_of, until_uploaded
+from fair_server.program_records import record_of, restore
 from fair_server.program_state import Program
-from fair_server.wire import OWN_BUCKET, CopyInto, ProgramRequest
+from fair_server.wire import OWN_BUCKET, ProgramRequest
 
 KEPT = timedelta(hours=48)
 _SHUTDOWN_GRACE_S = 3.0  # the same when the server ends
@@ -70,7 +63,7 @@ class ProgramRunner:
                 await self._settle(program, survivor.ended)
                 continue
             _LOG.info("Program %d of an earlier run is on node %s", program.id, program.node.name)
-            attach = self._executor.attach(_spec(program, []), program.bucket, program.stop_asked)
+            attach = self._executor.attach(spec_of(program, []), program.bucket, program.stop_asked)
             self._follow(program, self._until_ended(program, attach))
 
     def create(self, account: str, node: Node, asked_node: str, request: ProgramRequest) -> Program:
@@ -192,11 +185,11 @@ class ProgramRunner:
         Raises:
             CannotStart: there never was one.
         """
-        _check_image(program)
-        sources = [(copy, self._source(copy, program)) for copy in program.request.copies]
+        check_image(program)
+        sources = sources_of(program, self._buckets)
         await self._wait_cancellably(program, sources)
         program.starting = True
-        start = self._executor.start(_spec(program, sources), program.bucket, program.stop_asked)
+        start = self._executor.start(spec_of(program, sources), program.bucket, program.stop_asked)
         return await self._until_ended(program, start)
 
     async def _until_ended(self, program: Program, start: Awaitable[RunningProgram]) -> int:
@@ -209,7 +202,7 @@ class ProgramRunner:
         )
         return await running.wait()
 
-    async def _wait_cancellably(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
+    async def _wait_cancellably(self, program: Program, sources: Sources) -> None:
         """Waits until the program can start, or `stop` is called, which cancels this wait and nothing after it."""
         program.waiting = asyncio.create_task(self._until_startable(program, sources))
         if program.stop_asked.is_set():
@@ -224,15 +217,8 @@ class ProgramRunner:
         if program.stop_asked.is_set():
             raise CannotStart("It was deleted before it was started.")
 
-    def _source(self, copy: CopyInto, program: Program) -> BucketFile:
-        own = copy.bucket_id == OWN_BUCKET
-        bucket: Bucket = program.bucket if own else self._buckets.get(copy.bucket_id, program.account)
-        if bucket.closed:
-            raise CannotStart(f"The files of bucket {bucket.id} are gone: its program has ended.")
-        return bucket.file(copy.remote_key)
-
-    async def _until_startable(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
-        await self._until_uploaded(program, sources)
+    async def _until_startable(self, program: Program, sources: Sources) -> None:
+        await until_uploaded(program, sources, self._upload_wait_s)
         try:
             async with asyncio.timeout(_NODE_WAIT_S):
                 while not self._executor.is_ready(program.node):  # noqa: ASYNC110 - a node's state is no event
@@ -242,52 +228,10 @@ class ProgramRunner:
                 f"Waited {_NODE_WAIT_S:.0f} s for node {program.node.name} to be ready. Look whether it is on."
             ) from exc
 
-    async def _until_uploaded(self, program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> None:
-        """Returns when all files are whole. They may take any time as long as something comes."""
-        put_at = asyncio.get_running_loop().time()
-        while missing := [(copy, file) for copy, file in sources if not file.ended]:
-            try:
-                async with asyncio.timeout_at(put_at + self._upload_wait_s):
-                    await missing[0][1].until_ended()
-            except TimeoutError as exc:
-                last_put_at = max(file.put_at for _, file in sources)
-                if last_put_at <= put_at:
-                    keys = ", ".join(copy.remote_key for copy, _ in missing)
-                    raise CannotStart(
-                        f"Waited {self._upload_wait_s:.0f} s for files to be put into bucket {program.bucket.id} and "
-                        f"ended; missing: {keys}. Put them, and their eof, right after the program."
-                    ) from exc
-                put_at = last_put_at
-
     def _tell(self, program: Program, message: str) -> None:
         """Writes one line to `#stderr`: what could not be done, and why."""
         what = f"fair_server: {program.request.container.image} could not be started on node {program.node.name}."
         program.bucket.write_output(STDERR, f"{what} {message}\n".encode())
-
-
-def _check_image(program: Program) -> None:
-    node, image = program.node, program.request.container.image
-    if image not in node.images:
-        known = ", ".join(node.images) or "none"
-        raise CannotStart(
-            f"Node {node.name} does not run the image {image}. Its images are: {known}. "
-            "Use one of them, or add it to the server's nodes file."
-        )
-
-
-def _spec(program: Program, sources: list[tuple[CopyInto, BucketFile]]) -> ProgramSpec:
-    container = program.request.container
-    return ProgramSpec(
-        program_id=program.id,
-        node=program.node,
-        image=container.image,
-        command=container.command,
-        runtime=container.runtime,
-        network=container.host_config.network_mode,
-        ports=tuple(PublishedPort(host.port, inside.port) for host, inside in container.ports),
-        files=tuple(CopiedFile(copy.local_path, file.path) for copy, file in sources),
-        labels=labels_of(program),
-    )
 
 
 def no_such_program() -> ApiError:
