@@ -106,10 +106,12 @@ def test_line_cut_for_20_seconds(machines: Machines) -> None:
 
 
 def test_drained_node(machines: Machines) -> None:
-    """A drained node is said to be away and its containers end; active again, it draws."""
+    """On a drained node nothing is started, and the visitor is told that it is away; active again, it draws."""
+    machines.end_all()
     machines.vm.docker("node", "update", "--availability", "drain", "gpu-box")
     wait_until("the node to be away", lambda: machines.node_status("box") == "unreachable", _NOTICED_S)
     assert "not ready" in refusal(machines)
+    assert machines.alive() == {}
     machines.vm.docker("node", "update", "--availability", "active", "gpu-box")
     wait_until("the node to be ready", lambda: machines.node_status("box") == "ready", _NOTICED_S)
     assert_draws(machines)
