@@ -119,12 +119,14 @@ class SwarmView:
         return self._tasks.get(service_id)
 
     def node(self, node: Node) -> dict[str, Any] | None:
-        """The swarm's node: by its id or host name; of several with one host name the one that is ready.
+        """The swarm's node: by its id or host name, or `manager`; of several the one that is ready.
 
         A machine that has left the swarm and joined it again is in it twice.
         """
         name = node.swarm_node or node.name
         found = [row for row in self._nodes if name in (row["ID"], (row.get("Description") or {}).get("Hostname"))]
+        if name == "manager" and not found:
+            found = [row for row in self._nodes if row["Spec"].get("Role") == "manager"]
         return next((row for row in found if _is_ready(row)), found[0] if found else None)
 
     def is_ready(self, node: Node) -> bool:

@@ -37,6 +37,8 @@ def run(
     console.check = f"fair {action}"
     if not is_host(vm):
         raise UsageError(f"--vm {vm!r} is no host name and no IP address.")
+    if box == _VM_NODE:
+        raise UsageError(f"--box {box!r} is how the VM is called here: give the GPU's machine another host name.")
     if folder.exists():
         raise UsageError(f"{folder} is there already: move it away, or give another --folder.")
     env = read_env_file()
@@ -75,6 +77,7 @@ def nodes_file(vm: str, box: str, image: str, tunnel_image: str) -> str:
 # What fair_server may run, and where. fair_server/README.md explains the keys.
 [[node]]
 name = "{_VM_NODE}"
+swarm_node = "manager"
 host_address = {json.dumps(vm)}
 images = {{ {tunnel} = [] }}
 

@@ -44,7 +44,11 @@ def test_fair_init(manage: Manage, processes: Processes, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"--vm": "http://x"}, "no host name"), ({"--email": "nobody"}, "no email address")],
+    [
+        ({"--vm": "http://x"}, "no host name"),
+        ({"--box": "vm"}, "another host name"),
+        ({"--email": "nobody"}, "no email address"),
+    ],
 )
 def test_wrong_use(manage: Manage, change: dict[str, str], named: str) -> None:
     """What is wrong is named, and nothing is written."""
