@@ -46,7 +46,7 @@ def test_fair_init(manage: Manage, processes: Processes, monkeypatch: pytest.Mon
     ("change", "named"),
     [
         ({"--vm": "http://x"}, "no host name"),
-        ({"--box": "vm"}, "another host name"),
+        ({"--box": "vm"}, "another host"),
         ({"--email": "nobody"}, "no email address"),
     ],
 )
