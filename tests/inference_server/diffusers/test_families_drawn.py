@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines.diffusers.engine import DiffusersEngine
@@ -17,6 +18,12 @@ from tests.support import tiny_families, tiny_pipelines
 from tests.support.diffusers_channel import ScriptedChannel, order
 
 pytestmark = [pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    """Such small tensors are not worth a second one."""
+    torch.set_num_threads(1)
 
 
 @functools.cache

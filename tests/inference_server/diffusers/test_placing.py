@@ -30,6 +30,13 @@ from tests.support.single_files import save_single_file
 
 pytestmark = [pytest.mark.slow]
 
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    """Such small tensors are not worth a second one."""
+    torch.set_num_threads(1)
+
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 MEGA = 10**6

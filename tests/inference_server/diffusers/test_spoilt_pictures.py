@@ -20,6 +20,12 @@ from tests.support.inference_process import picture, running, wait_until
 pytestmark = [pytest.mark.slow]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    """Such small tensors are not worth a second one."""
+    torch.set_num_threads(1)
+
+
 def _engine(kind: str, cache: Path | None, precision: str = "bf16") -> DiffusersEngine:
     config = EngineConfig(
         engine="diffusers",
