@@ -66,7 +66,8 @@ class Programs:
         self.drawn_file = folder / "drawn"
         self.drawn_file.write_text("")
         self.ready, self.connected = threading.Event(), threading.Event()
-        self._asking = threading.Lock()
+        self._asking, self._starting = threading.Lock(), threading.Lock()
+        self._is_closed = False
         self._started: dict[str, _Program] = {}
 
     @property
@@ -86,9 +87,7 @@ class Programs:
         self.ready.clear()
         arguments = [SPACE_ADDRESS, str(PORT), str(self._tls / "certificate.pem"), str(self._tls / "key.pem")]
         log = self._folder / "space.log"
-        self._started["space"] = space = _Program(
-            self._machines.space, "benchmarks._lines_space", arguments, log, self._env
-        )
+        space = self._start("space", self._machines.space, "benchmarks._lines_space", arguments, log, self._env)
         threading.Thread(target=self._listen, args=(space,), daemon=True).start()
 
     def start_worker(self) -> None:
@@ -101,9 +100,17 @@ class Programs:
             "SSL_CERT_FILE": str(self._tls / "certificate.pem"),
         }
         arguments = ["--connect", f"https://{SPACE_ADDRESS}:{PORT}"]
-        self._started["worker"] = _Program(
-            self._machines.home, "benchmarks._lines_worker", arguments, self._folder / "worker.log", env
-        )
+        log = self._folder / "worker.log"
+        self._start("worker", self._machines.home, "benchmarks._lines_worker", arguments, log, env)
+
+    def _start(
+        self, name: str, namespace: str, module: str, arguments: list[str], log: Path, env: dict[str, str]
+    ) -> _Program:
+        with self._starting:
+            if self._is_closed:
+                raise RuntimeError("the run has ended")
+            self._started[name] = _Program(namespace, module, arguments, log, env)
+            return self._started[name]
 
     def ask(self, **what: Any) -> bool:
         """Asks the Space for a picture; False when it is no more."""
@@ -134,6 +141,9 @@ class Programs:
             self._hear(told)
 
     def close(self) -> None:
+        """Ends both, and lets none be started again."""
+        with self._starting:
+            self._is_closed = True
         for program in self._started.values():
             if program.process.poll() is None:
                 program.send(signal.SIGCONT)

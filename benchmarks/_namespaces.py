@@ -1,5 +1,6 @@
 """Two machines in network namespaces, `home` and `space`, and the line between them. It needs root and iproute2."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -84,7 +85,8 @@ class TwoMachines:
 
     def close(self) -> None:
         """Every program in the namespaces has ended before."""
-        self._orders.send(None)
+        with contextlib.suppress(OSError):  # it has ended already
+            self._orders.send(None)
         self._process.join(5)
         if self._process.is_alive():
             self._process.kill()
@@ -101,5 +103,6 @@ class TwoMachines:
 def _carry(near: int, far: int, quality: Quality, seed: int, orders: Connection) -> None:
     """In a process of its own, which ends with this one."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     carry(near, far, quality, seed, orders)

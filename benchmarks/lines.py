@@ -12,8 +12,8 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks._certificate import certify
@@ -73,11 +73,31 @@ def _run(lines: list[Quality], requests: int, seed: int, frozen_s: float, folder
             place.mkdir(exist_ok=True)
             share = shares[number]
             runs.append(LineRun(number, quality, requests=share, seed=seed, frozen_s=frozen_s, folder=place, tls=tls))
-        with ThreadPoolExecutor(len(lines)) as pool:
-            return list(pool.map(LineRun.run, runs))
+        return _side_by_side(runs)
     finally:
         for run in runs:
             run.close()
+
+
+def _side_by_side(runs: list[LineRun]) -> list[Tally]:
+    """On threads that a signal does not wait for. Raises: RuntimeError, the first one's."""
+    tallies: dict[int, Tally] = {}
+    failures: list[Exception] = []
+
+    def run(number: int) -> None:
+        try:
+            tallies[number] = runs[number].run()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(len(runs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return [tallies[number] for number in range(len(runs))]
 
 
 def _table(
