@@ -1,6 +1,7 @@
 """Finished results in DATA_DIR, for a while: a worker that is killed before its Space has a picture finds it again.
 
-One file a result, only its user's to read: the digest of the request (32 bytes), then the result's JSON.
+One file a result, only its user's to read: the digest of the request (32 bytes), then the result's JSON. A worker that
+ends orderly leaves none: prompts and pictures are not to lie there while it is off.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ class KeptResults:
         self._folder, self._keep_s, self._keep_bytes = folder, keep_s, keep_bytes
         self._writing = ThreadPoolExecutor(1, "results")
         self._has_warned = False
-        self._do(self._drop_old)
+        self.drop_old()
 
     def keep(self, request_id: str, digest: bytes, body: bytes) -> None:
         """Returns at once."""
@@ -48,6 +49,15 @@ class KeptResults:
     def forget(self, request_id: str) -> None:
         """It is not needed any more."""
         self._do(lambda: self._path(request_id).unlink(missing_ok=True))
+
+    def drop_old(self) -> None:
+        """Deletes what is too old, and the oldest beyond the bound. Returns at once."""
+        self._do(self._drop_old)
+
+    def end(self) -> None:
+        """Deletes all of them; waits until that is done."""
+        self._do(lambda: self._drop(self._files()))
+        self.close()
 
     def close(self) -> None:
         """Waits until all is written."""
@@ -81,12 +91,17 @@ class KeptResults:
         self._drop_old()
 
     def _drop_old(self) -> None:
-        """What is too old, and the oldest beyond the bound."""
-        if not self._folder.is_dir():
-            return
-        files = sorted(((path.stat(), path) for path in self._folder.iterdir()), key=lambda one: -one[0].st_mtime)
-        total = 0
+        files = sorted(((path.stat(), path) for path in self._files()), key=lambda one: -one[0].st_mtime)
+        total, too_old = 0, []
         for stat, path in files:
             total += stat.st_size
             if time.time() - stat.st_mtime > self._keep_s or total > self._keep_bytes:
-                path.unlink(missing_ok=True)
+                too_old.append(path)
+        self._drop(too_old)
+
+    def _files(self) -> list[Path]:
+        return list(self._folder.iterdir()) if self._folder.is_dir() else []
+
+    def _drop(self, files: list[Path]) -> None:
+        for path in files:
+            path.unlink(missing_ok=True)

@@ -136,6 +136,8 @@ async def _serve(
     kept = None
     if isinstance(place, Space) and owner.folder is not None:
         kept = KeptResults(owner.folder / "results", keep_s=KEEP_S, keep_bytes=KEEP_BYTES)
+        # What a server that was killed has left, though nothing is drawn here until then.
+        asyncio.get_running_loop().call_later(KEEP_S + 1, kept.drop_old)
     store = IdempotencyStore(dispatcher.submit, dispatcher.cancel, kept)
     bearer = config.bearer.get_secret_value() if config.bearer else None
     services = Services(config, dispatcher, store, metrics, owner, ending.set)
@@ -160,7 +162,7 @@ async def _serve(
         dispatcher.close()
         owner.end()
         if kept is not None:
-            kept.close()
+            kept.end()
 
 
 async def _mind_owner(dispatcher: Dispatcher) -> None:

@@ -76,6 +76,29 @@ def test_results_go_with_time_and_by_their_size(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_left_goes_in_time(tmp_path: Path) -> None:
+    """A server that draws nothing still deletes what the one before it has left, once that is too old."""
+    before = kept_in(tmp_path)
+    before.keep("id", DIGEST, b"body")
+    before.close()
+    kept = kept_in(tmp_path)
+    (file,) = tmp_path.iterdir()
+    os.utime(file, (time.time() - 601,) * 2)
+    kept.drop_old()
+    kept.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_left_by_a_server_that_ends(tmp_path: Path) -> None:
+    """Nobody's prompt lies on the disk of a machine that is off."""
+    kept = kept_in(tmp_path / "results")
+    kept.end()
+    kept = kept_in(tmp_path / "results")
+    kept.keep("id", DIGEST, b"body")
+    kept.end()
+    assert not list((tmp_path / "results").iterdir())
+
+
 def test_a_disk_that_takes_nothing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The server goes on with its memory."""
     (tmp_path / "file").write_text("")
