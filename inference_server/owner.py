@@ -188,8 +188,9 @@ class Owner:
             self._state = self._counted()
         else:
             try:
+                # Its stamp is left to `_look`: the owner may have written since, and would not be heard.
                 self._state = self._file.update(self._counted, wait_s=0.1)
-                self._stamp, self._complained = self._file.stamp(), False
+                self._complained = False
             except TimeoutError:
                 return  # it is written the next time
             except OSError as exc:

@@ -5,6 +5,7 @@ import json
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from inference_server.errors import Refusal
 from inference_server.messages import Stage
 from inference_server.owner import Owner, owner_of
 from inference_server.owner_commands import run as command
+from inference_server.owner_state import OwnerState
 from inference_server.server import _end_when_idle
 from inference_server.space import Space
 from inference_server.state_file import StateFile
@@ -219,6 +221,21 @@ def test_a_download_is_no_wake_up(folder: Path) -> None:
         assert len(StateFile(folder).read().wakes) == 1
 
     run(test())
+
+
+def test_a_pause_right_behind_a_write_is_heard(folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner's command that comes between the server's own write and its next look is not taken for that write."""
+    owner, update = owner_at(folder, clock), StateFile.update
+
+    def overtaken(file: StateFile, *args: Any, **kwargs: Any) -> OwnerState:
+        state = update(file, *args, **kwargs)
+        update(file, lambda before: before.model_copy(update={"paused": True}))
+        return state
+
+    monkeypatch.setattr(StateFile, "update", overtaken)
+    owner.begin(None, None)
+    owner.tick()
+    assert owner.pause is not None
 
 
 def test_the_file_is_private_and_whole(folder: Path, clock: Clock) -> None:
