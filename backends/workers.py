@@ -147,22 +147,25 @@ class Workers:
         """
         begun = time.monotonic()
         told = ""
-        with self._changed:
-            while self._best() is None:
-                if cancelled():
-                    raise JobCancelledError("The drawing was cancelled.")
+        while True:
+            with self._changed:
+                is_there = self._best() is not None
                 stage, until = self._wait(begun)
-                now = time.monotonic()
-                if now >= until:
-                    break
-                if stage != told:
-                    tell(Waking(stage))
-                    told = stage
-                self._changed.wait(min(0.25, until - now))
-            else:
+            if is_there:
                 if told == AWAY_FOR_A_MOMENT:
                     tell(Waking(BACK))
                 return
+            if cancelled():
+                raise JobCancelledError("The drawing was cancelled.")
+            if time.monotonic() >= until:
+                break
+            if stage != told:
+                tell(Waking(stage))  # without the lock: whoever hears it may ask for the status
+                told = stage
+            with self._changed:
+                if self._best() is None:
+                    self._changed.wait(min(0.25, until - time.monotonic()))
+        with self._changed:
             # Which drawing this is, `draw` knows: a paused worker finishes those that it has.
             has_lost = any(self._lost.wait_at(worker.instance) for worker in self._paused())
         if self._fallback is not None:
@@ -240,7 +243,9 @@ class Workers:
             except JobCancelledError:
                 if worker.ended is not None:  # it is told when it comes back
                     self._note_lost(job_id, worker)
-                raise
+                if cancelled():
+                    raise
+                raise _ended_unasked(worker) from None
             except EndpointUnreachableError as error:
                 raise self._note_lost(job_id, worker, error) from error
             return replace(image, receipt=replace(image.receipt, worker=worker.name)) if several else image
@@ -356,6 +361,12 @@ class Workers:
 
 def _absence(worker: WorkerConnection) -> Absence | None:
     return worker.health.absence if worker.health else None
+
+
+def _ended_unasked(worker: WorkerConnection) -> WorkerLostError:
+    """It was told to stop what nobody asked for any more, just as this was asked for again."""
+    came_back, next_step = "it had been told to end this drawing", "It is asked for again."
+    return WorkerLostError(worker.link, how="closed", tried="draw", came_back=came_back, next_step=next_step)
 
 
 def _allows(health: Health, request: GenerationRequest | None) -> bool:

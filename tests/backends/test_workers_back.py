@@ -131,6 +131,35 @@ def test_who_is_told_of_a_lost_worker_may_ask_for_the_status() -> None:
     assert told == ["status"]
 
 
+def test_who_waits_for_a_worker_may_ask_for_the_status() -> None:
+    """Nor is anything told under the pool's lock while no worker is there."""
+    told: list[Waking] = []
+
+    def tell(event: object) -> None:
+        assert isinstance(event, Waking)
+        asking = threading.Thread(target=workers.status, daemon=True)
+        asking.start()
+        asking.join(DEADLINE_S / 3)
+        assert not asking.is_alive()
+        told.append(event)
+
+    workers = new_workers()
+    with pytest.raises(JobCancelledError):
+        workers.ensure(tell, lambda: bool(told))
+    assert told == [Waking(AWAY_FOR_A_MOMENT)]
+
+
+def test_a_drawing_that_was_ended_as_it_was_asked_for_again_is_drawn_nevertheless() -> None:
+    """A worker may be told to stop what nobody has asked for just as somebody does: no visitor cancelled that."""
+    with space_side(new_workers()) as space:
+        raw = RawWorker(space.port)
+        job = TextToImage(space.workers).submit("a red apple", seed=1)
+        raw.refuse(raw.take()["id"], "REQUEST_CANCELLED")
+        raw.answer(raw.take()["id"], 1)
+        assert job.result(DEADLINE_S).encoded == png(1)
+        raw.close()
+
+
 def test_no_other_worker_draws_what_one_may_still_be_drawing() -> None:
     """One that comes back gets its drawing again, also while another one has more room."""
     with space_side(new_workers()) as space:
