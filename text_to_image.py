@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _making_default = threading.Lock()
 
 ROUNDS = 3  # a service that has died since is started again, twice at most for one drawing
-AGAIN_FOR_S = 3600.0  # a worker whose line breaks is asked again, however often: `ensure` bounds each wait for it
+AGAIN_FOR_S = 3600.0  # from its first break on a worker's line may break however often: `ensure` bounds each wait
 _PAUSE_S, _PAUSE_MAX_S = 0.05, 5.0
 
 
@@ -111,6 +111,7 @@ class TextToImage:
 
     def _draw_in_turn(self, job: Job, turn: Turn, nearest: bool) -> GeneratedImage:
         ready_s = line_s = 0.0
+        first_lost_s: float | None = None  # not the job's start: it may have been in line for an hour
         moved: list[str] = []
         for attempt in itertools.count(1):
             _end_if_cancelled(job)
@@ -130,7 +131,8 @@ class TextToImage:
             except EndpointUnreachableError as error:
                 _end_if_cancelled(job)  # which is then no failure
                 is_line = isinstance(error, WorkerLostError)
-                if job.elapsed_s > AGAIN_FOR_S if is_line else attempt >= ROUNDS:
+                first_lost_s = first_lost_s or job.elapsed_s
+                if job.elapsed_s - first_lost_s > AGAIN_FOR_S if is_line else attempt >= ROUNDS:
                     raise
                 log.warning("looking after the services: %s", error)
                 if is_line:

@@ -10,7 +10,7 @@ from PIL import Image
 import text_to_image
 from drawing.blocked_words import BlockedWords
 from drawing.events import Picture, Queued, Step, Tell, Waking
-from drawing.jobs import Jobs
+from drawing.jobs import Job, Jobs
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Range, Receipt
 from drawing.status import BackendStatus
 from errors import (
@@ -24,6 +24,7 @@ from errors import (
     JobTimeoutError,
     SpaceError,
     StartError,
+    WorkerLostError,
 )
 from tests.support.processes import wait_until
 from text_to_image import ROUNDS, TextToImage
@@ -105,6 +106,14 @@ def test_it_is_not_tried_for_ever() -> None:
     with pytest.raises(EndpointUnreachableError):
         TextToImage(backend).submit("x").result(PATIENT_S)
     assert len(backend.drawn) == ROUNDS
+
+
+def test_an_hour_in_line_does_not_count_for_a_line_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a worker's line may break is measured from its first break, not from the visitor's asking."""
+    monkeypatch.setattr(Job, "elapsed_s", text_to_image.AGAIN_FOR_S + 1)
+    backend = ScriptedBackend(*[WorkerLostError("Worker", how="closed", **PARTS) for _ in range(2)])
+    TextToImage(backend).submit("a cat").result(PATIENT_S)
+    assert len(backend.drawn) == 3
 
 
 @pytest.mark.parametrize(
