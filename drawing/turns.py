@@ -151,15 +151,19 @@ class Turns:
 
     def wait_s(self, place: int) -> float | None:
         """Seconds until that place in line is drawn, as measured lately; None: nothing was measured yet."""
+        room = max(1, self._room())
         with self._lock:
-            measured_s = list(self._measured_s)
-            begun_at = [turn.taken_at for turn in self._taken if turn.taken_at is not None]
-        if not measured_s:
-            return None
-        each_s = sum(measured_s) / len(measured_s)
-        room, now = max(1, self._room()), time.monotonic()
-        left_s = [max(0.0, each_s - (now - begun)) for begun in begun_at]
-        return min(left_s, default=each_s if self._taken else 0.0) + (place - 1) * each_s / room
+            return self._waits_s(room)(place)
+
+    def _waits_s(self, room: int) -> Callable[[int], float | None]:
+        """`wait_s` as it is now: hundreds may wait, and the place that draws is asked for its room once."""
+        if not self._measured_s:
+            return lambda place: None
+        each_s = sum(self._measured_s) / len(self._measured_s)
+        now = time.monotonic()
+        left_s = [max(0.0, each_s - (now - turn.taken_at)) for turn in self._taken if turn.taken_at is not None]
+        next_s = min(left_s, default=each_s if self._taken else 0.0)
+        return lambda place: next_s + (place - 1) * each_s / room
 
     def _forget(self, turn: Turn) -> None:
         if turn in self._waiting:
@@ -181,8 +185,9 @@ class Turns:
             else:
                 turn.dropped = True
             turn.go.set()
+        wait_s = self._waits_s(room)
         for place, turn in enumerate(self._waiting, 1):
-            turn.tell(Queued(place, _about(self.wait_s(place))))
+            turn.tell(Queued(place, _about(wait_s(place))))
 
     def _move_on(self, turn: Turn) -> None:
         """The virtual time after this drawing's turn: never behind it, and never beyond who is next."""

@@ -137,6 +137,28 @@ def test_nobody_waits_for_two_of_another(seed: int) -> None:
             assert max(Counter(one.drawn[since:until]).values(), default=0) <= 1, (visitor, one.drawn)
 
 
+def test_a_long_line_asks_for_the_room_no_more_often() -> None:
+    """A page's every request waits for the line's lock: what holds it is not to grow with those who wait."""
+    asked: list[int] = []
+
+    def room() -> int:
+        asked.append(1)
+        return 1
+
+    turns, told = Turns(room), list[Event]()
+    with turns.ask("first").taken(told.append, lambda: False) as tell:
+        tell(Step(9, 10))
+    for number in range(40):
+        turns._waiting.append(turn := turns.ask(str(number)))
+        turn.tell = told.append
+    with turns._lock:
+        asked.clear()
+        told.clear()
+        turns._hand_out()
+    assert len(asked) == 1
+    assert len([event for event in told if isinstance(event, Queued) and event.about_s]) == 39
+
+
 def test_newcomers_do_not_starve_who_has_had_one() -> None:
     """A second drawing is not passed by newcomers without end."""
     with line() as one:
