@@ -11,12 +11,19 @@ _TRIES = ((1.0, 60), (1.0, 30), (0.5, 30), (0.25, 30))  # share of the side, Web
 
 
 def early_picture(file: bytes) -> str | None:
-    """A lossy WebP of at most `BYTES_MAX` bytes, in base64; None for what is no picture, or none that gets so small."""
+    """A lossy WebP of at most `BYTES_MAX` bytes, in base64; None for what is no picture, or none that gets so small.
+
+    Also None where Pillow was built without WebP: the picture itself is not lost over this.
+    """
     try:
-        with Image.open(io.BytesIO(file)) as image:
-            whole = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        return _small(file)
+    except (OSError, ValueError, KeyError, MemoryError, Image.DecompressionBombError):
         return None
+
+
+def _small(file: bytes) -> str | None:
+    with Image.open(io.BytesIO(file)) as image:
+        whole = image.convert("RGB")
     for share, quality in _TRIES:
         side = max(1, round(_SIDE_PX * share))
         small = whole.copy()

@@ -76,6 +76,13 @@ def test_what_is_no_picture_has_no_small_one() -> None:
     assert early_picture(b"no picture") is None
 
 
+def test_no_picture_is_lost_where_pillow_writes_no_webp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes ahead of it there; without this the request would break off, again and again."""
+    Image.init()
+    monkeypatch.delitem(Image.SAVE, "WEBP")
+    assert early_picture(png(4)) is None
+
+
 def test_the_kernel_tells_of_the_line(connection: socket.socket) -> None:
     """How much waits, and how fast it goes."""
     assert unsent_bytes(connection) == 0
