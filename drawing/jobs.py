@@ -260,7 +260,7 @@ class Jobs:
                 job.tell(Cancelled())
             except SpaceError as error:
                 log.warning("failed after %.1f s: %s", time.monotonic() - started, error)
-                job.tell(Failed(error))
+                job.tell(Failed(_without_frames(error)))
             except Exception as error:  # a fault of ours: the follower still has to be told
                 log.exception("failed after %.1f s", time.monotonic() - started)
                 job.tell(Failed(_our_fault(error)))
@@ -273,6 +273,17 @@ class Jobs:
 
 def _nothing() -> None:
     """Nobody has to be told of the cancel."""
+
+
+def _without_frames(error: SpaceError) -> SpaceError:
+    """The error and its causes without the frames that they came through: those hold what had come of the picture, up
+    to 64 MB, and a failed job is kept for a day.
+    """
+    chain: list[BaseException] = [error]
+    for one in chain:
+        one.with_traceback(None)
+        chain += [more for more in (one.__cause__, one.__context__) if more is not None and more not in chain]
+    return error
 
 
 def _our_fault(error: Exception) -> ServiceError:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -288,6 +289,29 @@ def test_the_pictures_that_are_kept_are_bounded() -> None:
             made[1]._wakers.add(lambda: None)
     assert made[0].picture_bytes == bytes_each
     assert [jobs.get(job.id) is not None for job in made] == [False, True, False, True, True]
+
+
+def test_a_failed_job_holds_nothing_of_its_picture() -> None:
+    """What had come of it, 64 MB at most, goes with the attempt: hundreds of failed jobs fit into the memory."""
+    had_come: list[weakref.ref[Image.Image]] = []
+
+    def receive() -> None:
+        part = Image.new("RGB", (8, 8))
+        had_come.append(weakref.ref(part))
+        raise ValueError("cut short")
+
+    def draw(job: Job) -> GeneratedImage:
+        try:
+            receive()
+        except ValueError as error:
+            raise DrawingError("no") from error
+        return DRAWING
+
+    job = finished(Jobs().start(REQUEST, draw))
+    wait_until("it to be forgotten", lambda: had_come[0]() is None)
+    with pytest.raises(DrawingError) as raised:
+        job.result(PATIENT_S)
+    assert isinstance(raised.value.__cause__, ValueError)
 
 
 def test_a_drawing_under_way_is_no_picture_to_forget() -> None:
