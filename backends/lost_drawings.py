@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from endpoint.worker_connection import WorkerConnection
+from errors import WorkerLostError
 
 LEASE_S = 10.0  # after its line broke a worker may go on for so long while others could draw as well
 PROCESSES_MAX = 5  # a drawing that has ended so many workers is not given to another one
@@ -37,6 +38,11 @@ class Lost:
         """Whether this is the process that had it, on a new line, or on the old one that speaks again."""
         same = worker.instance == self.instance and not worker.is_going
         return same and (worker is not self.connection or worker.heard_s > self.since_s)
+
+
+def lost_error(link: str, came_back: str, next_step: str = "It is waited for.") -> WorkerLostError:
+    """The error after which a drawing is asked for again."""
+    return WorkerLostError(link, how="closed", tried="draw", came_back=came_back, next_step=next_step)
 
 
 class LostDrawings:

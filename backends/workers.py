@@ -4,7 +4,6 @@ Nothing is started from here and no address is known: who is connected can draw.
 most room; one whose worker is lost goes to another, or waits for it to come back and takes up what it had drawn.
 """
 
-import functools
 import logging
 import threading
 import time
@@ -17,13 +16,13 @@ from starlette.websockets import WebSocket
 
 from backends.away import STANDS_IN, Awaited, as_sketch, away_error
 from backends.base import Backend, Cancelled
-from backends.lost_drawings import LEASE_S, PROCESSES_MAX, LostDrawings
+from backends.connected_workers import LINK, absence_of, absence_of_all, by_room, none_draws, paused, status_of
+from backends.lost_drawings import LEASE_S, PROCESSES_MAX, LostDrawings, lost_error
 from backends.worker_door import WorkerDoor
 from backends.worker_status import no_websocket, status_rows
 from drawing.events import Tell, Waking
-from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits
+from drawing.models import GeneratedImage, GenerationRequest
 from drawing.status import BackendStatus
-from endpoint.wire_format import Health
 from endpoint.worker_connection import WorkerConnection
 from endpoint.worker_transport import WorkerTransport
 from endpoint_client import EndpointClient
@@ -41,7 +40,6 @@ from errors import (
 
 log = logging.getLogger(__name__)
 
-_LINK = "Workers"
 _KEEP_MARGIN_S = 15.0  # this Space may notice so much later than the worker that the line is dead
 AWAY_FOR_A_MOMENT = "The machine that draws is away for a moment; waiting for it"
 BACK = "The machine that draws is back"
@@ -118,27 +116,12 @@ class Workers:
         with self._changed:
             if self._clients.pop(connection, None) is not None:
                 log.warning("worker %s is gone: %s", connection.name, connection.ended)
-                self._awaited.lost(connection.name, paused=_absence(connection) is not None)
+                self._awaited.lost(connection.name, paused=absence_of(connection) is not None)
             self._changed.notify_all()
 
     def _best(self) -> WorkerConnection | None:
         """The worker with the most room among those that take a drawing now."""
-        return next(iter(self._by_room()), None)
-
-    def _by_room(self, request: GenerationRequest | None = None) -> list[WorkerConnection]:
-        """Those that take a drawing now; without those whose limits `request` exceeds, if others are left.
-
-        One whose GPU is busy draws nothing, but has no room either: it comes last. Of equal ones the newest line comes
-        first: an older one may be what is left of a worker that has come back.
-        """
-        able = [
-            (worker.health, worker)
-            for worker in reversed(list(self._clients))
-            if not worker.is_going and worker.health is not None and worker.health.takes_posts
-        ]
-        fitting = [one for one in able if _allows(one[0], request)] or able
-        fitting.sort(key=lambda one: (one[0].gpu_busy, one[1].in_flight))
-        return [worker for _, worker in fitting]
+        return next(iter(by_room(self._clients)), None)
 
     def ensure(self, tell: Tell, cancelled: Cancelled) -> None:
         """Waits for a worker as long as one may be about to come.
@@ -167,14 +150,11 @@ class Workers:
                     self._changed.wait(min(0.25, until - time.monotonic()))
         with self._changed:
             # Which drawing this is, `draw` knows: a paused worker finishes those that it has.
-            has_lost = any(self._lost.wait_at(worker.instance) for worker in self._paused())
+            has_lost = any(self._lost.wait_at(worker.instance) for worker in paused(self._clients))
         if self._fallback is not None:
             self._fallback.ensure(tell, cancelled)
         elif not has_lost:
-            raise self._nobody()
-
-    def _paused(self) -> list[WorkerConnection]:
-        return [worker for worker in self._clients if _absence(worker) and not worker.is_going]
+            raise none_draws(list(self._clients), self._awaited.left_at)
 
     def _wait(self, begun: float) -> tuple[str, float]:
         """What is waited for while no worker takes a drawing, and until when."""
@@ -190,30 +170,12 @@ class Workers:
         """Until when one that was there a moment ago is waited for, by the monotonic clock. One that ends is there; one
         that is paused is none to wait for.
         """
-        if any(worker.is_going and not _absence(worker) for worker in self._clients):
+        if any(worker.is_going and not absence_of(worker) for worker in self._clients):
             return time.monotonic() + self._wait_s
         return self._awaited.until_s(at_start=not (self._clients and self._absence()))
 
     def _absence(self) -> Absence | None:
-        """Why nobody draws now; None while somebody is there. Of several that are paused, the first to come back."""
-        absences = [_absence(worker) for worker in list(self._clients)]
-        if not absences:
-            return Absence("off", since=self._awaited.left_at)
-        known = [absence for absence in absences if absence is not None]
-        if len(known) < len(absences):
-            return None
-        return min(known, key=lambda absence: float("inf") if absence.until is None else absence.until)
-
-    def _nobody(self) -> StartError:
-        tried = "find one that draws"
-        if absence := self._absence():
-            return away_error(_LINK, tried, absence)
-        there = next(iter(self._clients))
-        came_back = f"{there.name} was not ready in time"
-        if there.health and there.health.broken:
-            reason = f" ({there.health.reason})" if there.health.reason else ""
-            came_back = f"{there.name} could not load its model{reason}"
-        return StartError(_LINK, tried=tried, came_back=came_back, next_step="See its log.")
+        return absence_of_all(list(self._clients), self._awaited.left_at)
 
     def draw(self, request: GenerationRequest, *, job_id: str, tell: Tell, cancelled: Cancelled) -> GeneratedImage:
         """Draws on the worker with the most room, the next one where it refuses for now, or on the fallback.
@@ -223,9 +185,9 @@ class Workers:
         """
         self._wait_for_its_worker(job_id, tell, cancelled)
         with self._changed:
-            able = self._by_room(request)
+            able = by_room(self._clients, request)
             if lost := self._lost.get(job_id):
-                able += [worker for worker in self._paused() if worker.instance == lost.instance]
+                able += [worker for worker in paused(self._clients) if worker.instance == lost.instance]
                 able.sort(key=lambda worker: worker.instance != lost.instance)
             clients = [(worker, self._clients[worker]) for worker in able]
             several = len(self._clients) > 1
@@ -245,7 +207,10 @@ class Workers:
                     self._note_lost(job_id, worker)
                 if cancelled():
                     raise
-                raise _ended_unasked(worker) from None
+                # It was told to stop what nobody asked for any more, just as this was asked for again.
+                raise lost_error(
+                    worker.link, "it had been told to end this drawing", "It is asked for again."
+                ) from None
             except EndpointUnreachableError as error:
                 raise self._note_lost(job_id, worker, error) from error
             return replace(image, receipt=replace(image.receipt, worker=worker.name)) if several else image
@@ -254,10 +219,9 @@ class Workers:
         with self._changed:
             absence, awaited = self._absence() or Absence(), time.monotonic() < self._back_until()
         if awaited or (self._fallback is None and absence.reason == "off"):
-            came_back, next_step = "no worker is connected any more", "It is waited for."
-            raise WorkerLostError(_LINK, how="closed", tried="draw", came_back=came_back, next_step=next_step)
+            raise lost_error(LINK, "no worker is connected any more")
         if self._fallback is None:
-            raise away_error(_LINK, "draw", absence)
+            raise away_error(LINK, "draw", absence)
         tell(Waking(STANDS_IN[absence.reason]))
         self._fallback.ensure(tell, cancelled)  # a worker may have been lost since ours
         request = request.within(self._fallback.status().limits)
@@ -304,40 +268,14 @@ class Workers:
             told = f"{PROCESSES_MAX} workers were lost while they drew this. Try another prompt or smaller numbers."
             return DrawingError(told, code="WORKERS_LOST")
         came_back = error.came_back if error else "its line broke"
-        return WorkerLostError(
-            worker.link, how="closed", tried="draw", came_back=came_back, next_step="It is waited for."
-        )
+        return lost_error(worker.link, came_back)
 
     def status(self) -> BackendStatus:
-        """What is known now, the limits of all who can draw; of the newest worker where none is there."""
+        """What is known now."""
         with self._changed:
-            able = self._by_room()
-            worker = able[0] if able else self._seen
-            absence = self._absence()
-        away = absence is not None
-        health = worker.health if worker else None
-        known = [
-            one.health.limits
-            for one in (*able, *(() if able else (worker,)))
-            if one and one.health and one.health.limits
-        ]
-        limits = functools.reduce(Limits.wider, known) if known else Limits()
-        stand_in = self._fallback.status() if away and self._fallback is not None else None
-        if stand_in is not None:
-            limits = limits.model_copy(update={"images_at_once": stand_in.limits.images_at_once})
-        return BackendStatus(
-            kind="workers",
-            demo=stand_in is not None and stand_in.demo,
-            tunnel=False,
-            ready=bool(health and health.engine == "ready" and worker in self._clients),
-            model=health.model if health else None,
-            limits=limits,
-            defaults=health.defaults if health else Defaults(),
-            away=away,
-            stand_in=stand_in is not None,
-            absence=absence,
-            wakes_in_s=health.wakes_in_s if health and health.engine == "asleep" else None,
-        )
+            workers, newest, absence = list(self._clients), self._seen, self._absence()
+        stand_in = self._fallback.status() if absence is not None and self._fallback is not None else None
+        return status_of(workers, newest, absence, stand_in)
 
     def routes(self) -> list[BaseRoute]:
         """See `Backend`."""
@@ -351,26 +289,12 @@ class Workers:
         """Lists the workers and who was turned away, for a request with the workers' key, such as the doctor's."""
         if not self._door.knows(request.headers):
             return Response(status_code=404)
-        return JSONResponse(status_rows(list(self._clients), self._door.turned_away, _absence))
+        return JSONResponse(status_rows(list(self._clients), self._door.turned_away, absence_of))
 
     def close(self) -> None:
         """Ends the fallback; the lines end with the page's server."""
         if self._fallback is not None:
             self._fallback.close()
-
-
-def _absence(worker: WorkerConnection) -> Absence | None:
-    return worker.health.absence if worker.health else None
-
-
-def _ended_unasked(worker: WorkerConnection) -> WorkerLostError:
-    """It was told to stop what nobody asked for any more, just as this was asked for again."""
-    came_back, next_step = "it had been told to end this drawing", "It is asked for again."
-    return WorkerLostError(worker.link, how="closed", tried="draw", came_back=came_back, next_step=next_step)
-
-
-def _allows(health: Health, request: GenerationRequest | None) -> bool:
-    return request is None or health.limits is None or request.within(health.limits) == request
 
 
 def _model(connection: WorkerConnection) -> str:
