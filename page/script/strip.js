@@ -17,7 +17,7 @@ document.documentElement.classList.toggle("has-strip", Boolean(recall("localStor
 window.keepPicture = (file, record) => {
   if (record && file && record.path === file.path && !seen.has(record.id)) {
     seen.add(record.id);
-    const { path, ...kept } = record;
+    const { path, ...kept } = JSON.parse(JSON.stringify(record)); // Gradio's own is a proxy, which no storage takes
     keep(file, kept);
   }
   return [];
