@@ -15,7 +15,6 @@ from inference_server.encoding import Encoder
 from inference_server.engine_child import EngineChild
 from inference_server.errors import Refusal
 from inference_server.in_flight import InFlight
-from inference_server.limits import Defaults, Limits, defaults_of_model, of_model
 from inference_server.messages import (
     NO_GPU,
     BatchStats,
@@ -33,6 +32,7 @@ from inference_server.messages import (
 from inference_server.metrics import Metrics
 from inference_server.owner import Owner
 from inference_server.resolve import Offer, resolve
+from inference_server.served_model import ServedModel
 from inference_server.supervisor import STEP_DEADLINE_S, Phase, Supervisor
 from inference_server.tickets import Queued, Ticket, Waking
 from inference_server.wire import PictureRequest
@@ -53,12 +53,10 @@ class Dispatcher:
         end: Callable[[], None] = lambda: None,
     ) -> None:
         """`end`: ends the server, where only a new container can go on."""
-        self._config, self._metrics, self._owner, self._end = config, metrics, owner, end
+        self._idle_engine_s, self._metrics, self._owner, self._end = config.idle_engine_s, metrics, owner, end
         self._encoder = Encoder()
         self._supervisor = Supervisor(start_child, self)
-        self._model_info: ModelInfo | None = None
-        self._limits: Limits = config.limits.over(Limits())
-        self._defaults: Defaults | None = None
+        self._model = ServedModel(config)
         self._queue: deque[Ticket] = deque()
         self._in_flight = InFlight()
         self._idle: asyncio.TimerHandle | None = None
@@ -68,8 +66,7 @@ class Dispatcher:
 
     @property
     def offer(self) -> Offer:
-        config = self._config
-        return Offer(config.model_name, self._limits, self._model_info, self._defaults, config.lenient)
+        return self._model.offer
 
     @property
     def phase(self) -> Phase:
@@ -119,7 +116,7 @@ class Dispatcher:
         self._owner.tick()
         pause = self._owner.pause
         if pause is None:
-            if self.phase is Phase.ASLEEP and self._model_info is None:
+            if self.phase is Phase.ASLEEP and self._model.info is None:
                 self._supervisor.start()  # nobody posts to a server that does not know its model
             return
         for ticket in [ticket for ticket in self._queue if not ticket.attempts]:
@@ -138,7 +135,7 @@ class Dispatcher:
         if pause := self._owner.pause:
             raise errors.paused(pause, self._owner.pause_left_s)
         waiting = len(self._queue) + len(self._in_flight.ahead_of_time())
-        if self._must_wait(request) and waiting >= self._limits.waiting_requests.max:
+        if self._must_wait(request) and waiting >= self._model.limits.waiting_requests.max:
             raise errors.busy(waiting)
         if self.phase is Phase.FAILED and (pause_s := self._supervisor.pause_s) > 0:
             raise errors.not_loaded(self._supervisor.failure, pause_s)
@@ -193,16 +190,9 @@ class Dispatcher:
 
     def on_ready(self, model_info: ModelInfo) -> None:
         self._metrics.touch()
-        if self._had_gpu and not model_info.gpu:
+        if self._model.has_gpu and not model_info.gpu:
             self._end_without_gpu()
-        self._limits = self._config.limits.over(of_model(model_info))
-        cut = self._config.limits.without_effect(self._limits)
-        if cut and self._model_info is None:  # once: it is the same each time the engine wakes
-            log.warning("the configured limits go beyond the model's, which hold: %s", "; ".join(cut))
-        if self._model_info is None:
-            for notice in filter(None, (*model_info.notices, model_info.memory_plan)):
-                log.info("%s: %s", model_info.name, notice)
-        self._model_info, self._defaults = model_info, defaults_of_model(model_info, self._limits)
+        self._model.note(model_info)
         self._in_flight.allow(model_info.images_at_once, model_info.images_ahead)
         self._next()
 
@@ -213,12 +203,8 @@ class Dispatcher:
         waiting, self._queue = self._queue, deque()
         for ticket in waiting:
             ticket.refuse(errors.not_loaded(failure, pause_s))
-        if failure.code == NO_GPU and self._had_gpu:
+        if failure.code == NO_GPU and self._model.has_gpu:
             self._end_without_gpu()
-
-    @property
-    def _had_gpu(self) -> bool:
-        return self._model_info is not None and self._model_info.gpu
 
     def _end_without_gpu(self) -> None:
         """A container that has lost its GPU (a `systemctl daemon-reload` does that) never gets it back."""
@@ -304,7 +290,7 @@ class Dispatcher:
                 ticket.tell(Waking(self._supervisor.stage, self._supervisor.stage_since_s, usual_s))
 
     def _watch_idleness(self) -> None:
-        idle_s = self._config.idle_engine_s
+        idle_s = self._idle_engine_s
         if idle_s and self._idle is None and self._is_idle():
             self._idle = asyncio.get_running_loop().call_later(idle_s, self._fall_asleep)
 
@@ -314,5 +300,5 @@ class Dispatcher:
     def _fall_asleep(self) -> None:
         self._idle = None
         if self._is_idle():
-            log.info("engine idle for %g s: asleep", self._config.idle_engine_s)
+            log.info("engine idle for %g s: asleep", self._idle_engine_s)
             self._supervisor.sleep()
