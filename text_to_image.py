@@ -3,6 +3,7 @@
 `text_to_image(prompt)` returns a PIL image, as in the tutorial; it is the short form of `submit(prompt) -> Job`.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -78,12 +79,13 @@ class TextToImage:
         request = GenerationRequest.checked(self._backend.status().limits, *values, **named)
         self._blocked.check(request.prompt)
         turn = self._turns.ask(visitor)
-        try:
+        with contextlib.ExitStack() as refused:
+            refused.callback(turn.leave)
             self._quota.count(address or visitor)
-            return self._jobs.start(request, lambda job: self._draw(job, turn, nearest), patience_s=patience_s)
-        except BaseException:
-            turn.leave()
-            raise
+            refused.callback(self._quota.give_back, address or visitor)
+            job = self._jobs.start(request, lambda job: self._draw(job, turn, nearest), patience_s=patience_s)
+            refused.pop_all()
+        return job
 
     def job(self, job_id: str) -> Job | None:
         """The job of that id; None once it is forgotten."""

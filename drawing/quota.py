@@ -24,7 +24,7 @@ class Quota:
         now = time.monotonic()
         with self._lock:
             if len(self._asked) > 1000:
-                self._asked = {name: times for name, times in self._asked.items() if now - times[-1] < _HOUR_S}
+                self._asked = {name: told for name, told in self._asked.items() if told and now - told[-1] < _HOUR_S}
             times = self._asked.setdefault(visitor, deque())
             while times and now - times[0] >= _HOUR_S:
                 times.popleft()
@@ -34,3 +34,9 @@ class Quota:
                     retry_after_s=max(1.0, times[0] + _HOUR_S - now),
                 )
             times.append(now)
+
+    def give_back(self, visitor: str) -> None:
+        """The picture that was counted last is not drawn."""
+        with self._lock:
+            if times := self._asked.get(visitor):
+                times.pop()

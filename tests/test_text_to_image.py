@@ -271,6 +271,22 @@ def test_limits_of_a_visitor() -> None:
     service.submit("x", visitor="c", address="5.6.7.8").result(PATIENT_S)
 
 
+def test_a_full_house_takes_no_picture_of_the_hour() -> None:
+    """Who is refused because all have too much to do has the pictures of his hour still before him."""
+    backend = ScriptedBackend()
+    backend.hold.clear()
+    service = TextToImage(backend, Jobs(max_active=1), visitor_pictures_per_hour=1)
+    first = service.submit("a cat", visitor="a")
+    for _ in range(2):
+        with pytest.raises(BusyError, match="under way"):
+            service.submit("a dog", visitor="b")
+    backend.hold.set()
+    first.result(PATIENT_S)
+    service.submit("a dog", visitor="b").result(PATIENT_S)
+    with pytest.raises(BusyError, match="an hour"):
+        service.submit("a dog", visitor="b")
+
+
 def test_blocked_words_refuse_before_anything_starts() -> None:
     """A prompt that the maintainer's list names is refused gently: nothing is started, no picture counted."""
     backend = ScriptedBackend()
