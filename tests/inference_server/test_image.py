@@ -227,6 +227,12 @@ def test_a_server_that_is_away_is_unhealthy() -> None:
     assert f"no answer from port {port}" in said
 
 
+def test_a_beat_that_cannot_be_noted_ends_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the container looks unhealthy, and its worker draws."""
+    monkeypatch.setenv("WORKER_BEAT_FILE", str(tmp_path / "nowhere" / "beat"))
+    assert healthcheck.with_beats(lambda: {"state": "healthy"})() == {"state": "healthy"}
+
+
 @pytest.mark.parametrize("by_environment", [True, False])
 def test_a_worker_is_healthy_while_its_line_holds(
     by_environment: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
