@@ -11,8 +11,9 @@ Binary, from the worker: the request's id and the picture's number (4 bytes each
 A request is an offer until its first lease: a Space that gave it to somebody else meanwhile grants none. A lease ends
 `LEASE_S` after the newest beat that the Space had seen when it granted it, so that neither delays nor clocks matter.
 A line whose `arriving` is true has a small finished picture as its preview: the whole one takes a while.
-`keep_s`: how long a request goes on for a Space that has lost this worker and may ask for it again. `instance` tells
-this process from every other one: a Space that gets a second line from it ends the first, which must be dead.
+`keep_s`: how long a request goes on for a Space that has lost this worker and may ask for it again; where its lease
+ends on a line that seems to hold, the lease is a part of that time. `instance` tells this process from every other one:
+a Space that gets a second line from it ends the first, which must be dead.
 """
 
 import asyncio
@@ -76,6 +77,7 @@ class SpaceConnection:
         """`instance`: of this process; `keep`: is told how long a request goes on whose Space is gone."""
         self._line, self._app, self._health, self._keep = line, app, health, keep
         self._name, self._instance = name, instance
+        self._keep_s = 0.0  # as the Space told it last
         self._connection: socket.socket | None = line.transport.get_extra_info("socket")
         self._heard_s = time.monotonic()
         self._requests: dict[int, _Request] = {}
@@ -120,7 +122,8 @@ class SpaceConnection:
             case "lease":
                 self._on_lease(message["beat"], message["ids"])
                 if (keep_s := message.get("keep_s")) is not None:
-                    self._keep(float(keep_s))
+                    self._keep_s = float(keep_s)
+                    self._keep(self._keep_s)
             case "hang_up":
                 if request_ := self._requests.get(message["id"]):
                     request_.hang_up.set()
@@ -161,6 +164,8 @@ class SpaceConnection:
                         request.until = max(request.until, now + LEASE_S)
                     elif now > request.until:
                         log.warning("request %d: the Space asks for it no longer", request.id)
+                        # The Space may have lost this worker at the lease's beginning, and counts from there.
+                        self._keep(max(0.0, self._keep_s - LEASE_S))
                         request.hang_up.set()
                 looked = now
 

@@ -225,6 +225,30 @@ def test_a_worker_begins_nothing_without_a_lease(monkeypatch: pytest.MonkeyPatch
     assert app.posted == []
 
 
+def test_a_worker_stops_in_time_on_a_line_that_only_its_space_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the lease's beginning the Space counts until another worker may draw, and so does this one."""
+    monkeypatch.setattr(space_connection, "LEASE_S", 0.4)
+    monkeypatch.setattr(space_connection, "BEAT_S", 0.1)
+    app = DrawingApp()
+    app.may_finish.clear()
+    body = json.dumps({"modelInputs": {"seed": 1}, "callInputs": {"startRequestId": "job"}})
+
+    def space(line: ServerConnection) -> None:
+        line.send(json.dumps({"type": "hello", "protocol": space_connection.PROTOCOL, "version": "0.1.0"}))
+        line.send(json.dumps({"type": "request", "id": 1, "method": "POST", "path": "/", "body": body}))
+        for message in map(json.loads, line):
+            if message["type"] == "beat" and not app.kept_s:
+                line.send(json.dumps({"type": "lease", "beat": message["beat"], "ids": [1], "keep_s": 0.5}))
+
+    with serve(space, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with worker(server.socket.getsockname()[1], app=app):
+            wait_until("the lease to end", lambda: "job" in app.hung_up)
+        server.shutdown()
+    assert app.kept_s[0] == 0.5
+    assert app.kept_s[-1] == pytest.approx(0.1)
+
+
 def test_a_late_result_of_a_lost_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was given up answers under its old number on a new line: the picture of the other one counts."""
     monkeypatch.setattr(lost_drawings, "LEASE_S", 0.2)
