@@ -232,11 +232,13 @@ class Workers:
 
         What is told is told without the lock: whoever hears it may ask for the status.
         """
+        told = ""
         while True:
             with self._changed:
                 stage, remaining_s = self._held(job_id)
-            if stage:
+            if stage and stage != told:  # once: all who wait in line are told it, too
                 tell(Waking(stage))
+                told = stage
             if remaining_s <= 0:
                 return
             if cancelled():

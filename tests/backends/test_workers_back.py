@@ -161,7 +161,7 @@ def test_a_drawing_that_was_ended_as_it_was_asked_for_again_is_drawn_nevertheles
 
 
 def test_no_other_worker_draws_what_one_may_still_be_drawing() -> None:
-    """One that comes back gets its drawing again, also while another one has more room."""
+    """One that comes back gets its drawing again, also while another one has more room; the wait is told once."""
     with space_side(new_workers()) as space:
         first = RawWorker(space.port, "first", instance="one")
         drawing = Drawing(space.workers, 1)
@@ -170,9 +170,11 @@ def test_no_other_worker_draws_what_one_may_still_be_drawing() -> None:
         wait_until("both", lambda: len(space.workers._clients) == 2)
         first.close()
         wait_until("the wait", lambda: Waking(AWAY_FOR_A_MOMENT) in drawing.events)
+        time.sleep(0.3)  # looked at three times
         first = RawWorker(space.port, "first", instance="one")
         first.answer(first.take()["id"], 1)
         assert drawing.result().encoded == png(1)
+        assert drawing.events.count(Waking(AWAY_FOR_A_MOMENT)) == 1
         for raw in (first, other):
             raw.close()
 
