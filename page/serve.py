@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from page import mcp_tools
 from page.api_errors import ReadableErrors
+from page.body_limit import BodyLimit
 from page.head import Head, OwnHead
 from page.icon import ICON_FILE
 from page.script import script_html
@@ -114,7 +115,11 @@ def launch(
         mcp_server=mcp_tools.is_installed(),
         favicon_path=ICON_FILE,
         app_kwargs={
-            "middleware": [Middleware(OwnHead, head=head), Middleware(ReadableErrors, parameters=_parameters(page))]
+            "middleware": [
+                Middleware(BodyLimit),
+                Middleware(OwnHead, head=head),
+                Middleware(ReadableErrors, parameters=_parameters(page)),
+            ]
         },
         allowed_paths=[],
         max_file_size=_UPLOAD_MAX,
@@ -182,6 +187,8 @@ def _theme() -> gr.themes.Base:
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
         body_background_fill="*neutral_50",
+        checkbox_border_color="*neutral_500",  # an empty one could not be seen
+        checkbox_border_color_dark="*neutral_400",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover="*primary_700",
