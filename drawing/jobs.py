@@ -131,7 +131,9 @@ class Job:
 
     def may_cancel(self, token: object) -> bool:
         """Whether this is the job's cancel token."""
-        return isinstance(token, str) and hmac.compare_digest(token.encode(), self.cancel_token.encode())
+        if not isinstance(token, str):
+            return False
+        return hmac.compare_digest(token.encode(errors="replace"), self.cancel_token.encode())
 
     def result(self, timeout_s: float) -> GeneratedImage:
         """The picture, once it is there.
@@ -250,7 +252,7 @@ class Jobs:
                 del self._jobs[job.id]
 
     def _run(self, job: Job, draw: Callable[[Job], GeneratedImage]) -> None:
-        with job_context(job.id):
+        with job_context(job.id[:8]):  # enough to find it by; who has all of it sees the picture
             started = time.monotonic()
             log.info("drawing begins")
             try:

@@ -1,4 +1,4 @@
-"""One job id in every log line: from the page to the inference server, which logs the same id.
+"""In every log line of a job the first letters of its id, which the inference server logs, too.
 
 `job_context(id)` around the work; `configure_logging()` once, in the program's entry point.
 """

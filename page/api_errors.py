@@ -54,7 +54,7 @@ class ReadableErrors:
         known, required = self._parameters[name]
         try:
             given: Any = json.loads(body or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for brackets in brackets in brackets
             return 422, "The body is no JSON."
         if not isinstance(given, dict):
             return 422, f"The body must be a JSON object of parameters by name: {', '.join(known)}."

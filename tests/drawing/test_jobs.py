@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from drawing import log_context
 from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waking
 from drawing.jobs import Job, Jobs
 from drawing.models import GeneratedImage, GenerationRequest, Receipt
@@ -80,6 +81,19 @@ def test_ids_cannot_be_guessed() -> None:
     assert made[0].id not in repr(made[0])
     assert jobs.get(made[3].id) is made[3]
     assert jobs.get("no such job") is None
+
+
+def test_the_log_does_not_tell_who_may_see_the_picture() -> None:
+    """A job's log lines carry the first letters of its id, not the id that shows its picture."""
+    told: list[str] = []
+
+    def draw(job: Job) -> GeneratedImage:
+        told.append(log_context._job_id.get())
+        return DRAWING
+
+    job = Jobs().start(REQUEST, draw)
+    job.result(PATIENT_S)
+    assert told == [job.id[:8]]
 
 
 def test_failures() -> None:

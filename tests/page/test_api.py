@@ -55,7 +55,8 @@ def _holding(served: Served, gate: str) -> Iterator[None]:
 
 def _call(url: str, name: str, **body: Any) -> tuple[str, Any]:
     """One call as HF's agents.md tells it, with curl's means: the name of its last event, and that event's data."""
-    posted = httpx.post(f"{url}gradio_api/call/v2/{name}", json=body, timeout=PATIENT)
+    sent, kind = json.dumps(body), {"content-type": "application/json"}  # in ASCII: httpx's own takes no lone surrogate
+    posted = httpx.post(f"{url}gradio_api/call/v2/{name}", content=sent, headers=kind, timeout=PATIENT)
     if posted.status_code != 200:
         return str(posted.status_code), posted.json()
     answer = httpx.get(f"{url}gradio_api/call/{name}/{posted.json()['event_id']}", timeout=PATIENT).text
@@ -95,7 +96,7 @@ def test_an_id_is_not_enough_to_cancel(served: Served) -> None:
     """Who has the id alone sees the picture and cannot cancel it; the cancel token can."""
     with _holding(served, "drawing"):
         _, (ticket,) = _call(served.url, "submit", prompt="a dog")
-        for wrong in ("", ticket["id"], "x" * 22):
+        for wrong in ("", ticket["id"], "x" * 22, "\ud800"):
             event, error = _call(served.url, "cancel", id=ticket["id"], cancel_token=wrong)
             assert (event, error["error"]) == ("error", "This is not the cancel token of that drawing.")
         assert not served.service.started[-1].finished
@@ -179,12 +180,17 @@ def test_callers_are_known_by_their_address(served: Served) -> None:
         ("1.1.1.1, 198.41.0.4", "10.0.0.1", "198.41.0.4"),
         ("1.1.1.1, 198.41.0.4, 10.1.2.3", "10.0.0.1", "198.41.0.4"),
         ("1.1.1.1", "198.41.0.4", "198.41.0.4"),
-        ("junk, 2001:4860:4860::8888", "::1", "2001:4860:4860::8888"),
+        ("junk, 2001:4860:4860::8888", "::1", "2001:4860:4860::/64"),
+        ("2001:4860:4860:0:1:2:3:4", "::1", "2001:4860:4860::/64"),
+        ("::ffff:198.41.0.4", "10.0.0.1", "198.41.0.4"),
+        ("1.1.1.1", "::ffff:198.41.0.4", "198.41.0.4"),
         ("junk", "10.0.0.1", "10.0.0.1"),
     ],
 )
 def test_a_made_up_address_is_of_no_use(forwarded: str | None, peer: str, address: str) -> None:
-    """What a caller writes into `x-forwarded-for` stands left of what the proxies write there, and is not believed."""
+    """What a caller writes into `x-forwarded-for` stands left of what the proxies write there, and is not believed.
+    The addresses of an IPv6 household are one.
+    """
 
     class Peer:
         host = peer
