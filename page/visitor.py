@@ -41,7 +41,7 @@ def caller_address(request: gr.Request | None) -> str:
     client = getattr(request, "client", None)
     peer = str(getattr(client, "host", "") or "")
     hops = [hop for hop in (*forwarded, peer) if hop]
-    return next((hop for hop in reversed(hops) if _is_public(hop)), peer)
+    return next((_household(hop) for hop in reversed(hops) if _is_public(hop)), peer)
 
 
 def is_awaited() -> bool:
@@ -51,8 +51,19 @@ def is_awaited() -> bool:
     return all(event.alive for events in running for event in events or () if event._id == event_id)
 
 
+def _household(hop: str) -> str:
+    """The address; of IPv6 its /64, in which every caller has as many addresses as he likes."""
+    address = ipaddress.ip_address(hop)
+    if isinstance(address, ipaddress.IPv4Address):
+        return hop
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), 64), strict=False))
+
+
 def _is_public(hop: str) -> bool:
     try:
-        return ipaddress.ip_address(hop).is_global
+        address = ipaddress.ip_address(hop)
+        return (getattr(address, "ipv4_mapped", None) or address).is_global
     except ValueError:
         return False
