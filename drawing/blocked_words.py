@@ -46,7 +46,9 @@ class BlockedWords:
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).strip()
+    """Without what nobody sees, such as soft hyphens and joiners, which would hide a word."""
+    seen = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    return unicodedata.normalize("NFKC", seen).strip()
 
 
 def _pattern(entry: str) -> re.Pattern[str]:

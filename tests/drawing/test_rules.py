@@ -31,9 +31,13 @@ def test_pictures_an_hour() -> None:
         Quota(0).count("a")
 
 
-@pytest.mark.parametrize("prompt", ["A Gun!", "a  water\npistol", "\uff27\uff35\uff2e", "two guns or 3 gunz"])
+@pytest.mark.parametrize(
+    "prompt", ["A Gun!", "a  water\npistol", "\uff27\uff35\uff2e", "two guns or 3 gunz", "a g\u200bu\u00adn"]
+)
 def test_blocked_words(prompt: str) -> None:
-    """Words and phrases are found as a whole in any case and width, regular expressions anywhere."""
+    """Words and phrases are found as a whole in any case and width, and behind letters that nobody sees; regular
+    expressions anywhere.
+    """
     with pytest.raises(InvalidRequestError) as caught:
         BlockedWords.read("gun, water pistol, /gun[sz]/").check(prompt)
     assert str(caught.value) == REFUSAL
