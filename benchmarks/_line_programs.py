@@ -51,10 +51,9 @@ class _Program:
         except subprocess.TimeoutExpired:
             self.send(signal.SIGKILL)
             self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
 
 
 class Programs:
@@ -132,13 +131,15 @@ class Programs:
             raise RuntimeError(f"the Space did not serve within {timeout_s:g} s. Its log:\n{log}")
 
     def _listen(self, space: _Program) -> None:
-        for line in space.process.stdout or ():
-            told = json.loads(line)
-            if told["kind"] == "ready":
-                self.ready.set()
-            if told["kind"] == "connected":
-                self.connected.set()
-            self._hear(told)
+        assert space.process.stdout is not None
+        with space.process.stdout as lines:  # closed here alone: closing it elsewhere would wait for this thread
+            for line in lines:
+                told = json.loads(line)
+                if told["kind"] == "ready":
+                    self.ready.set()
+                if told["kind"] == "connected":
+                    self.connected.set()
+                self._hear(told)
 
     def close(self) -> None:
         """Ends both, and lets none be started again."""
