@@ -263,7 +263,7 @@ class Jobs:
             except SpaceError as error:
                 log.warning("failed after %.1f s: %s", time.monotonic() - started, error)
                 job.tell(Failed(_without_frames(error)))
-            except Exception as error:  # a fault of ours: the follower still has to be told
+            except BaseException as error:  # a fault of ours, or a panic below Python: the followers have to be told
                 log.exception("failed after %.1f s", time.monotonic() - started)
                 job.tell(Failed(_our_fault(error)))
             else:
@@ -288,7 +288,7 @@ def _without_frames(error: SpaceError) -> SpaceError:
     return error
 
 
-def _our_fault(error: Exception) -> ServiceError:
+def _our_fault(error: BaseException) -> ServiceError:
     return ServiceError(
         "This program",
         tried="draw the picture",

@@ -305,6 +305,21 @@ def test_the_pictures_that_are_kept_are_bounded() -> None:
     assert [jobs.get(job.id) is not None for job in made] == [False, True, False, True, True]
 
 
+def test_a_panic_ends_the_job() -> None:
+    """Libraries in Rust raise what is no Exception: the visitor is told, and the job does not count as active."""
+
+    class Panic(BaseException):
+        pass
+
+    def draw(job: Job) -> GeneratedImage:
+        raise Panic
+
+    jobs = Jobs(max_active=1)
+    with pytest.raises(ServiceError, match="unexpected Panic"):
+        jobs.start(REQUEST, draw).result(PATIENT_S)
+    assert jobs.start(REQUEST, draw_at_once).result(PATIENT_S) is DRAWING
+
+
 def test_a_failed_job_holds_nothing_of_its_picture() -> None:
     """What had come of it, 64 MB at most, goes with the attempt: hundreds of failed jobs fit into the memory."""
     had_come: list[weakref.ref[Image.Image]] = []
