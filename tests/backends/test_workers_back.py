@@ -164,6 +164,7 @@ def test_no_other_worker_draws_what_one_may_still_be_drawing() -> None:
     """One that comes back gets its drawing again, also while another one has more room; the wait is told once."""
     with space_side(new_workers()) as space:
         first = RawWorker(space.port, "first", instance="one")
+        wait_until("the first", lambda: len(space.workers._clients) == 1)
         drawing = Drawing(space.workers, 1)
         first.take()
         other = RawWorker(space.port, "other", instance="two")
