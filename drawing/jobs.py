@@ -235,8 +235,10 @@ class Jobs:
     def get(self, job_id: str) -> Job | None:
         """The job of that id, None if there is none (any more). Who asks for it wants it."""
         with self._lock:
-            self._forget_old()
             job = self._jobs.get(job_id)
+            if job is not None and job.expired(self._keep_s):  # no more than a look at this one: it is asked very often
+                del self._jobs[job_id]
+                job = None
         if job is not None:
             job.want()
         return job

@@ -288,6 +288,7 @@ def test_only_the_newest_are_kept() -> None:
     """Of finished jobs the newest `max_kept` are kept."""
     jobs = Jobs(max_kept=3)
     made = [finished(jobs.start(REQUEST, draw_at_once)) for _ in range(6)]
+    wait_until("the last one to be counted", lambda: len(jobs._jobs) == 3)
     assert [jobs.get(job.id) is not None for job in made] == [False, False, False, True, True, True]
 
 
@@ -302,6 +303,7 @@ def test_the_pictures_that_are_kept_are_bounded() -> None:
         if number == 1:
             made[1]._wakers.add(lambda: None)
     assert made[0].picture_bytes == bytes_each
+    wait_until("the last one to be counted", lambda: len(jobs._jobs) == 3)
     assert [jobs.get(job.id) is not None for job in made] == [False, True, False, True, True]
 
 
@@ -349,6 +351,7 @@ def test_a_drawing_under_way_is_no_picture_to_forget() -> None:
     jobs = Jobs(max_picture_bytes=0)
     active = jobs.start(REQUEST, studio.draw)
     done = finished(jobs.start(REQUEST, draw_at_once))
+    wait_until("the last one to be counted", lambda: len(jobs._jobs) == 1)
     assert (jobs.get(active.id), jobs.get(done.id)) == (active, None)
     studio.may_draw.set()
     assert active.result(PATIENT_S) is DRAWING
