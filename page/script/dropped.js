@@ -1,5 +1,8 @@
 // A picture that is dropped on the page or pasted gives back its prompt and settings. It is read here, and goes nowhere.
 
+const FILE_BYTES = 50_000_000; // more than a picture has, and no more than a phone reads at once
+const TEXT_BYTES = 100_000;
+
 // The text in a PNG: tEXt, zTXt and iTXt. Source: PNG specification, third edition, 11.3.3.
 const pngTexts = async (blob) => {
   const bytes = new Uint8Array(await blob.arrayBuffer());
@@ -8,7 +11,7 @@ const pngTexts = async (blob) => {
   if (bytes.length < 8 || view.getUint32(0) !== 0x89504e47) return texts;
   for (let at = 8; at + 12 <= bytes.length; ) {
     const [length, type] = [view.getUint32(at), String.fromCharCode(...bytes.subarray(at + 4, at + 8))];
-    const chunk = bytes.subarray(at + 8, at + 8 + length);
+    const chunk = bytes.subarray(at + 8, at + 8 + Math.min(length, TEXT_BYTES));
     at += length + 12;
     if (!["tEXt", "zTXt", "iTXt"].includes(type)) continue;
     const end = chunk.indexOf(0);
@@ -24,9 +27,17 @@ const pngTexts = async (blob) => {
   return texts;
 };
 const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
+// The first TEXT_BYTES of it: a few kilobytes may unfold to gigabytes.
 const inflated = async (bytes) => {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  const parts = [];
+  for (let size = 0; size < TEXT_BYTES; size += parts.at(-1).length) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+  }
+  reader.cancel().catch(() => {});
+  return new Uint8Array(await new Blob(parts).slice(0, TEXT_BYTES).arrayBuffer());
 };
 
 // The settings in the layout that AUTOMATIC1111's web UI began and most programs write:
@@ -50,12 +61,13 @@ const settingsInText = (text) => {
 };
 
 const takeFile = async (file) => {
-  const texts = await pngTexts(file).catch(() => ({}));
+  const texts = file.size > FILE_BYTES ? {} : await pngTexts(file).catch(() => ({}));
   const read = texts.parameters ? settingsInText(texts.parameters) : {};
   const settings = Object.fromEntries(Object.entries({
     prompt: texts.prompt, negative_prompt: texts.negative_prompt, seed: texts.seed,
     num_inference_steps: texts.num_inference_steps, guidance_scale: texts.guidance_scale, model: texts.model, ...read,
   }).filter(([, value]) => value != null && value !== ""));
+  for (const name of Object.keys(settings)) settings[name] = settings[name].slice(0, TEXT_CHARS[name] ?? 100);
   if (!settings.prompt) return say(tell("dropped_nothing"));
   const seed = Number(settings.seed);
   settings.seed = settings.seed && Number.isSafeInteger(seed) && seed >= 0 ? seed : null;

@@ -3,6 +3,7 @@
 const FIELDS = ["prompt", "negative_prompt", "seed", "randomize_seed", "num_inference_steps", "guidance_scale", "size"];
 const KEPT = "text-to-image-fields";
 const USED_ADDRESS = "text-to-image-address";
+const TEXT_CHARS = { prompt: 2000, negative_prompt: 2000 }; // what comes from outside is cut: a field of megabytes freezes
 const UNCHANGED = { __type__: "update" };
 
 // They are read once, before anything on the page changes.
@@ -43,7 +44,7 @@ const readAddress = (query) => {
     if (!isRight) bad.push(name);
     return isRight ? value : null;
   };
-  for (const name of ["prompt", "negative_prompt"]) if (query.get(name)) fields[name] = query.get(name).slice(0, 2000);
+  for (const [name, most] of Object.entries(TEXT_CHARS)) if (query.get(name)) fields[name] = query.get(name).slice(0, most);
   const seed = number("seed", "seed");
   if (seed !== null) Object.assign(fields, { seed, randomize_seed: false });
   const steps = number("steps", "num_inference_steps");

@@ -213,6 +213,10 @@ def test_a_picture_brings_its_settings_back(open_page: Callable[..., Visit]) -> 
     _give(page, "drop")
     expect(page.get_by_text("This picture does not tell how it was made.")).to_be_visible()
     assert sent == []
+    _give(page, "drop", prompt="x" * 3_000_000)  # a hostile picture, which would freeze the field
+    expect(page.locator("#prompt textarea")).to_have_value("x" * 2000)
+    page.set_input_files("#open-picture input", _file(parameters=_A1111))
+    expect(page.locator("#seed input")).to_have_value("77")
     page.click("#draw")
     visit.says(re.compile("Done"))
     assert picture(visit.service.started[-1].request, 77).encoded
