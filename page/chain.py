@@ -15,6 +15,7 @@ from page import absence as page_absence
 from text_to_image import TextToImage
 
 PATH = "/chain"
+_EXACT_S = 10.0
 _WAYS = {
     "local": "all on one machine",
     "fair": "encrypted, to the owner's machine",
@@ -62,29 +63,31 @@ class ChainNews:
 
     def __init__(self, service: TextToImage) -> None:
         self._service = service
-        self._since: dict[str, tuple[object, float]] = {}
+        self._seen: dict[str, tuple[object, float, float]] = {}  # how it is; it became so between these two times
+        self._looked_at = time.monotonic()
         self._lock = threading.Lock()
 
-    def look(self) -> list[tuple[Link, float]]:
-        """Each link now, with the seconds since its last change."""
+    def look(self) -> list[tuple[Link, float, float]]:
+        """Each link now, with the seconds since its last change: at least and at most, for one does not always look."""
         status, now = self._service.status(), time.monotonic()
         kind = (status.ready, status.away, status.absence and status.absence.reason)
         with self._lock:
             told = []
             for link in links(status):
                 key: object = kind if link.name == "The machine that draws" else link.state
-                before = self._since.get(link.name)
-                if before is None or before[0] != key:
-                    self._since[link.name] = before = (key, now)
-                told.append((link, now - before[1]))
+                seen = self._seen.get(link.name)
+                if seen is None or seen[0] != key:
+                    self._seen[link.name] = seen = (key, self._looked_at, now)
+                told.append((link, now - seen[2], now - seen[1]))
+            self._looked_at = now
         return told
 
     def html(self) -> str:
         """The links as a list."""
         rows = (
             f"<li{'' if link.well else ' class=trouble'}><b>{escape(link.name)}</b> {escape(link.state)}"
-            f'<span class="since"> · {_long(since_s)}</span></li>'
-            for link, since_s in self.look()
+            f'<span class="since"> · {_since(*seconds)}</span></li>'
+            for link, *seconds in self.look()
         )
         return f"<ul>{''.join(rows)}</ul>"
 
@@ -97,12 +100,17 @@ class ChainNews:
         return Route(PATH, answer, methods=["GET"])
 
 
+def _since(least_s: float, most_s: float) -> str:
+    """`for 40 s`, `for 5 min`, `for 3 h`; `for up to 5 min` where nobody has looked just before the change."""
+    most = _long(most_s)
+    return f"for {most}" if most_s - least_s < _EXACT_S or most == _long(least_s) else f"for up to {most}"
+
+
 def _long(seconds: float) -> str:
-    """`for 40 s`, `for 5 min`, `for 3 h`."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
-            return f"for {seconds / size:.0f} {unit}"
-    return f"for {seconds:.0f} s"
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def chain_html(news: ChainNews) -> str:
