@@ -26,7 +26,7 @@ def record(picture: Picture, job: Job, path: str) -> dict[str, Any]:
         "width": generated.image.width,
         "height": generated.image.height,
         "steps": steps,
-        "model": generated.receipt.model,
+        "model": (generated.receipt.model or "").rstrip("/").rpartition("/")[2] or None,  # no folder of the owner's
         "seconds": round(job.elapsed_s, 1),
         "machine": generated.receipt.worker,
         "receipt": receipt(generated),

@@ -2,11 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import demo_model
+from drawing.events import Picture
 from drawing.models import Defaults, Limits, Range
 from drawing.status import BackendStatus
 from page.ideas import ideas_html, styles, surprises
@@ -83,7 +85,11 @@ def test_a_record_brings_back_what_was_asked() -> None:
     service = StandInService()
     job = service.submit("a castle", guidance_scale="2,5", width=320, height=256)
     job.result(timeout_s=60)
-    kept = json.loads(json.dumps(record(job.events[-1], job, "/folder/a-castle-42.png")))  # type: ignore[arg-type]
+    event = job.events[-1]
+    assert isinstance(event, Picture)
+    told = replace(event.generated.receipt, model="/home/ada/models/tiny")
+    event = Picture(replace(event.generated, receipt=told))
+    kept = json.loads(json.dumps(record(event, job, "/folder/a-castle-42.png")))
     assert kept["id"] == job.id
     assert {
         name: kept[name] for name in ("prompt", "guidance_scale", "num_inference_steps", "size", "seed", "steps")
@@ -96,3 +102,4 @@ def test_a_record_brings_back_what_was_asked() -> None:
         "steps": 20,
     }
     assert (kept["width"], kept["height"]) == (320, 256)
+    assert kept["model"] == "tiny"  # and nothing of the owner's folders
