@@ -8,12 +8,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _PATH = "/gradio_api/call/v2/"
-_BODY_BYTES_MAX = 1_000_000
 _MORE = "GET /gradio_api/info tells the endpoints with their parameters."
 
 
 class ReadableErrors:
-    """ASGI middleware in front of `POST /gradio_api/call/v2/NAME`.
+    """ASGI middleware in front of `POST /gradio_api/call/v2/NAME`; `BodyLimit` has to stand before it.
 
     `parameters`: of each endpoint the names of its parameters, and how many of the first ones have to be there.
     """
@@ -33,7 +32,7 @@ class ReadableErrors:
             message = await receive()
             read.append(message)
             body.extend(message.get("body", b""))
-            if len(body) > _BODY_BYTES_MAX or message["type"] != "http.request":
+            if message["type"] != "http.request":
                 break
         fault = self._fault(name, bytes(body))
         if fault is not None:
@@ -49,8 +48,6 @@ class ReadableErrors:
     def _fault(self, name: str, body: bytes) -> tuple[int, str] | None:
         if name not in self._parameters:
             return 404, f"There is no endpoint {name[:60]!r}; there are {', '.join(self._parameters)}."
-        if len(body) > _BODY_BYTES_MAX:
-            return 413, f"A call has at most {_BODY_BYTES_MAX} bytes."
         known, required = self._parameters[name]
         try:
             given: Any = json.loads(body or b"{}")

@@ -49,5 +49,5 @@ class BodyLimit:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reason = f"A request to this page has at most {self._most} bytes."
+        reason = f"A call has at most {self._most} bytes. GET /gradio_api/info tells what there is to call."
         await JSONResponse({"error": reason}, 413, headers={"Connection": "close"})(scope, receive, send)
