@@ -48,10 +48,10 @@ def test_agents_do_not_wait_for_each_other() -> None:
     """The one client that makes the agents' calls has threads for all of them, and is given them once."""
     client = SimpleNamespace(executor=None, helper_executor=None)
     server: Any = SimpleNamespace(get_tool_to_endpoint=dict, _get_or_create_client=lambda: client)
-    mend(SimpleNamespace(mcp_server_obj=server))  # type: ignore[arg-type]
+    mend(SimpleNamespace(mcp_server_obj=server))
     assert server._get_or_create_client() is client
     pools = client.executor, client.helper_executor
     assert all(isinstance(pool, ThreadPoolExecutor) for pool in pools)
-    assert [pool._max_workers for pool in pools] == [CALLS_AT_ONCE, 2 * CALLS_AT_ONCE]  # type: ignore[attr-defined]
+    assert [pool._max_workers for pool in pools] == [CALLS_AT_ONCE, 2 * CALLS_AT_ONCE]
     server._get_or_create_client()
     assert (client.executor, client.helper_executor) == pools
