@@ -10,7 +10,7 @@ BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benc
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run worker test test-image check space-check lines bench clean demo-sheet demo-train install rathole debian-packages test-machines $(BENCHMARKS)
+.PHONY: help run worker test test-networks test-image check space-check lines bench clean demo-sheet demo-train install rathole debian-packages test-machines $(BENCHMARKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
@@ -27,7 +27,10 @@ worker: .venv/installed-engine ## draw for a Space that this machine dials: SPAC
 	INFERENCE_ENGINE=$${INFERENCE_ENGINE:-$${MODEL_ID:+diffusers}} PYTHONUNBUFFERED=1 exec $(PYTHON) -m inference_server
 
 test: install ## install what the tests need (Chromium included), run all of them
-	@$(PYTEST_PARALLEL) -m "not alone and not image" --durations=40 --durations-min=5; together=$$?; $(PYTHON) -m pytest -m alone; alone=$$?; exit $$((together | alone))
+	@$(PYTEST_PARALLEL) -m "not alone and not image and not networks" --durations=40 --durations-min=5; together=$$?; $(PYTHON) -m pytest -m alone; alone=$$?; exit $$((together | alone))
+
+test-networks: install ## run the tests with a Space and a worker in networks of their own, as root
+	@$(PYTHON) -m pytest -m networks -rs
 
 test-image: install ## build, push, pull and run the image with Docker (docker, as root also debootstrap and docker-registry)
 	@$(PYTHON) -m pytest -m image -rs

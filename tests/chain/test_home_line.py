@@ -16,7 +16,7 @@ from benchmarks._link import Quality
 from tests.support.home_network import TUNNEL_IDLE_S, HomeNetwork, Visitors, cannot_be_had, reaches
 from tests.support.processes import Processes, Program, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.networks, pytest.mark.timeout(600)]
 LINE = Quality(25, 40, 2)
 MID_PICTURE_STEPS = 80  # 4 s
 
