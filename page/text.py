@@ -24,6 +24,7 @@ from errors import (
     StartError,
 )
 from page import absence as page_absence
+from page.redact import without_addresses
 
 TITLE = "Say it, see it"
 HEADER_HTML = f"<h1>{TITLE}</h1>"
@@ -98,10 +99,10 @@ def idle(status: BackendStatus) -> str:
 
 def error_text(error: SpaceError) -> str:
     """The error for a program that called, as plain text: what went wrong in a visitor's words, then the error's own
-    message, which names the link that failed. Alone where that message is written for visitors.
+    message, which names the link that failed and no address. Alone where that message is written for visitors.
     """
     kind = _kind(error)
-    return f"{kind[0]} {error}" if kind else str(error)
+    return f"{kind[0]} {without_addresses(str(error))}" if kind else str(error)
 
 
 def error_html(error: SpaceError) -> str:
@@ -115,9 +116,10 @@ def error_html(error: SpaceError) -> str:
         told = escape(_NOT_DRAWN)
     else:
         return f'<span class="error"{_of_parameter(error)}>{escape(str(error))}</span>'
+    details = escape(without_addresses(str(error)))
     return (
         f'<span class="error">{told}</span>'
-        f"<details><summary>Details for the maintainer</summary><p>{escape(str(error))}</p></details>"
+        f"<details><summary>Details for the maintainer</summary><p>{details}</p></details>"
     )
 
 
