@@ -12,6 +12,7 @@ from page.script import words
 _SHAPES = (("Square", 1.0, 1.0), ("Portrait", 0.75, 1.0), ("Landscape", 1.0, 0.75))
 _SIDES_PX = (64, 128, 256, 512, 768, 1024, 1536, 2048)
 _SIZE = re.compile(r"\s*([0-9]{1,5})\s*[xX×*]\s*([0-9]{1,5})\s*(?:px)?\s*")  # noqa: RUF001  as sizes are often typed
+_SIZE_CHARS = 40  # the expression takes the square of its spaces
 _FROM_THE_DEFAULT = 0.5, 2.0  # sides that are offered, as parts of the default's
 
 
@@ -53,7 +54,7 @@ def parse_size(value: object) -> tuple[int | None, int | None]:
     """
     if not value:
         return None, None
-    typed = _SIZE.fullmatch(str(value))
+    typed = _SIZE.fullmatch(str(value)[:_SIZE_CHARS])
     if typed is None:
         error = InvalidRequestError("The size must be width x height in pixels, such as 512x512.")
         error.parameter = "width"

@@ -5,6 +5,7 @@ The log has every error whole.
 
 import re
 
+_CHARS = 4000
 _HIDDEN = "(address in the log)"
 _LOOPBACK = re.compile(r"(?:https?://)?(?:127\.0\.0\.1|localhost|\[::1\])(?![\w.-])", re.IGNORECASE)
 _URL = re.compile(r"https?://(?:[^\s/@]*@)?(\[[0-9a-f:.]*\]|[^\s/,;:()\"'<>]+)[^\s,;()\"'<>]*(?<![.:])", re.IGNORECASE)
@@ -19,6 +20,7 @@ _PLACE = re.compile(
 
 def without_addresses(text: str) -> str:
     """The text without addresses, host names and mail addresses, as far as they are none of this machine itself."""
+    text = text[:_CHARS]
     hosts = {found[1] for found in _URL.finditer(text)}  # which it may name again on their own
     text = _URL.sub(_hidden, text)
     for host in hosts:
