@@ -27,6 +27,7 @@ short_description: Draw
 pinned: false
 ---
 """
+_APP = "import time\n\nprint('The page is at http://127.0.0.1:7860/', flush=True)\ntime.sleep(60)\n"
 _OUR_PINS = "gradio==6.31.0\npydantic==2.12.5\n"
 Check = Callable[..., tuple[int, str]]
 
@@ -64,7 +65,7 @@ def space(tmp_path: Path) -> Path:
     folder = tmp_path / "space"
     folder.mkdir()
     (folder / "README.md").write_text(_CARD)
-    (folder / "app.py").write_text("print('a page')\n")
+    (folder / "app.py").write_text(_APP)
     (folder / "requirements.txt").write_text(_OUR_PINS)
     (folder / "pyproject.toml").write_text('[project]\nname = "page"\nrequires-python = ">=3.11"\n')
     _git(folder, "init", "--quiet")

@@ -38,7 +38,8 @@ const showProgress = () => {
   bar.firstElementChild.style.transform = drawing ? `scaleX(${part})` : "";
   if (drawing) bar.setAttribute("aria-valuenow", Math.round(100 * part));
   else bar.removeAttribute("aria-valuenow");
-  find("#progress .left").textContent = drawing ? timeLeft(drawing) : "";
+  const [left, words] = [find("#progress .left"), drawing ? timeLeft(drawing) : ""];
+  if (left.textContent !== words) left.textContent = words; // each change calls this again
 };
 
 // Honest: from what the steps took so far, and only once there is something to tell it from.

@@ -116,7 +116,9 @@ def _environment(built: Built) -> dict[str, str | None]:
 
 
 def test_duplicated_space_builds_and_draws(built: Built, processes: Processes, tmp_path: Path) -> None:
-    """It draws on its own processor without a tunnel, says so on the page, and ends without leaving anything."""
+    """It draws on its own processor without a tunnel, says so on the page, and ends without leaving anything. Its log
+    has no word of what is not configured.
+    """
     user = _USER if os.getuid() == 0 else None
     space = start_space(processes, _environment(built), python=built.python, folder=built.app, user=user)
     assert (Path("/proc") / str(space.program.pid)).stat().st_uid == (user or os.getuid())
@@ -129,6 +131,6 @@ def test_duplicated_space_builds_and_draws(built: Built, processes: Processes, t
     running = "\n".join(" ".join(words) for words in space.living().values())
     assert "-m inference_server" in running
     assert "rathole" not in running
-    assert space.program.output().count("without the tunnel") == 1
+    assert "tunnel" not in space.program.output()
     space.program.stop()
     wait_until("every process to end", lambda: process_tree.mentioning(str(built.home)) == {})
