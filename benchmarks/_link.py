@@ -1,8 +1,8 @@
 """A slow, far and lossy line between two network namespaces, packet by packet, in a process of its own.
 
 Each end is a TUN device. What one end sends waits for its turn at the line's rate, travels for half the round trip and
-comes out at the other end, or is lost. (`tc netem` does the same where
-the kernel has it; many have not.) It needs root.
+comes out at the other end, or is lost. (`tc netem` does the same where the kernel has it; many have not.) It needs
+root.
 """
 
 import contextlib

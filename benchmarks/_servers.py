@@ -99,14 +99,19 @@ def _running(name: str, arguments: list[str]) -> Iterator[Server]:
                 raise SystemExit(f"{name} did not start within {START_DEADLINE_S:g} s. Its log:\n{told}")
             yield Server(name, line.split()[-1], process.pid, log_path)
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
             if process.stdout is not None:
                 process.stdout.close()
+
+
+def end(process: "subprocess.Popen[Any]") -> None:
+    """Tells a program to end, and kills it when it has not within 20 s."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _descendants(pid: int) -> Iterator[tuple[int, bytes]]:

@@ -19,6 +19,7 @@ from benchmarks import _lines_engine
 from benchmarks._certificate import certify
 from benchmarks._link import Quality
 from benchmarks._namespaces import SPACE_ADDRESS, TwoMachines, missing
+from benchmarks._servers import end
 from fair_api.local_server import ROOT
 from network.addresses import free_ports
 
@@ -91,12 +92,7 @@ def _running(command: list[str], env: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 if __name__ == "__main__":
