@@ -8,6 +8,8 @@ OLD_CLIENT := .cache/faircompute-0.20.1
 BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benchmarks/lines.py,$(wildcard benchmarks/*.py)))
 
 MAKEFLAGS += --no-builtin-rules --no-print-directory
+# Every process that a test starts would compile this project's own modules again.
+unexport PYTHONDONTWRITEBYTECODE
 .SUFFIXES:
 .NOTPARALLEL:
 .PHONY: help run worker test test-networks test-image check space-check lines bench clean demo-sheet demo-train install rathole debian-packages test-machines $(BENCHMARKS)
