@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import hmac
 import re
 import secrets
 import time
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fair_server.errors import ApiError, ConfigError
+from fair_server.login_queue import LoginQueue
 from fair_server.request_limits import error_response
 
 DEFAULT_TTL_S = 12 * 3600.0
@@ -24,8 +26,6 @@ _TOKENS_AT_MOST = 10_000  # beyond it the oldest token stops to be valid
 
 # OWASP's smallest recommendation: about 20 ms and 19 MiB. Fifty logins at once take about a second.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-_AT_ONCE = 2  # verifications that run side by side: each holds its memory
-_WAITING_AT_MOST = 200  # beyond it a login is refused instead of queued
 _EMAIL = re.compile(r"[^\s:]+@[^\s:]+")
 
 
@@ -51,31 +51,35 @@ def not_utf_8() -> ConfigError:
 
 
 class Accounts:
-    """The accounts of one server."""
+    """The accounts of one server. Who has logged in before is let in at once, however many others guess."""
 
-    def __init__(self, hashes: Mapping[str, str]) -> None:
+    def __init__(self, hashes: Mapping[str, str], queue: LoginQueue | None = None) -> None:
         self._hashes = {email.lower(): digest for email, digest in hashes.items()}
         self._decoy = _HASHER.hash("no account has this")  # an unknown email must take as long as a known one
-        self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._waiting = 0
+        self._queue = queue or LoginQueue()
+        self._key = secrets.token_bytes(32)
+        self._right_before: dict[str, bytes] = {}  # by account, a keyed digest, in this process's memory alone
 
-    async def check(self, email: str, password: str) -> str:
+    async def check(self, email: str, password: str, address: str = "") -> str:
         """Returns the account's name if the password is right. The work is done off the event loop.
 
         Raises:
-            ApiError: 401 WRONG_CREDENTIALS; 503 BUSY when very many logins wait already.
+            ApiError: 401 WRONG_CREDENTIALS; 503 BUSY when many logins wait already.
         """
-        if self._waiting >= _WAITING_AT_MOST:
-            raise ApiError(503, "BUSY", f"{self._waiting} logins wait already. Try again in a few seconds.")
-        self._waiting += 1
-        try:
-            async with self._slots:
-                right = await asyncio.to_thread(self._is_right, email.lower(), password)
-        finally:
-            self._waiting -= 1
+        account, digest = email.lower(), self._digest(email, password)
+        if hmac.compare_digest(self._right_before.get(account, b""), digest):
+            return account
+        async with self._queue.turn(address):
+            right = await asyncio.to_thread(self._is_right, account, password)
         if not right:
+            self._queue.was_wrong(address)
             raise ApiError(401, "WRONG_CREDENTIALS", "The email or the password is wrong.")
-        return email.lower()
+        self._right_before[account] = digest
+        return account
+
+    def _digest(self, email: str, password: str) -> bytes:
+        text = f"{email.lower()}\0{password}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, text, hashlib.sha256)
 
     def _is_right(self, email: str, password: str) -> bool:
         known = self._hashes.get(email)

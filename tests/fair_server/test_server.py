@@ -67,6 +67,24 @@ def test_wrong_password(server: RunningServer) -> None:
         assert answer.json()["error"]["code"] == "WRONG_CREDENTIALS"
 
 
+def test_guessed_passwords(processes: Processes, tmp_path: Path) -> None:
+    """Whoever guesses is slowed down; who has logged in before is let in at once, from the same address, too."""
+    server = start_server(processes, tmp_path)
+    server.log_in()
+
+    def guess(_: int) -> int:
+        login = {"email": EMAIL, "password": "wrong"}
+        return requests.post(f"{server.url}/api/v0/auth/login", json=login, timeout=DEADLINE_S).status_code
+
+    with ThreadPoolExecutor(60) as pool:
+        assert set(pool.map(guess, range(50))) == {401}
+        slowed = [pool.submit(guess, number) for number in range(30)]
+        wait_until("a guess to be refused", lambda: any(one.done() and one.result() == 503 for one in slowed))
+        server.log_in()
+        assert not all(one.done() for one in slowed), "it did not wait for the guesses before it"
+        assert {one.result() for one in slowed} == {401, 503}
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -181,6 +199,8 @@ def test_node_rows(client: FairClient, account: Account, place: Place) -> None:
         "host_address": place.address,
         "gpus": 1,
         "status": "ready",
+        "gpu_minutes_today": 0.0,
+        "wake_ups_today": 0,
     }
     assert client.cluster().nodes.list()[0] == row
     assert account.request("GET", "/nodes").json()["nodes"][0] == row
