@@ -113,6 +113,10 @@ class Executor(Protocol):
         """Whether the node can be reached now."""
         ...
 
+    def is_drained(self, node: Node) -> bool:
+        """Whether its owner wants nothing to run there, what runs now included."""
+        ...
+
     def host_address(self, node: Node) -> str:
         """Where the node's programs are reached from outside."""
         ...

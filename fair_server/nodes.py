@@ -40,6 +40,7 @@ class Node(BaseModel):
 
     `{port:8000}` in an image's command stands for the host port that a program publishes for its container port 8000.
     `swarm_node`: id or host name of the swarm's node, `gpu_resource`: what its engine calls its GPUs (for a swarm).
+    `max_..._per_day`: for programs with `runtime: nvidia`, see `budgets.py`; None: no bound.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,8 @@ class Node(BaseModel):
     images: dict[str, Image] = {}
     swarm_node: Annotated[str, Field(min_length=1)] | None = None
     gpu_resource: Annotated[str, Field(min_length=1)] = "NVIDIA-GPU"
+    max_gpu_minutes_per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_wake_ups_per_day: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -49,6 +49,10 @@ class ProcessExecutor:
         """Returns True: every node is this machine."""
         return True
 
+    def is_drained(self, node: Node) -> bool:
+        """Returns False: a machine whose server runs is not drained."""
+        return False
+
     def host_address(self, node: Node) -> str:
         """Returns what the nodes file says."""
         return node.host_address or LOOPBACK

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from fair_server.buckets import STDERR, Buckets
+from fair_server.budgets import Spent, refusal, spent_today, why_unwanted
 from fair_server.errors import EXIT_NOT_STARTED, ApiError, CannotStart
 from fair_server.executor import STOP_GRACE_S, Ended, Executor, RunningProgram
 from fair_server.nodes import Node
@@ -114,6 +115,22 @@ class ProgramRunner:
         """Where the node's programs are reached from outside."""
         return self._executor.host_address(node)
 
+    def spent_today(self, node: Node) -> Spent:
+        """What the node's GPU was used for today, by all accounts."""
+        return spent_today(self._programs.values(), node, self._clock())
+
+    async def end_unwanted(self) -> None:
+        """Ends what runs on a drained node, or on a GPU that has run for as long as it may today."""
+        stops: list[Awaitable[None]] = []
+        for program in [one for one in self._programs.values() if not one.stop_asked.is_set()]:
+            is_drained = self._executor.is_drained(program.node)
+            if why := why_unwanted(program, is_drained, self.spent_today(program.node), self._clock()):
+                program.bucket.write_output(STDERR, f"fair_server: it is ended. {why}\n".encode())
+                stops.append(self.stop(program))
+        for outcome in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                _LOG.error("A program could not be ended: %s", outcome)
+
     async def stop(self, program: Program, grace_s: float = STOP_GRACE_S) -> None:
         """Ends the program, wherever it is in its life, and returns when it has ended.
 
@@ -188,6 +205,8 @@ class ProgramRunner:
         check_image(program)
         sources = sources_of(program, self._buckets)
         await self._wait_cancellably(program, sources)
+        if why := refusal(program, self.spent_today(program.node), self._clock()):
+            raise CannotStart(why)
         program.starting = True
         start = self._executor.start(spec_of(program, sources), program.bucket, program.stop_asked)
         return await self._until_ended(program, start)

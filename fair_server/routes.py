@@ -39,7 +39,8 @@ def create_app(
     @api.post("/auth/login")
     async def login(request: Request) -> wire.Token:
         who = await read_json(request, wire.Login, _LOGIN_LIMIT_BYTES)
-        return wire.Token(token=tokens.issue(await accounts.check(who.email, who.password)))
+        address = request.client.host if request.client else ""
+        return wire.Token(token=tokens.issue(await accounts.check(who.email, who.password, address)))
 
     clusters = Clusters(nodes)
     api.include_router(_cluster_routes(nodes, clusters, runner))
@@ -98,6 +99,7 @@ def _cluster_routes(nodes: tuple[Node, ...], clusters: Clusters, runner: Program
 
 
 def _node_row(name: str, node: Node, runner: ProgramRunner) -> wire.NodeRow:
+    spent = runner.spent_today(node)
     return wire.NodeRow(
         name=name,
         id=node.id,
@@ -105,6 +107,8 @@ def _node_row(name: str, node: Node, runner: ProgramRunner) -> wire.NodeRow:
         host_address=runner.host_address(node),
         gpus=node.gpus,
         status="ready" if runner.is_ready(node) else "unreachable",
+        gpu_minutes_today=round(spent.gpu_minutes, 2),
+        wake_ups_today=spent.wake_ups,
     )
 
 

@@ -25,7 +25,7 @@ from fair_server.program_runner import ProgramRunner
 from fair_server.request_limits import DeadlineProtocol
 from fair_server.routes import create_app
 
-_TIDY_EVERY_S = 60.0
+_TIDY_EVERY_S = 5.0
 _KEEP_ALIVE_S = 75.0  # clients keep a connection for longer than uvicorn's 5 s
 _LAST_ANSWERS_S = 2  # how long answers may still take when all programs have ended
 _LOG = logging.getLogger(__name__)
@@ -179,4 +179,8 @@ def _watch_stdin(server: uvicorn.Server) -> None:
 async def _tidy(runner: ProgramRunner) -> None:
     while True:
         await asyncio.sleep(_TIDY_EVERY_S)
-        await runner.forget_old()
+        try:
+            await runner.forget_old()
+            await runner.end_unwanted()
+        except Exception:  # a manager of a swarm that is away for a while, say
+            _LOG.exception("What has to be tidied could not be; it is tried again in %.0f s", _TIDY_EVERY_S)

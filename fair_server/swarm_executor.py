@@ -77,6 +77,10 @@ class SwarmExecutor:
         """Whether the manager hears the node and may use it."""
         return self._view.is_ready(node)
 
+    def is_drained(self, node: Node) -> bool:
+        """Whether `docker node update --availability drain` was said of it. Docker 20.10 ends no job for that."""
+        return self._view.is_drained(node)
+
     def host_address(self, node: Node) -> str:
         """What the nodes file says, else the address from which the manager sees the node."""
         row = self._view.node(node) or {}

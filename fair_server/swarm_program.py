@@ -49,7 +49,7 @@ class SwarmProgram:
         except SwarmError as exc:
             raise TimeoutError(f"It could not be ended: {exc}.") from exc
         self._stopping.set()
-        if not self._view.is_ready(self._node) and not self._end.done():
+        if not self._view.is_heard(self._node) and not self._end.done():
             raise TimeoutError(
                 f"Node {self._node.name} is not ready ({self._view.why_not_ready(self._node)}): "
                 "the program is ended as soon as the node is back."
@@ -92,7 +92,7 @@ class SwarmProgram:
                 return None
             if task is not None and task.is_over:
                 return task
-            is_ready = self._view.is_ready(self._node)
+            is_ready = self._view.is_heard(self._node)
             if is_ready and not was_ready:  # a log that was followed over a broken line may hang
                 self._output.cancel()
                 self._output = asyncio.create_task(self._follow_output())

@@ -132,17 +132,30 @@ class SwarmView:
     def is_ready(self, node: Node) -> bool:
         """Whether the manager hears the node and may use it: it is not off, not paused, not drained."""
         row = self.node(node)
-        return row is not None and _is_ready(row) and time.monotonic() - self._looked_at < _STALE_S
+        return row is not None and _is_ready(row) and self._is_fresh()
+
+    def is_heard(self, node: Node) -> bool:
+        """Whether the manager hears the node, paused or drained as it may be."""
+        row = self.node(node)
+        return row is not None and row["Status"]["State"] == "ready" and self._is_fresh()
+
+    def is_drained(self, node: Node) -> bool:
+        """Whether the node is to be empty."""
+        row = self.node(node)
+        return row is not None and row["Spec"].get("Availability") == "drain" and self._is_fresh()
 
     def why_not_ready(self, node: Node) -> str:
         """What the manager says of a node that is not ready."""
         row = self.node(node)
         if row is None:
             return "the swarm has no node of that id or host name"
-        if time.monotonic() - self._looked_at >= _STALE_S:
+        if not self._is_fresh():
             return "the swarm's manager does not answer"
         status = row["Status"]
         return f"{status['State']}, availability {row['Spec'].get('Availability')} {status.get('Message', '')}".strip()
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._looked_at < _STALE_S
 
     async def _look_on(self) -> None:
         failing = False

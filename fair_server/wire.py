@@ -192,6 +192,8 @@ class NodeRow(AnswerPart):
     host_address: str
     gpus: int | tuple[str, ...]
     status: Literal["ready", "unreachable"]
+    gpu_minutes_today: float
+    wake_ups_today: int
 
 
 class NodeRows(AnswerPart):

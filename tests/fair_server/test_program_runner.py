@@ -36,9 +36,13 @@ class FakeExecutor:
 
     def __init__(self) -> None:
         self.ready = True
+        self.drained = False
 
     def is_ready(self, node: Node) -> bool:
         return self.ready
+
+    def is_drained(self, node: Node) -> bool:
+        return self.drained
 
     def host_address(self, node: Node) -> str:
         return "127.0.0.1"

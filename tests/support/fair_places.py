@@ -99,7 +99,7 @@ def swarm_of_one(folder: Path) -> Iterator[Place]:
     number = next(_NUMBERS) + os.getpid() % 1000
     subnet = f"10.{200 + number % 50}.{os.getpid() % 250}"
     namespace = Namespace(f"fair{os.getpid()}n{number}")
-    outside = f"fair{os.getpid()}"[:14]
+    outside = f"f{os.getpid()}n{number}"[:15]
     try:
         run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", namespace.name)
         run("ip", "address", "add", f"{subnet}.1/24", "dev", outside)
