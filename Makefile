@@ -37,9 +37,9 @@ test-networks: install ## run the tests with a Space and a worker in networks of
 test-image: install ## build, push, pull and run the image with Docker (docker, as root also debootstrap and docker-registry)
 	@$(PYTHON) -m pytest -m image -rs
 
-test-machines: .venv/installed-test $(OLD_CLIENT)/installed rathole ## run Fair over real Docker engines in networks of their own (as root; Docker is installed)
+test-machines: .venv/installed-test $(OLD_CLIENT)/installed rathole ## run Fair over real Docker engines in networks of their own (as root; Docker is installed); LONG=1: cuts of minutes, too
 	@$(PYTHON) -m tools.get_docker
-	@FAIR_EXECUTOR=swarm $(PYTHON) -m pytest --durations=20 tests/fair_server/test_programs.py tests/fair_server/test_server.py tests/machines
+	@FAIR_EXECUTOR=swarm $(PYTHON) -m pytest $(if $(LONG),,-m "not long") --durations=20 tests/fair_server/test_programs.py tests/fair_server/test_server.py tests/machines
 
 check: .venv/installed-test ## format, lint, types and the quick tests, within a minute (the first time it installs 3 GB)
 	@$(PYTHON) -m ruff format --check .

@@ -16,6 +16,8 @@ _TOOLS = {
     "iptables": "iptables",
     "sysctl": "procps",
     "tcpdump": "tcpdump",
+    "docker-registry": "docker-registry",
+    "mkfs.ext4": "e2fsprogs",
 }
 
 

@@ -9,13 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from endpoint.credentials import Credentials
 from tests.support.docker_engines import missing, settle_down
 from tests.support.machine_images import INFERENCE_IMAGE
-from tests.support.machines import ONE_EACH, VM, Machines, running_machines
+from tests.support.machines import (
+    ONE_EACH,
+    PASSWORD,
+    REFUSING,
+    SECRET,
+    SILENT,
+    VM,
+    Machines,
+    running_machines,
+)
 from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.timeout(600)]
 
+_PNG = "iVBORw0KGgo"  # the beginning of a picture, in base64
 _NOTICED_S = 90  # until the manager takes a node for down, or for ready again
 
 
@@ -94,24 +105,67 @@ def test_fair_restarted_in_mid_start(machines: Machines) -> None:
     assert len(machines.box.containers()) == 2
 
 
+def test_token_that_expires_in_mid_start(machines: Machines) -> None:
+    """Tokens that expire after two seconds, several times within a start: it goes on with new logins."""
+    machines.end_all()
+    machines.start_fair("--token-ttl-s", "2")
+    assert assert_draws(machines) > 4
+    assert len(machines.box.containers()) == 2
+    machines.start_fair()
+
+
+def test_two_processes_at_once(machines: Machines) -> None:
+    """Two processes of the Space that start everything at the same moment both draw, and one of each is left."""
+    machines.end_all()
+    with machines.space() as one, machines.space() as other:
+        for space in (one, other):
+            space.ask()
+        drawn = [space.answer() for space in (one, other)]
+    assert [picture.get("size") for picture in drawn] == [[256, 256]] * 2, drawn
+    wait_until("one of each", lambda: machines.alive() == ONE_EACH, 60)
+
+
 def test_line_cut_for_20_seconds(machines: Machines) -> None:
     """The home's line is gone for 20 s: the same containers run on, and the next prompt draws."""
-    before = machines.ids()
+    cut_for(machines, 20)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_line_cut_for_5_minutes(machines: Machines) -> None:
+    """The home's line is gone for five minutes: visitors are told, its containers run on, and the next prompt draws."""
+    cut_for(machines, 300)
+
+
+def cut_for(machines: Machines, seconds: float) -> None:
+    """Cuts the home's line; what runs there has to survive it, and nothing is started meanwhile."""
+    before, box_before = machines.ids(), machines.box.containers()
     machines.cut_home()
-    settle_down(20)
-    machines.mend_home()
+    try:
+        began = time.monotonic()
+        wait_until("the node to be away", lambda: machines.node_status("box") == "unreachable", _NOTICED_S)
+        if seconds > 100:
+            assert "not ready" in refusal(machines)
+        settle_down(max(0.0, seconds - (time.monotonic() - began)))
+    finally:
+        machines.mend_home()
+    began = time.monotonic()
     wait_until("the node to be ready", lambda: machines.node_status("box") == "ready", _NOTICED_S)
+    ready_s = time.monotonic() - began
     assert_draws(machines)
+    print(
+        f"after {seconds:.0f} s: the node is ready again in {ready_s:.0f} s, drawn {time.monotonic() - began:.0f} s on"
+    )
     assert machines.ids() == before
+    assert machines.box.containers() == box_before
 
 
 def test_drained_node(machines: Machines) -> None:
-    """On a drained node nothing is started, and the visitor is told that it is away; active again, it draws."""
-    machines.end_all()
+    """What runs on a node that is drained is ended, and the visitor is told that it is away; active again, it draws."""
     machines.vm.docker("node", "update", "--availability", "drain", "gpu-box")
-    wait_until("the node to be away", lambda: machines.node_status("box") == "unreachable", _NOTICED_S)
+    wait_until("the node to be empty", lambda: machines.box.containers() == [], _NOTICED_S)
+    assert machines.alive() == {"tunnel-server": 1}
     assert "not ready" in refusal(machines)
-    assert machines.alive() == {}
     machines.vm.docker("node", "update", "--availability", "active", "gpu-box")
     wait_until("the node to be ready", lambda: machines.node_status("box") == "ready", _NOTICED_S)
     assert_draws(machines)
@@ -130,12 +184,34 @@ def test_box_that_loses_power(machines: Machines) -> None:
     assert len(machines.box.containers()) == 2
 
 
+def test_vm_that_is_rebooted(machines: Machines) -> None:
+    """The VM's engine ends with all its containers and comes back: fair_server is there by itself, the GPU box's
+    containers run on, and the next prompt starts what was on the VM.
+    """
+    box_before = set(machines.box.containers())
+    machines.vm.kill()
+    began = time.monotonic()
+    machines.vm.start()
+    machines.wait_for_fair()
+    wait_until("the node to be ready", lambda: machines.node_status("box") == "ready", _NOTICED_S)
+    print(f"{time.monotonic() - began:.0f} s until fair_server has both nodes again")
+    assert_draws(machines)
+    assert set(machines.box.containers()) == box_before
+
+
 def test_port_taken_on_the_box(machines: Machines) -> None:
     """A port that something on the GPU box holds ends in a message that names port and node, not in silence."""
     machines.end_all()
-    listen = "import socket, time; s = socket.create_server(('', 5001)); time.sleep(300)"
-    with machines.box_program("python3", "-c", listen):
+    with machines.listener_on_box(5001):
         assert "5001 is taken on node box" in refusal(machines, START_TIMEOUT_S="60")
+    assert_draws(machines)
+
+
+def test_full_disk(machines: Machines) -> None:
+    """A full disk of the GPU box ends in a message that says so; with room again it draws."""
+    machines.end_all()
+    with machines.full_disk_on_box():
+        assert "disk of node box is full" in refusal(machines)
     assert_draws(machines)
 
 
@@ -146,6 +222,37 @@ def test_missing_image(machines: Machines) -> None:
     machines.end_all()
 
 
+def test_registry_that_refuses(machines: Machines) -> None:
+    """The same where a registry is there and lets the machine not in."""
+    image = f"{REFUSING}/{INFERENCE_IMAGE}"
+    with machines.refusing_registry():
+        told = refusal(machines, INFERENCE_IMAGE=image, DEPLOYMENT="other")
+    assert f"{image} is not on node box, and could not be fetched there" in told
+    machines.end_all()
+
+
+def test_registry_that_is_silent(machines: Machines) -> None:
+    """A registry that never answers costs a first picture some 25 s; then the machine takes its own image."""
+    image = f"{SILENT}/{INFERENCE_IMAGE}"
+    took_s = assert_draws(machines, INFERENCE_IMAGE=image, DEPLOYMENT="other")
+    print(f"with a silent registry the first picture takes {took_s:.0f} s")
+    assert 10 < took_s < 100
+    machines.end_all()
+
+
+def test_image_without_its_user(machines: Machines) -> None:
+    """An image that names a user whom it does not have ends in a message that says so."""
+    told = refusal(machines, INFERENCE_IMAGE="without/its-user:1", DEPLOYMENT="other")
+    assert "names a user that it does not have" in told
+    machines.end_all()
+
+
+def test_node_without_a_gpu(machines: Machines) -> None:
+    """The VM offers no GPU: the inference server does not start there on its CPU instead."""
+    assert "offers no NVIDIA-GPU" in refusal(machines, INFERENCE_NODE="vm", DEPLOYMENT="other")
+    machines.end_all()
+
+
 def test_image_off_the_list(machines: Machines) -> None:
     """An image that the nodes file does not name does not run."""
     assert "does not run the image you/other" in refusal(machines, INFERENCE_IMAGE="you/other", DEPLOYMENT="other")
@@ -153,13 +260,19 @@ def test_image_off_the_list(machines: Machines) -> None:
 
 
 def test_what_can_be_read_on_the_way(machines: Machines) -> None:
-    """On the line to the Space and on the home's line there is no prompt, no key and no password."""
-    with machines.captured() as capture, machines.space() as space:
-        drawn = space.draw("a very particular red apple")
+    """On no machine's network is there a prompt, a key or a password to read; what is said in plain text is seen."""
+    assert_draws(machines)
+    keys = Credentials.from_secret(SECRET)
+    with machines.captured() as captures:
+        with machines.space() as space:
+            drawn = space.draw("a very particular red apple")
+        machines.say_in_plain_text(b"GET /words-in-plain-text HTTP/1.1\r\n\r\n")
     assert drawn.get("size") == [256, 256], drawn
-    assert len(capture.read_bytes()) > 100_000
-    for secret in (b"particular red apple", b"bearer", b"a password that only tests know", b"BEGIN PRIVATE"):
-        assert secret not in capture.read_bytes()
+    for capture in captures:
+        content = capture.read_bytes()
+        assert b"words-in-plain-text" in content, capture
+        for secret in ("particular red apple", keys.bearer, keys.tunnel_token, PASSWORD, "BEGIN PRIVATE", _PNG):
+            assert secret.encode() not in content, (capture, secret)
 
 
 def test_nothing_is_left(machines: Machines) -> None:
@@ -170,4 +283,5 @@ def test_nothing_is_left(machines: Machines) -> None:
     assert machines.vm.docker("service", "ls", "-q").split() == []
     assert machines.vm.docker("secret", "ls", "-q").split() == []
     volumes = machines.box.docker("volume", "ls", "-q").split()
-    assert volumes == ["fair-you-draw-1-data"], f"the volume of {INFERENCE_IMAGE} stays, and no other"
+    kept = ["fair-198.51.100.1-5001-you-draw-1-data", "fair-you-draw-1-data"]
+    assert volumes == kept, f"the volumes of {INFERENCE_IMAGE} stay, and no others"

@@ -94,19 +94,19 @@ class Engine:
         self.namespace = namespace
         self.hostname = hostname
         self.socket = folder / "docker.sock"
-        self._folder = folder
+        self.folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> "Engine":
         """Starts it, or starts it again with all that it had; returns when it answers."""
         command = [
             *("unshare", "--uts", "sh", "-c", f'hostname {self.hostname} && exec "$@"', "sh", "dockerd"),
-            *("--data-root", str(self._folder / "data"), "--exec-root", str(self._folder / "exec")),
-            *("--pidfile", str(self._folder / "pid"), "-H", f"unix://{self.socket}", *self._options),
+            *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
+            *("--pidfile", str(self.folder / "pid"), "-H", f"unix://{self.socket}", *self._options),
         ]
-        with (self._folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self.namespace.enter(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -126,10 +126,10 @@ class Engine:
         if self._process is not None:
             self._process.kill()
             self._process.wait(_STOP_S)
-        for number in _processes_below(str(self._folder)):
+        for number in _processes_below(str(self.folder)):
             with contextlib.suppress(OSError):
                 os.kill(number, 9)
-        (self._folder / "pid").unlink(missing_ok=True)
+        (self.folder / "pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Ends the engine in order, and its containers with it."""
@@ -143,13 +143,13 @@ class Engine:
         """Ends it and removes its folders."""
         self.stop()
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for mount in sorted((mount for mount in mounts if mount.startswith(f"{self._folder}/")), reverse=True):
+        for mount in sorted((mount for mount in mounts if mount.startswith(f"{self.folder}/")), reverse=True):
             subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)  # a mount point itself stays, empty
 
     def log(self) -> str:
         """What the engine has said."""
-        return (self._folder / "log").read_text(errors="replace")
+        return (self.folder / "log").read_text(errors="replace")
 
     def _answers(self) -> bool:
         assert self._process is None or self._process.poll() is None, f"dockerd has ended: {self.log()[-2000:]}"
@@ -157,6 +157,22 @@ class Engine:
             ["docker", "-H", f"unix://{self.socket}", "version"], check=False, capture_output=True, timeout=20
         )
         return done.returncode == 0
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size_mb: int) -> Iterator[None]:
+    """A folder on a disk of its own, of this size; what is in it is gone afterwards."""
+    folder.mkdir(parents=True)
+    image = folder.with_suffix(".disk")
+    with image.open("wb") as file:
+        file.truncate(size_mb * 2**20)
+    run("mkfs.ext4", "-q", "-F", image)
+    run("mount", "-o", "loop", image, folder)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=False, capture_output=True)
+        image.unlink()
 
 
 def init_swarm(manager: Engine, address: str) -> str:

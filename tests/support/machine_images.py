@@ -43,6 +43,13 @@ def import_tunnel_image(engine: Engine, rathole: Path) -> None:
     _import(engine, TUNNEL_IMAGE, archive_of({"/app/rathole": rathole}), ["./rathole"], _PATHS, user="1000:1000")
 
 
+def make_image_without_its_user(engine: Engine) -> None:
+    """The tunnel's image with a user that is not in it, named `without/its-user:1`."""
+    container = engine.docker("create", TUNNEL_IMAGE).strip()
+    engine.docker("commit", "--change", "USER nobody-there", container, "without/its-user:1")
+    engine.docker("rm", container)
+
+
 def _import(
     engine: Engine,
     name: str,

@@ -20,7 +20,7 @@ import requests
 
 from fair_server.authentication import hash_line
 from tests.support.certificates import CertificateFiles, write_certificate
-from tests.support.docker_engines import Engine, Namespace, connect, forget_name_servers, init_swarm
+from tests.support.docker_engines import Engine, Namespace, connect, forget_name_servers, init_swarm, small_disk
 from tests.support.machine_images import (
     FAIR_IMAGE,
     INFERENCE_IMAGE,
@@ -28,17 +28,31 @@ from tests.support.machine_images import (
     import_fair_image,
     import_inference_image,
     import_tunnel_image,
+    make_image_without_its_user,
 )
 from tests.support.processes import REPOSITORY, wait_until
 
 EMAIL, PASSWORD = "owner@example.com", "a password that only tests know"
 SECRET = "a secret of tests, long enough: 0123456789 abcdefghij"
-VM, HOME = "203.0.113.2", "198.51.100.2"
+VM, HOME = "203.0.113.7", "198.51.100.2"  # the first is that of docs/swarm.md
 PORTS_OF_A_SPACE = "80,443,8080"
 ROLES = ("inference", "tunnel-server", "tunnel-client")
 ONE_EACH = dict.fromkeys(ROLES, 1)
 _FAIR = "fair"
 _READY_S = 60
+_BOX_DISK_MB = 3000
+# Registries on the internet: one that refuses, and one that lets nobody in and does not say so.
+REFUSING, SILENT = "198.51.100.1:5000", "198.51.100.1:5001"
+_REGISTRY = """
+version: 0.1
+storage: {{filesystem: {{rootdirectory: {folder}/blobs}}}}
+http: {{addr: "{address}"}}
+auth: {{htpasswd: {{realm: nobody, path: {folder}/nobody}}}}
+"""
+_BOX_OPTIONS = (
+    *("--node-generic-resource", "NVIDIA-GPU=GPU-0"),
+    *("--insecure-registry", REFUSING, "--insecure-registry", SILENT),
+)
 
 
 class Space:
@@ -120,11 +134,13 @@ class Machines:
         finally:
             space.close()
 
-    def start_fair(self) -> None:
-        """Runs fair_server on the VM, as the guide says but for the socket's place."""
+    def start_fair(self, *options: str) -> None:
+        """Runs fair_server on the VM, as the guide says but for the socket's place; instead of one that runs."""
+        self.vm.docker("rm", "--force", _FAIR)
         mounts = ["-v", f"{self.vm.socket}:/var/run/docker.sock", "-v", f"{self.folder}/etc:/etc/fair:ro"]
         self.vm.docker(
-            "run", "-d", "--name", _FAIR, "--restart", "unless-stopped", "--network", "host", *mounts, FAIR_IMAGE
+            *("run", "-d", "--name", _FAIR, "--restart", "unless-stopped", "--network", "host"),
+            *(*mounts, FAIR_IMAGE, *options),
         )
         self.wait_for_fair()
 
@@ -169,36 +185,82 @@ class Machines:
                 assert answer.ok, answer.text
 
     @contextlib.contextmanager
-    def box_program(self, *command: str) -> Iterator[None]:
-        """Runs a program on the GPU box beside its engine."""
-        with subprocess.Popen(self.box.namespace.enter(*command)) as program:
+    def listener_on_box(self, port: int) -> Iterator[None]:
+        """Something on the GPU box beside its engine that listens on this port."""
+        listen = (
+            f"import socket, time; s = socket.create_server(('', {port})); print('up', flush=True); time.sleep(600)"
+        )
+        command = self.box.namespace.enter(sys.executable, "-c", listen)
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as program:
+            assert program.stdout is not None
             try:
+                assert program.stdout.readline() == b"up\n"
                 yield
             finally:
                 program.kill()
 
     @contextlib.contextmanager
-    def captured(self) -> Iterator[Path]:
-        """Takes down all that crosses the internet; the file is whole afterwards."""
-        path = self.folder / "capture.pcap"
-        command = self.internet.enter("tcpdump", "-i", "any", "-U", "-s", "0", "-w", path)
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as tcpdump:
-            assert tcpdump.stderr is not None
-            while b"listening" not in tcpdump.stderr.readline():
-                pass
+    def refusing_registry(self) -> Iterator[None]:
+        """Debian's registry on the internet, which lets nobody in."""
+        (self.folder / "nobody").touch()
+        config = self.folder / "registry.yml"
+        config.write_text(_REGISTRY.format(folder=self.folder, address=REFUSING))
+        command = self.internet.enter("docker-registry", "serve", config)
+        with (self.folder / "registry.log").open("wb") as log, subprocess.Popen(command, stderr=log) as registry:
             try:
-                yield path
+                listening = "import socket; socket.create_connection({!r}, 5)".format(tuple(REFUSING.split(":")))
+                probe = self.internet.enter(sys.executable, "-c", listening)
+                wait_until("the registry", lambda: not subprocess.run(probe, stderr=log, check=False).returncode, 30)
+                yield
             finally:
-                tcpdump.terminate()
+                registry.kill()
+
+    @contextlib.contextmanager
+    def full_disk_on_box(self) -> Iterator[None]:
+        """The disk of the GPU box's engine has no room."""
+        filler = self.box.folder / "filler"
+        try:
+            with contextlib.suppress(OSError), filler.open("wb") as file:
+                while True:
+                    file.write(bytes(2**20))
+                    file.flush()
+            yield
+        finally:
+            filler.unlink()
+
+    @contextlib.contextmanager
+    def captured(self) -> Iterator[list[Path]]:
+        """Takes down all that crosses each machine's network, one file for each; they are whole afterwards."""
+        places = (self.space_network, self.internet, self.vm.namespace, self.router, self.box.namespace)
+        paths = [self.folder / f"{place.name}.pcap" for place in places]
+        with contextlib.ExitStack() as stack:
+            for place, path in zip(places, paths, strict=True):
+                command = place.enter("tcpdump", "-i", "any", "-U", "-s", "0", "-B", "16384", "-w", path)
+                tcpdump = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE))
+                stack.callback(tcpdump.terminate)
+                assert tcpdump.stderr is not None
+                while b"listening" not in tcpdump.stderr.readline():
+                    assert tcpdump.poll() is None, "tcpdump has ended"
+            yield paths
+
+    def say_in_plain_text(self, words: bytes) -> None:
+        """Sends words from the Space to the tunnel's public port, through which they reach the inference server."""
+        send = f"import socket; s = socket.create_connection(({VM!r}, 8080), 10); s.sendall({words!r}); s.recv(1)"
+        subprocess.run(self.space_network.enter(sys.executable, "-c", send), check=False, timeout=60)
 
     def cut_home(self) -> None:
-        """Cuts the line between the home and the internet."""
-        self.router.run("ip", "link", "set", _line(self.router, self.internet), "down")
+        """Cuts the line between the home and the internet: packets vanish, and neither end is told."""
+        for rule in self._rules_of_the_cut():
+            self.internet.run("iptables", "-I", *rule)
 
     def mend_home(self) -> None:
         """Mends it."""
-        self.router.run("ip", "link", "set", _line(self.router, self.internet), "up")
-        self.router.run("ip", "route", "replace", "default", "via", "198.51.100.1")
+        for rule in self._rules_of_the_cut():
+            self.internet.run("iptables", "-D", *rule)
+
+    def _rules_of_the_cut(self) -> list[tuple[str, ...]]:
+        line = _line(self.internet, self.router)
+        return [("FORWARD", way, line, "-j", "DROP") for way in ("-i", "-o")]
 
     @cached_property
     def _session(self) -> requests.Session:
@@ -258,7 +320,8 @@ def running_machines(folder: Path, rathole: Path) -> Iterator[Machines]:
         internet, space, vm_network, router, home = map(namespace, ("net", "space", "vm", "router", "home"))
         _lay_cables(internet, space, vm_network, router, home)
         vm = Engine(folder / "vm", vm_network, "vm")
-        box = Engine(folder / "box", home, "gpu-box", ("--node-generic-resource", "NVIDIA-GPU=GPU-0"))
+        stack.enter_context(small_disk(folder / "box", _BOX_DISK_MB))
+        box = Engine(folder / "box", home, "gpu-box", _BOX_OPTIONS)
         for engine in (vm, box):
             stack.callback(engine.remove)
             engine.start()
@@ -266,8 +329,10 @@ def running_machines(folder: Path, rathole: Path) -> Iterator[Machines]:
         box.docker("swarm", "join", "--token", token, f"{VM}:2377")
         import_fair_image(vm)
         import_inference_image(box)
+        box.docker("tag", INFERENCE_IMAGE, f"{SILENT}/{INFERENCE_IMAGE}")
         for engine in (vm, box):
             import_tunnel_image(engine, rathole)
+        make_image_without_its_user(box)
         machines = Machines(folder, internet, space, router, vm, box, _write_etc(folder))
         machines.start_fair()
         yield machines
@@ -289,6 +354,7 @@ def _lay_cables(internet: Namespace, space: Namespace, vm: Namespace, router: Na
     for machine in (internet, router):
         machine.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     _allow_outwards_only(router, _line(router, internet))
+    internet.run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", SILENT.partition(":")[2], "-j", "DROP")
     for rule in (
         "-A OUTPUT -o lo -j ACCEPT",
         f"-A OUTPUT -p tcp -m multiport --dports {PORTS_OF_A_SPACE} -j ACCEPT",
@@ -324,7 +390,7 @@ def _write_etc(folder: Path) -> CertificateFiles:
 [[node]]
 name = "vm"
 host_address = "{VM}"
-images = {{ "{TUNNEL_IMAGE}" = [] }}
+images = {{ "{TUNNEL_IMAGE}" = [], "{INFERENCE_IMAGE}" = [] }}
 
 [[node]]
 name = "box"
@@ -335,6 +401,9 @@ gpus = 1
 "{TUNNEL_IMAGE}" = []
 "{INFERENCE_IMAGE}" = {{ volumes = ["/data"] }}
 "not/there:1" = []
+"{REFUSING}/{INFERENCE_IMAGE}" = []
+"{SILENT}/{INFERENCE_IMAGE}" = {{ volumes = ["/data"] }}
+"without/its-user:1" = []
 """
     )
     return write_certificate(etc)
