@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks._link import Quality, carry, open_tun
 
-SPACE_ADDRESS = "10.77.0.1"
+SPACE_ADDRESS, HOME_ADDRESS = "10.77.0.1", "10.77.0.2"  # the second until it changes
 _COMMAND_S = 30
 _PR_SET_PDEATHSIG = 1
 
@@ -49,7 +49,7 @@ class TwoMachines:
         self._hosts = 1
         descriptors, devices = [], []
         try:
-            for namespace, address in ((self.home, "10.77.0.2"), (self.space, SPACE_ADDRESS)):
+            for namespace, address in ((self.home, HOME_ADDRESS), (self.space, SPACE_ADDRESS)):
                 device = f"t{abs(hash(namespace)) % 10**12}"
                 ip("netns", "add", namespace)
                 descriptors.append(open_tun(device))
@@ -61,7 +61,7 @@ class TwoMachines:
         except BaseException:
             self._remove()
             raise
-        self._device, self._address = devices[0], "10.77.0.2"
+        self._device, self._address = devices[0], HOME_ADDRESS
         self._orders, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
         self._process = context.Process(target=_carry, args=(*descriptors, quality, seed, theirs), daemon=True)

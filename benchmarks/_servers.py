@@ -53,7 +53,7 @@ class Server:
 
     def engine_pids(self) -> list[int]:
         """The server's engine processes; on Linux."""
-        return [pid for pid, command in _descendants(self.pid) if b"inference_server.engine_process" in command]
+        return [pid for pid, command in descendants(self.pid) if b"inference_server.engine_process" in command]
 
     def compiling_lines(self) -> list[str]:
         """What the engine said of compiling, oldest first."""
@@ -114,13 +114,13 @@ def end(process: "subprocess.Popen[Any]") -> None:
         process.wait()
 
 
-def _descendants(pid: int) -> Iterator[tuple[int, bytes]]:
-    """Each with its command line; those that are gone already are left out."""
+def descendants(pid: int) -> Iterator[tuple[int, bytes]]:
+    """All processes below this one, each with its command line; those that are gone already are left out."""
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for child in map(int, task.read_text().split()):
                 yield child, Path(f"/proc/{child}/cmdline").read_bytes()
-                yield from _descendants(child)
+                yield from descendants(child)
 
 
 def _first_line(process: "subprocess.Popen[str]") -> str:

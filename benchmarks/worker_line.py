@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import _lines_engine
 from benchmarks._certificate import certify
 from benchmarks._link import Quality
-from benchmarks._namespaces import SPACE_ADDRESS, TwoMachines, missing
+from benchmarks._namespaces import HOME_ADDRESS, SPACE_ADDRESS, TwoMachines, missing
 from benchmarks._servers import end
 from fair_api.local_server import ROOT
 from network.addresses import free_ports
@@ -27,7 +27,6 @@ PICTURES = 40
 ROUND_TRIP_MS = 80.0
 _KEY = "k" * 64
 _LIMIT_S = 300
-_HOME_ADDRESS = "10.77.0.2"
 
 
 def main() -> None:
@@ -42,7 +41,7 @@ def main() -> None:
     try:
         space, home = (["ip", "netns", "exec", name] for name in (machines.space, machines.home))
         goal = f"goal: at most {ROUND_TRIP_MS:g} ms more"
-        _row(f"{ROUND_TRIP_MS:g} ms", _measure(SPACE_ADDRESS, _HOME_ADDRESS, space, home), goal)
+        _row(f"{ROUND_TRIP_MS:g} ms", _measure(SPACE_ADDRESS, HOME_ADDRESS, space, home), goal)
     finally:
         machines.close()
 

@@ -12,17 +12,10 @@ import pytest
 from endpoint.credentials import Credentials
 from tests.support.docker_engines import missing, settle_down
 from tests.support.machine_images import INFERENCE_IMAGE
-from tests.support.machines import (
-    ONE_EACH,
-    PASSWORD,
-    REFUSING,
-    SECRET,
-    SILENT,
-    VM,
-    Machines,
-    running_machines,
-)
+from tests.support.machine_networks import REFUSING, SILENT, VM
+from tests.support.machines import ONE_EACH, Machines, running_machines
 from tests.support.processes import wait_until
+from tests.support.swarm_guide import BOX
 
 pytestmark = [pytest.mark.timeout(600)]
 
@@ -143,14 +136,14 @@ def cut_for(machines: Machines, seconds: float) -> None:
     machines.cut_home()
     try:
         began = time.monotonic()
-        wait_until("the node to be away", lambda: machines.node_status("box") == "unreachable", _NOTICED_S)
+        wait_until("the node to be away", lambda: machines.node_status(BOX) == "unreachable", _NOTICED_S)
         if seconds > 100:
             assert "not ready" in refusal(machines)
         settle_down(max(0.0, seconds - (time.monotonic() - began)))
     finally:
         machines.mend_home()
     began = time.monotonic()
-    wait_until("the node to be ready", lambda: machines.node_status("box") == "ready", _NOTICED_S)
+    wait_until("the node to be ready", lambda: machines.node_status(BOX) == "ready", _NOTICED_S)
     ready_s = time.monotonic() - began
     assert_draws(machines)
     print(
@@ -162,24 +155,24 @@ def cut_for(machines: Machines, seconds: float) -> None:
 
 def test_drained_node(machines: Machines) -> None:
     """What runs on a node that is drained is ended, and the visitor is told that it is away; active again, it draws."""
-    machines.vm.docker("node", "update", "--availability", "drain", "gpu-box")
+    machines.vm.docker("node", "update", "--availability", "drain", BOX)
     wait_until("the node to be empty", lambda: machines.box.containers() == [], _NOTICED_S)
     assert machines.alive() == {"tunnel-server": 1}
     assert "not ready" in refusal(machines)
-    machines.vm.docker("node", "update", "--availability", "active", "gpu-box")
-    wait_until("the node to be ready", lambda: machines.node_status("box") == "ready", _NOTICED_S)
+    machines.vm.docker("node", "update", "--availability", "active", BOX)
+    wait_until("the node to be ready", lambda: machines.node_status(BOX) == "ready", _NOTICED_S)
     assert_draws(machines)
 
 
 def test_box_that_loses_power(machines: Machines) -> None:
     """A GPU box without power is said to be away within seconds; switched on again, it draws with one of each."""
     machines.box.kill()
-    wait_until("the node to be away", lambda: machines.node_status("box") == "unreachable", _NOTICED_S)
+    wait_until("the node to be away", lambda: machines.node_status(BOX) == "unreachable", _NOTICED_S)
     began = time.monotonic()
     assert "not ready" in refusal(machines)
     assert time.monotonic() - began < 60
     machines.box.start()
-    wait_until("the node to be ready", lambda: machines.node_status("box") == "ready", _NOTICED_S)
+    wait_until("the node to be ready", lambda: machines.node_status(BOX) == "ready", _NOTICED_S)
     assert_draws(machines)
     assert len(machines.box.containers()) == 2
 
@@ -193,7 +186,7 @@ def test_vm_that_is_rebooted(machines: Machines) -> None:
     began = time.monotonic()
     machines.vm.start()
     machines.wait_for_fair()
-    wait_until("the node to be ready", lambda: machines.node_status("box") == "ready", _NOTICED_S)
+    wait_until("the node to be ready", lambda: machines.node_status(BOX) == "ready", _NOTICED_S)
     print(f"{time.monotonic() - began:.0f} s until fair_server has both nodes again")
     assert_draws(machines)
     assert set(machines.box.containers()) == box_before
@@ -203,7 +196,7 @@ def test_port_taken_on_the_box(machines: Machines) -> None:
     """A port that something on the GPU box holds ends in a message that names port and node, not in silence."""
     machines.end_all()
     with machines.listener_on_box(5001):
-        assert "5001 is taken on node box" in refusal(machines, START_TIMEOUT_S="60")
+        assert "5001 is taken on node gpu-box" in refusal(machines, START_TIMEOUT_S="60")
     assert_draws(machines)
 
 
@@ -211,14 +204,14 @@ def test_full_disk(machines: Machines) -> None:
     """A full disk of the GPU box ends in a message that says so; with room again it draws."""
     machines.end_all()
     with machines.full_disk_on_box():
-        assert "disk of node box is full" in refusal(machines)
+        assert "disk of node gpu-box is full" in refusal(machines)
     assert_draws(machines)
 
 
 def test_missing_image(machines: Machines) -> None:
     """An image that is on the list and nowhere else ends in a message that names it and what to do."""
     machines.end_all()
-    assert "not/there:1 is not on node box" in refusal(machines, INFERENCE_IMAGE="not/there:1", DEPLOYMENT="other")
+    assert "not/there:1 is not on node gpu-box" in refusal(machines, INFERENCE_IMAGE="not/there:1", DEPLOYMENT="other")
     machines.end_all()
 
 
@@ -227,7 +220,7 @@ def test_registry_that_refuses(machines: Machines) -> None:
     image = f"{REFUSING}/{INFERENCE_IMAGE}"
     with machines.refusing_registry():
         told = refusal(machines, INFERENCE_IMAGE=image, DEPLOYMENT="other")
-    assert f"{image} is not on node box, and could not be fetched there" in told
+    assert f"{image} is not on node gpu-box, and could not be fetched there" in told
     machines.end_all()
 
 
@@ -262,7 +255,8 @@ def test_image_off_the_list(machines: Machines) -> None:
 def test_what_can_be_read_on_the_way(machines: Machines) -> None:
     """On no machine's network is there a prompt, a key or a password to read; what is said in plain text is seen."""
     assert_draws(machines)
-    keys = Credentials.from_secret(SECRET)
+    settings = machines.guide.settings
+    keys, password = Credentials.from_secret(settings["ENDPOINT_SECRET"]), settings["FAIRCOMPUTE_PASSWORD"]
     with machines.captured() as captures:
         with machines.space() as space:
             drawn = space.draw("a very particular red apple")
@@ -271,7 +265,7 @@ def test_what_can_be_read_on_the_way(machines: Machines) -> None:
     for capture in captures:
         content = capture.read_bytes()
         assert b"words-in-plain-text" in content, capture
-        for secret in ("particular red apple", keys.bearer, keys.tunnel_token, PASSWORD, "BEGIN PRIVATE", _PNG):
+        for secret in ("particular red apple", keys.bearer, keys.tunnel_token, password, "BEGIN PRIVATE", _PNG):
             assert secret.encode() not in content, (capture, secret)
 
 
@@ -283,5 +277,5 @@ def test_nothing_is_left(machines: Machines) -> None:
     assert machines.vm.docker("service", "ls", "-q").split() == []
     assert machines.vm.docker("secret", "ls", "-q").split() == []
     volumes = machines.box.docker("volume", "ls", "-q").split()
-    kept = ["fair-198.51.100.1-5001-you-draw-1-data", "fair-you-draw-1-data"]
+    kept = ["fair-198.51.100.1-5001-draw-data", "fair-draw-data"]
     assert volumes == kept, f"the volumes of {INFERENCE_IMAGE} stay, and no others"

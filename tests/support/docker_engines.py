@@ -88,9 +88,14 @@ def connect(one: Namespace, one_address: str, other: Namespace, other_address: s
 
 
 class Engine:
-    """A `dockerd` in a namespace. `hostname`: how its node is called in a swarm."""
+    """A `dockerd` in a namespace. `hostname`: how its node is called in a swarm.
 
-    def __init__(self, folder: Path, namespace: Namespace, hostname: str, options: Sequence[str] = ()) -> None:
+    `daemon_json`: its settings. A runtime that they call nvidia-container-runtime is runc here.
+    """
+
+    def __init__(
+        self, folder: Path, namespace: Namespace, hostname: str, options: Sequence[str] = (), daemon_json: str = "{}"
+    ) -> None:
         self.namespace = namespace
         self.hostname = hostname
         self.socket = folder / "docker.sock"
@@ -98,6 +103,11 @@ class Engine:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "daemon.json").write_text(daemon_json)
+        runc = shutil.which("runc")
+        if runc is not None:
+            (folder / "bin").mkdir()
+            (folder / "bin" / "nvidia-container-runtime").symlink_to(runc)
 
     def start(self) -> "Engine":
         """Starts it, or starts it again with all that it had; returns when it answers."""
@@ -105,10 +115,17 @@ class Engine:
             *("unshare", "--uts", "sh", "-c", f'hostname {self.hostname} && exec "$@"', "sh", "dockerd"),
             *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
             *("--pidfile", str(self.folder / "pid"), "-H", f"unix://{self.socket}", *self._options),
+            *("--config-file", str(self.folder / "daemon.json")),
         ]
+        environment = {**os.environ, "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                self.namespace.enter(*command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.namespace.enter(*command),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         wait_until(f"the engine of {self.hostname} to answer", self._answers, _READY_S)
         return self

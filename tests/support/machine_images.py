@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.docker_engines import Engine, archive_of, python_archive
 from tests.support.processes import REPOSITORY
 
-INFERENCE_IMAGE, FAIR_IMAGE, TUNNEL_IMAGE = "you/draw:1", "fair-server", "rapiz1/rathole:v0.5.0"
+INFERENCE_IMAGE, FAIR_IMAGE, TUNNEL_IMAGE = "draw", "fair-server", "rapiz1/rathole:v0.5.0"
 _PACKAGES = "/opt/site-packages"
 _PATHS = ("PATH=/usr/local/bin:/usr/bin:/bin", f"PYTHONPATH=/app:{_PACKAGES}", "LD_LIBRARY_PATH=/usr/local/lib")
 
