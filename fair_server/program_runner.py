@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from fair_server.buckets import STDERR, Buckets
 from fair_server.budgets import Spent, refusal, spent_today, why_unwanted
 from fair_server.errors import EXIT_NOT_STARTED, ApiError, CannotStart
-from fair_server.executor import STOP_GRACE_S, Ended, Executor, RunningProgram
+from fair_server.executor import STOP_GRACE_S, Ended, Executor, RunningProgram, Survivor
 from fair_server.nodes import Node
 from fair_server.program_files import Sources, check_image, sources_of, spec_of, until_uploaded
 from fair_server.program_records import record_of, restore
@@ -48,6 +48,7 @@ class ProgramRunner:
         self._upload_wait_s = upload_wait_s
         self._programs: dict[int, Program] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unsettled: dict[int, Survivor] = {}  # their records, of programs that have ended
         self._closing = False
         # It starts at the time, so that a number from an earlier run of the server names nothing in this one.
         self._last_id = int(time.time() * 1000)
@@ -190,11 +191,20 @@ class ProgramRunner:
         program.end(ended)
         _LOG.info("Program %d ended with exit code %d", program.id, exit_code)
 
+    async def settle_again(self) -> None:
+        """Removes what is left of programs where that has failed before: a swarm's manager may have been away."""
+        for program_id, record in list(self._unsettled.items()):
+            await self._executor.settle(record)
+            del self._unsettled[program_id]
+            _LOG.info("Program %d: what was left of it is removed", program_id)
+
     async def _settle(self, program: Program, ended: Ended) -> None:
+        record = record_of(program, ended)
         try:
-            await self._executor.settle(record_of(program, ended))
+            await self._executor.settle(record)
         except Exception:
-            _LOG.exception("Program %d: what is left of it could not be removed", program.id)
+            _LOG.exception("Program %d: what is left of it could not be removed, and is tried again", program.id)
+            self._unsettled[program.id] = record
 
     async def _carry_out(self, program: Program) -> int:
         """Returns the exit code of the container.

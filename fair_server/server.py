@@ -182,5 +182,6 @@ async def _tidy(runner: ProgramRunner) -> None:
         try:
             await runner.forget_old()
             await runner.end_unwanted()
+            await runner.settle_again()
         except Exception:  # a manager of a swarm that is away for a while, say
             _LOG.exception("What has to be tidied could not be; it is tried again in %.0f s", _TIDY_EVERY_S)

@@ -108,6 +108,13 @@ class SwarmApi:
         )
         return str(made["ID"])
 
+    async def service_id(self, program_id: int) -> str | None:
+        """The service of a program, None without one."""
+        found = await self._ask_for(
+            "look for a service", lambda: self._docker.inspect_service(service_name(program_id))
+        )
+        return str(found["ID"]) if found else None
+
     async def end_service(self, service_id: str) -> None:
         """Ends the service's task, TERM first; the service itself stays.
 

@@ -143,11 +143,13 @@ class SwarmExecutor:
     async def settle(self, ended: Survivor) -> None:
         """Keeps its record, ends what still runs of it, removes its service and its files."""
         await self._api.keep_record(record_name(ended.program_id), record_labels(ended.program_id), write_record(ended))
-        if service_id := self._services.pop(ended.program_id, None):
+        # A manager that was too busy to answer may have made it all the same.
+        if service_id := self._services.get(ended.program_id) or await self._api.service_id(ended.program_id):
             self._programs.pop(service_id, None)
             await self._end_task(service_id)
             await self._api.remove_service(service_id)
         await self._api.remove_secrets(ended.program_id)
+        self._services.pop(ended.program_id, None)
         self._gpus.pop(ended.program_id, None)
 
     async def forget(self, program_id: int) -> None:

@@ -202,3 +202,30 @@ def test_a_slow_line(loop: Loop, tmp_path: Path) -> None:
         assert program.exit_code == 0
 
     loop.run_until_complete(scenario())
+
+
+def test_settled_again(tmp_path: Path) -> None:
+    """What could not be removed when its program ended, since a manager was away, is removed later."""
+
+    class AwayExecutor(FakeExecutor):
+        away = True
+        settled: list[int] = []  # noqa: RUF012 - of this test alone
+
+        async def settle(self, ended: Survivor) -> None:
+            if self.away:
+                raise OSError("away")
+            self.settled.append(ended.program_id)
+
+    async def scenario() -> None:
+        executor = AwayExecutor()
+        runner = ProgramRunner(executor, Buckets(tmp_path / "buckets"))
+        program = runner.create("one", NODE, "gpu", request())
+        await program.ended.wait()
+        with pytest.raises(OSError, match="away"):
+            await runner.settle_again()
+        executor.away = False
+        for _ in range(2):
+            await runner.settle_again()
+        assert executor.settled == [program.id]
+
+    asyncio.run(scenario())

@@ -3,6 +3,7 @@
 The tests go on from where the one before has left the machines, in the order of this file.
 """
 
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.support.machine_images import INFERENCE_IMAGE
 from tests.support.machine_networks import REFUSING, SILENT, VM
 from tests.support.machines import ONE_EACH, Machines, running_machines
 from tests.support.processes import wait_until
-from tests.support.swarm_guide import BOX
+from tests.support.swarm_guide import BOX, documented
 
 pytestmark = [pytest.mark.timeout(600)]
 
@@ -155,11 +156,11 @@ def cut_for(machines: Machines, seconds: float) -> None:
 
 def test_drained_node(machines: Machines) -> None:
     """What runs on a node that is drained is ended, and the visitor is told that it is away; active again, it draws."""
-    machines.vm.docker("node", "update", "--availability", "drain", BOX)
+    machines.vm.docker(*shlex.split(documented("docker node update --availability drain"))[1:])
     wait_until("the node to be empty", lambda: machines.box.containers() == [], _NOTICED_S)
     assert machines.alive() == {"tunnel-server": 1}
     assert "not ready" in refusal(machines)
-    machines.vm.docker("node", "update", "--availability", "active", BOX)
+    machines.vm.docker(*shlex.split(documented("docker node update --availability active"))[1:])
     wait_until("the node to be ready", lambda: machines.node_status(BOX) == "ready", _NOTICED_S)
     assert_draws(machines)
 

@@ -22,7 +22,7 @@ from tests.support.machine_images import (
     import_tunnel_image,
     make_image_without_its_user,
 )
-from tests.support.machine_networks import REFUSING, SILENT
+from tests.support.machine_networks import REFUSING, SILENT, VM
 from tests.support.processes import REPOSITORY, is_setting, wait_until
 
 BOX = "gpu-box"
@@ -47,10 +47,10 @@ def documented_commands(*documents: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def documented(beginning: str) -> str:
-    """The one command of docs/swarm.md that begins so."""
-    found = [line for line in documented_commands("docs/swarm.md") if line.startswith(beginning)]
-    assert len(found) == 1, f"docs/swarm.md has {found or 'nothing'} that begins with {beginning!r}"
+def documented(beginning: str, document: str = "docs/swarm.md") -> str:
+    """The one command of the document that begins so."""
+    found = [line for line in documented_commands(document) if line.startswith(beginning)]
+    assert len(found) == 1, f"{document} has {found or 'nothing'} that begins with {beginning!r}"
     return found[0]
 
 
@@ -62,10 +62,12 @@ def box_daemon_json() -> str:
 
 
 class SwarmGuide:
-    """The guide on a VM and a GPU box. `settings`: what it leaves in `.env`."""
+    """The guide on a VM and a GPU box. `settings`: what it leaves in `.env`; `etc`: the VM's /etc/fair."""
+
+    vm_address = VM
 
     def __init__(self, folder: Path, vm: Engine, box: Engine, rathole: Path) -> None:
-        self._checkout, self._etc = folder / "checkout", folder / "etc-of-the-vm"
+        self._checkout, self.etc = folder / "checkout", folder / "etc-of-the-vm"
         self._engines = {"vm": vm, "box": box}
         self._rathole = rathole
         self._run_fair: list[str] = []
@@ -86,7 +88,7 @@ class SwarmGuide:
             else:
                 self._do(self._engines[machine], words)
 
-    def here(self, words: list[str]) -> str:
+    def here(self, words: list[str], stdin: str = "") -> str:
         """Runs a command where the checkout is; returns what it prints."""
         words = [sys.executable if word == "python" else word for word in words]
         environment = {name: value for name, value in os.environ.items() if not is_setting(name)}
@@ -94,7 +96,7 @@ class SwarmGuide:
             words,
             cwd=self._checkout,
             env={**environment, "COLUMNS": "500", "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=_DEADLINE_S,
@@ -110,15 +112,15 @@ class SwarmGuide:
     def placed(self, text: str) -> str:
         """With the places of the test's machines."""
         return text.replace("/var/run/docker.sock:", f"{self._engines['vm'].socket}:").replace(
-            "/etc/fair:", f"{self._etc}:"
+            "/etc/fair:", f"{self.etc}:"
         )
 
     def _do_here(self, words: list[str]) -> None:
         if words[0] == "scp":
             assert words[1] == "-rp"
             assert words[3].endswith(":/etc/fair")
-            shutil.copytree(self._checkout / words[2], self._etc)
-            nodes = self._etc / "nodes.toml"
+            shutil.copytree(self._checkout / words[2], self.etc)
+            nodes = self.etc / "nodes.toml"
             text = nodes.read_text().replace("[] }", f'[], "{INFERENCE_IMAGE}" = [] }}', 1)
             nodes.write_text(text + _MORE_IMAGES)
 
