@@ -111,9 +111,10 @@ class SwarmGuide:
 
     def placed(self, text: str) -> str:
         """With the places of the test's machines."""
-        return text.replace("/var/run/docker.sock:", f"{self._engines['vm'].socket}:").replace(
-            "/etc/fair:", f"{self.etc}:"
-        )
+        places = {"/var/run/docker.sock": self._engines["vm"].socket, "/etc/fair": self.etc}
+        for place, here in places.items():
+            text = re.sub(f"{place}(?=:/)", str(here), text)
+        return text
 
     def _do_here(self, words: list[str]) -> None:
         if words[0] == "scp":
