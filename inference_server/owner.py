@@ -58,6 +58,7 @@ class Owner:
         self._working_since: float | None = None  # on the clock
         self._written = clock()
         self._running: Running | None = None
+        self._engine = "loading"
         self._complained = False
         self._told: Pause | None = None  # to the log
         self._look()
@@ -94,7 +95,7 @@ class Owner:
             process_start=process_start(pid),
             since=self._now(),
             model=self._model,
-            engine="loading",
+            engine=self._engine,
             space=space,
             name=name,
             max_gpu_minutes_per_day=self._max_gpu_minutes,
@@ -111,6 +112,7 @@ class Owner:
         if self._working_since is not None:
             self._gpu_s += now - self._working_since
         self._working_since = now if works else None
+        self._engine = phase  # also before `begin`: a server that starts paused is asleep from the start
         self._tell(engine=phase)
 
     def on_pictures(self, number: int) -> None:

@@ -384,3 +384,12 @@ def test_a_folder_that_the_commands_cannot_use(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").touch()
     monkeypatch.setenv("DATA_DIR", str(tmp_path / "file"))
     assert command(["pause"]) == 1
+
+
+def test_status_of_a_server_that_starts_paused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its engine was put to sleep before it began to serve: it is told as asleep, not as loading."""
+    owner = Owner(StateFile(folder), model="a-model")
+    owner.on_engine("asleep", works=False)
+    owner.begin("https://you-draw.hf.space", "box")
+    assert command(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engine"] == "asleep"
