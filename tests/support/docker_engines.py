@@ -4,6 +4,7 @@ Several of them make a swarm, as several machines would. It takes root, Docker's
 """
 
 import contextlib
+import ctypes
 import io
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from tests.support.processes import wait_until
 
 PYTHON_IMAGE = "fair-tests-python:1"
+_CLONE_NEWNET = 0x40000000
 _READY_S = 60
 _STOP_S = 30
 _LEFT_OUT = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "__pycache__")
@@ -62,6 +64,12 @@ class Namespace:
     def run(self, *command: str | Path, timeout_s: float = 120) -> str:
         """Runs a command in there."""
         return run(*self.enter(*command), timeout_s=timeout_s)
+
+    def move_this_thread(self) -> None:
+        """From now on the calling thread's new sockets are in there."""
+        with open(f"/run/netns/{self.name}", "rb") as file:
+            if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"setns to {self.name}")
 
     def remove(self) -> None:
         """Removes it."""
