@@ -147,7 +147,9 @@ class EndpointClient:
             for answer in transport.answers(response, tried, go_on):
                 if answer.files or is_result(answer.content):
                     transport.drain(response)
-                    return read_result(self.link, answer.content, answer.files)
+                    result = read_result(self.link, answer.content, answer.files)
+                    transport.acknowledge(response, request_id)
+                    return result
                 event = read_event(answer.content, request.num_inference_steps)
                 if event is not None:
                     tell(event)

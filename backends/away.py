@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from drawing.models import GeneratedImage
 from errors import Absence, AwayError
 
-_START_GRACE_S = 15.0  # after this Space's own start its workers need a moment to come back
+_START_GRACE_S = 15.0  # after this Space's own start its workers need a moment to come back: they try every 10 s
 _IS = {"off": "is off", "paused": "is paused", "budget": "has drawn its minutes for today"}
 # What a visitor reads while another model begins to draw.
 STANDS_IN = {reason: f"The machine that draws {told}: a small model sketches meanwhile" for reason, told in _IS.items()}
@@ -42,10 +42,15 @@ def as_sketch(image: GeneratedImage, absence: Absence) -> GeneratedImage:
 
 
 class Awaited:
-    """How long those are waited for that were there a moment ago: `wait_s`. Times on the monotonic clock."""
+    """How long those are waited for that were there a moment ago: `wait_s`. Times on the monotonic clock.
 
-    def __init__(self, wait_s: float) -> None:
+    After the start of this process nobody knows who was there. Where another model can draw meanwhile, it does so soon;
+    `begins_alone`: none can, and a visitor would rather wait than be told to come back.
+    """
+
+    def __init__(self, wait_s: float, *, begins_alone: bool = False) -> None:
         self._wait_s = wait_s
+        self._grace_s = wait_s if begins_alone else min(wait_s, _START_GRACE_S)
         self._begun_s = time.monotonic()
         self._lost_s: dict[str, float] = {}  # when those were lost that have not come back, by their name
         self.left_at: float | None = None  # when the newest of them was, in seconds since the epoch
@@ -63,5 +68,5 @@ class Awaited:
     def until_s(self, *, at_start: bool) -> float:
         """Until when somebody is waited for. `at_start`: those too that were there before this process was."""
         lost_s = max(self._lost_s.values(), default=float("-inf"))
-        grace_s = self._begun_s + min(self._wait_s, _START_GRACE_S) if at_start else float("-inf")
+        grace_s = self._begun_s + self._grace_s if at_start else float("-inf")
         return max(lost_s + self._wait_s, grace_s)

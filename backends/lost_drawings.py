@@ -27,12 +27,17 @@ class Lost:
 
     @property
     def held_until_s(self) -> float:
-        """Before this, on the monotonic clock, no other worker may draw it: there would be two pictures."""
-        return self.since_s + LEASE_S
+        """Before this, on the monotonic clock, no other worker may draw it: there would be two pictures. A process that
+        said goodbye comes back on no other line, and goes on with nothing that others may draw.
+        """
+        return self.since_s if self.connection.leaving else self.since_s + LEASE_S
 
     def is_over(self, worker: WorkerConnection) -> bool:
-        """Whether this worker's being there shows that the process is no more: its name's next one."""
-        return worker.name == self.connection.name and worker.instance != self.instance
+        """Whether this worker's being there shows that the process is no more: its name's next one. Two machines may
+        have one name, but then they are heard side by side.
+        """
+        next_one = worker.name == self.connection.name and worker.instance != self.instance
+        return next_one and worker.opened_s > self.connection.heard_s
 
     def is_back(self, worker: WorkerConnection) -> bool:
         """Whether this is the process that had it, on a new line, or on the old one that speaks again."""

@@ -23,6 +23,7 @@ from backends.worker_status import no_websocket, status_rows
 from drawing.events import Tell, Waking
 from drawing.models import GeneratedImage, GenerationRequest
 from drawing.status import BackendStatus
+from endpoint.wire_format import Health
 from endpoint.worker_connection import WorkerConnection
 from endpoint.worker_transport import WorkerTransport
 from endpoint_client import EndpointClient
@@ -40,6 +41,7 @@ from errors import (
 
 log = logging.getLogger(__name__)
 
+_PROCESSES_KNOWN = 64
 _KEEP_MARGIN_S = 15.0  # this Space may notice so much later than the worker that the line is dead
 AWAY_FOR_A_MOMENT = "The machine that draws is away for a moment; waiting for it"
 BACK = "The machine that draws is back"
@@ -58,8 +60,9 @@ class Workers:
         self._fallback = fallback
         self._changed = threading.Condition()
         self._clients: dict[WorkerConnection, EndpointClient] = {}
-        self._awaited = Awaited(wait_s)
+        self._awaited = Awaited(wait_s, begins_alone=fallback is None)
         self._seen: WorkerConnection | None = None  # the newest one, gone or not: what it draws, we remember
+        self._healths: dict[str, Health | None] = {}  # of each process, as it was told last
         self._lost = LostDrawings()
 
     async def serve(self, socket: WebSocket) -> None:
@@ -78,16 +81,20 @@ class Workers:
 
     def _keep_s(self) -> float:
         """How long a worker goes on with what it draws when its line breaks: until it is back, if nobody else draws."""
-        several = sum(not worker.is_going for worker in list(self._clients)) > 1
+        several = len({worker.instance for worker in list(self._clients) if not worker.is_going}) > 1
         return LEASE_S if several else self._wait_s + _KEEP_MARGIN_S
 
     def _on_hello(self, connection: WorkerConnection) -> None:
-        """Ends what is left of an older line of the same process."""
+        """Ends what is left of an older line of the same process, which goes on as it was until its next beat."""
         for older in list(self._clients):
             if older.instance == connection.instance:
                 older.supersede()
+        if (known := self._healths.get(connection.instance)) is not None:
+            connection.health = known
+            self._on_beat(connection)
 
     def _on_beat(self, connection: WorkerConnection) -> None:
+        self._note_health(connection)
         if connection in self._clients:
             with self._changed:
                 self._changed.notify_all()
@@ -102,6 +109,12 @@ class Workers:
         looking = threading.Timer(LEASE_S, self._cancel_unasked, (connection, time.monotonic()))
         looking.daemon = True
         looking.start()
+
+    def _note_health(self, connection: WorkerConnection) -> None:
+        self._healths.pop(connection.instance, None)
+        self._healths[connection.instance] = connection.health
+        while len(self._healths) > _PROCESSES_KNOWN:
+            del self._healths[next(iter(self._healths))]
 
     def _cancel_unasked(self, connection: WorkerConnection, since_s: float) -> None:
         """Ends what a worker that came back still draws though nobody wants it: cancelled, or drawn elsewhere."""
@@ -194,7 +207,8 @@ class Workers:
         refused: BusyError | GpuBusyError | StartError | None = None
         for worker, client in clients:
             try:
-                self._lost.claim(job_id, worker)
+                with self._changed:
+                    self._lost.claim(job_id, worker)
                 image = client.infer(request, request_id=job_id, tell=tell, cancelled=cancelled)
             except AwayError as error:  # paused since it told of itself
                 worker.note_absence(error.absence)

@@ -81,6 +81,9 @@ class Transport:
     def drain(self, response: Any) -> None:
         """Reads to the end of an answer, so that its connection serves again."""
 
+    def acknowledge(self, response: Any, request_id: str) -> None:
+        """Tells the server that the result of this request has come whole, where it waits for that."""
+
     def renew(self) -> None:
         """The next request takes a fresh connection."""
 

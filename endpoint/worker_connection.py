@@ -6,20 +6,18 @@ page's server; drawings wait for their answers on threads of their own.
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from endpoint.exchange import End, Exchange, Head, Line
 from endpoint.wire_format import Health, read_health
 from errors import Absence, EndpointAnswerError
 
@@ -30,59 +28,13 @@ VERSION = (Path(__file__).resolve().parent.parent / "inference_server" / "VERSIO
 LEASE_EVERY_S = 2.5
 SILENCE_S = 12.0  # a worker tells a beat every 2.5 s
 HELLO_S = 15.0
+HELLO_HEADER = "x-worker-hello"
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 _CLOSE_S = 5.0
 _SENSELESS = (
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error),
     EndpointAnswerError,
 )
-_ids = itertools.count(1)  # for the whole process: an answer under an old id finds nobody, on whatever line it comes
-
-
-@dataclass(frozen=True)
-class Head:
-    """The beginning of an answer."""
-
-    status: int
-    retry_after: str  # empty: it did not say
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of an answer: a JSON object, and the files of the finished pictures that belong to it."""
-
-    content: dict[str, Any]
-    files: tuple[bytes | bytearray, ...] = ()
-
-
-@dataclass(frozen=True)
-class End:
-    """Nothing more comes. `broken`: why, where the answer is not whole; `refused`: nor would be another one."""
-
-    broken: str | None = None
-    refused: bool = False
-
-
-Piece = Head | Line | End
-
-
-@dataclass
-class Exchange:
-    """One request and its answer, piece by piece."""
-
-    id: int = field(default_factory=lambda: next(_ids))
-    pieces: "SimpleQueue[Piece]" = field(default_factory=SimpleQueue)
-    pictures: dict[int, bytearray] = field(default_factory=dict)
-    received_bytes: int = 0
-    heard_s: float = 0.0  # when the newest piece of a picture came, on the monotonic clock
-
-    def next(self, timeout_s: float) -> Piece:
-        """The next piece. Raises: TimeoutError when none comes within `timeout_s`."""
-        try:
-            return self.pieces.get(timeout=timeout_s)
-        except Empty:
-            raise TimeoutError from None
-
 
 Notice = Callable[["WorkerConnection"], None]
 
@@ -97,12 +49,12 @@ class WorkerConnection:
         self._exchanges: dict[int, Exchange] = {}
         self._accepted: set[int] = set()
         self._beat = -1
-        self.heard_s = time.monotonic()  # when the newest message came
+        self.opened_s = self.heard_s = time.monotonic()  # `heard_s`: when the newest message came
         self._superseded = asyncio.Event()
         self.instance = secrets.token_hex(8)  # of the worker's process, as it tells it; an old one does not
         self.name, self.version = "a worker", "?"
         self.health: Health | None = None
-        self.leaving = False
+        self.leaving = False  # it ends: no other line of this process will come
         self.turned_away: str | None = None  # why it may not draw here
         self.ended: str | None = None  # why the line is no more
 
@@ -163,9 +115,11 @@ class WorkerConnection:
 
     async def _receive(self, on_health: Notice, on_hello: Notice) -> str | None:
         """Takes the worker's messages in; returns why the line ends, None where it broke."""
-        await self._send(type="hello", protocol=PROTOCOL, version=VERSION)
-        async with asyncio.timeout(HELLO_S):
-            hello = json.loads(await self._socket.receive_text())
+        await self._send(type="hello", protocol=PROTOCOL, version=VERSION, acknowledges=True)
+        hello = _hello_in(self._socket.headers.get(HELLO_HEADER, ""))
+        if hello is None:
+            async with asyncio.timeout(HELLO_S):
+                hello = json.loads(await self._socket.receive_text())
         if why := self._greet(hello):
             return why
         on_hello(self)
@@ -203,6 +157,8 @@ class WorkerConnection:
             on_health(self)
         elif kind == "leaving":
             self.leaving = True
+        elif kind == "hello":
+            return False  # it stood in the line's first request already
         elif exchange := self._exchanges.get(message["id"]):
             self._on_answer(kind, message, exchange)
         return bool(kind == "accepted")
@@ -237,14 +193,14 @@ class WorkerConnection:
 
     async def _watch(self) -> str:
         """Renews the leases until the worker is silent; a suspended Space grants one fresh window first."""
-        looked = time.monotonic()
+        looked = fresh = time.monotonic()
         while True:
             await asyncio.sleep(LEASE_EVERY_S)
             now = time.monotonic()
             if now - looked > 2 * LEASE_EVERY_S:
-                self.heard_s = now
+                fresh = now
             looked = now
-            if now - self.heard_s > SILENCE_S:
+            if now - max(self.heard_s, fresh) > SILENCE_S:
                 return f"nothing came for {SILENCE_S:g} s"
             await self._grant()
 
@@ -280,6 +236,11 @@ class WorkerConnection:
             if not finished and self.ended is None:
                 self._post(type="hang_up", id=exchange.id)
 
+    def acknowledge(self, exchange: Exchange, request_id: str) -> None:
+        """Tells the worker that the picture of this drawing is here: it need not keep it any longer."""
+        if self.ended is None:
+            self._post(type="received", id=exchange.id, request_id=request_id)
+
     def _post(self, **message: Any) -> None:
         """Sends from another thread; a line that breaks meanwhile ends every exchange by itself."""
 
@@ -293,6 +254,15 @@ class WorkerConnection:
         except RuntimeError:  # that loop is closed
             sending.close()
             self._end("this Space's server has ended")
+
+
+def _hello_in(header: str) -> dict[str, Any] | None:
+    """The worker's hello as it stands in the request that opened the line; None for an older worker's."""
+    try:
+        hello = json.loads(header)
+    except (ValueError, RecursionError):
+        return None
+    return hello if isinstance(hello, dict) else None
 
 
 def _printable(text: Any, length: int) -> str:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from endpoint.exchange import End, Exchange, Head, Line, Piece
 from endpoint.transport import Answer, Transport
 from endpoint.transport_errors import Advice, TransportErrors
-from endpoint.worker_connection import End, Exchange, Head, Line, Piece, WorkerConnection
+from endpoint.worker_connection import WorkerConnection
 
 ADVICE = Advice(runs="the worker runs and its line to this Space holds (its log tells)", address="SPACE at the worker")
 _GO_ON_EVERY_S = 0.25  # how late a cancel may be noticed while nothing comes
@@ -82,6 +83,10 @@ class WorkerTransport(Transport):
 
     def drain(self, response: WorkerResponse) -> None:
         """Nothing to read on: the line is shared by all requests."""
+
+    def acknowledge(self, response: WorkerResponse, request_id: str) -> None:
+        """See `Transport`."""
+        self._connection.acknowledge(response.exchange, request_id)
 
     def renew(self) -> None:
         """A new line is the worker's to make."""

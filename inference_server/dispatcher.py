@@ -5,6 +5,7 @@ that was being drawn when the process died is drawn once more; if the process di
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from inference_server.wire import PictureRequest
 
 log = logging.getLogger("inference_server.dispatcher")
 MAX_ATTEMPTS = 2
+_LOOK_S = 0.05
 
 
 class Dispatcher:
@@ -169,6 +171,17 @@ class Dispatcher:
             self._queue.remove(ticket)
         ticket.refuse(errors.cancelled())
         self._next()  # it may have held up those behind it
+
+    async def finish(self, timeout_s: float) -> None:
+        """Waits until nothing is drawn and nothing waits, at most so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.busy:  # noqa: ASYNC110  many things end it
+                    await asyncio.sleep(_LOOK_S)
+
+    async def finish_encoding(self) -> None:
+        """Waits until what the engine has finished is an answer."""
+        await self._encoder.finish()
 
     def close(self) -> None:
         """Ends the engine process and everything that waits for it."""

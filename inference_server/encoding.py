@@ -42,6 +42,11 @@ class Encoder:
     def busy(self) -> bool:
         return bool(self._tasks)
 
+    async def finish(self) -> None:
+        """Waits until all that it has begun is written."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
     def begin(self, ticket: Ticket, finished: Finished) -> None:
         """Finishes the ticket once the answer is written."""
         task = asyncio.create_task(self._finish(ticket, finished))

@@ -79,6 +79,16 @@ class IdempotencyStore:
         ticket.finish(Outcome(body))
         return ticket
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether nobody else draws what is lost here, so that it is worth to be finished without its client."""
+        return self._rejoin_s > REJOIN_S
+
+    def acknowledge(self, request_id: str) -> None:
+        """Its client has the result: it need not outlive this process."""
+        if self._kept is not None:
+            self._kept.forget(request_id)
+
     def leave(self, ticket: Ticket) -> None:
         """A client was served, or lost its connection."""
         entry = self._entries.get(ticket.request.request_id)
@@ -102,6 +112,7 @@ class IdempotencyStore:
         """Ends a request at once, so that its id is free again; False when none is in flight."""
         entry = self._entries.get(request_id)
         if entry is None or entry.ticket.outcome is not None:
+            self.acknowledge(request_id)  # nobody wants what is kept of it
             return False
         del self._entries[request_id]
         entry.stop_waiting()

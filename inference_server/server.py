@@ -24,6 +24,7 @@ from inference_server.owner import TICK_S, Owner
 from inference_server.routes import Services, create_app, health
 from inference_server.security import BearerMiddleware, server_context
 from inference_server.space import Space
+from inference_server.space_connection import FINISH_S
 from inference_server.supervisor import Phase
 
 log = logging.getLogger("inference_server")
@@ -152,7 +153,10 @@ async def _serve(
             with signals_end(ending):
                 owner.begin(place.url, place.name)
                 beats = with_beats(lambda: health(services, True))
-                await serve_space(place, app, beats, ending, owner.on_line, store.wait_for_clients)
+                told = asyncio.create_task(_time_of(ending))
+                await serve_space(place, app, beats, ending, owner.on_line, store.wait_for_clients, store.acknowledge)
+                if store.is_waited_for:  # what is drawn without a line is kept for the next process
+                    await dispatcher.finish(FINISH_S - (asyncio.get_running_loop().time() - await told))
         else:
             owner.begin(None, None)
             await Server(app, place, context, ending, dispatcher.close).serve(sockets=[place])
@@ -160,9 +164,16 @@ async def _serve(
         for task in tasks:
             task.cancel()
         dispatcher.close()
+        await dispatcher.finish_encoding()
         owner.end()
         if kept is not None:
-            kept.end()
+            kept.close()
+
+
+async def _time_of(event: asyncio.Event) -> float:
+    """When it is set, on the loop's clock."""
+    await event.wait()
+    return asyncio.get_running_loop().time()
 
 
 async def _mind_owner(dispatcher: Dispatcher) -> None:

@@ -3,7 +3,8 @@
 What is asked and answered is the same as over HTTP (`routes.py`), by the same code. On the line, texts are JSON objects
 whose `type` says what they are, and binary frames are pieces of pictures.
 
-From the Space:  hello {protocol, version}; request {id, method, path, body}; lease {beat, ids, keep_s}; hang_up {id}
+From the Space:  hello {protocol, version, acknowledges}; request {id, method, path, body}; lease {beat, ids, keep_s};
+                 hang_up {id}; received {id, request_id}
 From the worker: hello {protocol, version, name, instance}; beat {beat, health}; accepted {id};
                  head {id, status, retry_after}; line {id, line, pictures}; end {id, broken}; leaving {}
 Binary, from the worker: the request's id and the picture's number (4 bytes each, big endian), then bytes of its file.
@@ -13,7 +14,10 @@ A request is an offer until its first lease: a Space that gave it to somebody el
 A line whose `arriving` is true has a small finished picture as its preview: the whole one takes a while.
 `keep_s`: how long a request goes on for a Space that has lost this worker and may ask for it again; where its lease
 ends on a line that seems to hold, the lease is a part of that time. `instance` tells this process from every other one:
-a Space that gets a second line from it ends the first, which must be dead.
+a Space that gets a second line from it ends the first, which must be dead. The worker's hello also stands in the
+header `X-Worker-Hello` of the request that opens the line, so that a Space knows who is back a round trip earlier.
+Where `acknowledges` is true, `received` says that the picture of the drawing `request_id` has come whole: until then it
+is kept on this machine, over an end of this process too.
 """
 
 import asyncio
@@ -22,23 +26,23 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
-from inference_server.line_answer import LineAnswer
+from inference_server.line_request import LineRequest, answer_request
 from inference_server.line_watch import unsent_bytes
 
 log = logging.getLogger("inference_server.connect")
 
 PROTOCOL = 1
 VERSION = (Path(__file__).parent / "VERSION").read_text().strip()
+HELLO_HEADER = "X-Worker-Hello"
 BEAT_S = 2.5
 LEASE_S = 10.0
 FINISH_S = 30.0  # for what is being drawn when this process is told to end
@@ -49,40 +53,32 @@ _SENSELESS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticErro
 _ALLOWED = {"GET": "/healthcheck", "POST": "/", "DELETE": "/requests/"}
 
 
-@dataclass
-class _Request:
-    """A request of the Space's. `until`: the end of its lease on the monotonic clock, None before its first one."""
-
-    id: int
-    method: str
-    path: str
-    body: bytes
-    leased: asyncio.Event = field(default_factory=asyncio.Event)
-    hang_up: asyncio.Event = field(default_factory=asyncio.Event)
-    until: float | None = None
-
-
 class SpaceConnection:
     """One WebSocket to the Space, for as long as it holds."""
 
     def __init__(
         self,
         line: ClientConnection,
-        name: str,
-        instance: str,
+        hello: dict[str, Any],
         app: ASGIApp,
         health: Callable[[], dict[str, Any]],
         keep: Callable[[float], None] = lambda keep_s: None,
+        received: Callable[[str], None] = lambda request_id: None,
     ) -> None:
-        """`instance`: of this process; `keep`: is told how long a request goes on whose Space is gone."""
-        self._line, self._app, self._health, self._keep = line, app, health, keep
-        self._name, self._instance = name, instance
+        """`hello`: see `hello_of`; `keep`: is told how long a request goes on whose Space is gone; `received`: which
+        drawings have come to the Space.
+        """
+        self._line, self._hello, self._app, self._health = line, hello, app, health
+        self._keep, self._received = keep, received
         self._keep_s = 0.0  # as the Space told it last
         self._connection: socket.socket | None = line.transport.get_extra_info("socket")
         self._heard_s = time.monotonic()
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, LineRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._beats: dict[int, float] = {}  # number -> when it was sent, monotonic
+        self._acknowledges = False  # whether this Space tells what it has received
+        self._unacknowledged: set[int] = set()
+        self._settled = asyncio.Event()  # one task or acknowledgement less
 
     @property
     def silent_s(self) -> float:
@@ -95,7 +91,7 @@ class SpaceConnection:
         beating = asyncio.create_task(self._beat())
         leaving = asyncio.create_task(self._leave(ending))
         try:
-            await self._send(type="hello", protocol=PROTOCOL, version=VERSION, name=self._name, instance=self._instance)
+            await self._send(**self._hello)
             async for message in self._line:
                 self._heard_s = time.monotonic()
                 if isinstance(message, str):
@@ -114,20 +110,26 @@ class SpaceConnection:
     def _on_message(self, message: dict[str, Any]) -> None:
         match message.get("type"):
             case "request":
-                request = _Request(message["id"], message["method"], message["path"], message["body"].encode())
+                request = LineRequest(message["id"], message["method"], message["path"], message["body"].encode())
                 self._requests[request.id] = request
                 task = asyncio.create_task(self._serve(request))
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(self._on_served)
             case "lease":
                 self._on_lease(message["beat"], message["ids"])
                 if (keep_s := message.get("keep_s")) is not None:
                     self._keep_s = float(keep_s)
                     self._keep(self._keep_s)
             case "hang_up":
+                self._settle(message["id"])
                 if request_ := self._requests.get(message["id"]):
                     request_.hang_up.set()
-            case "hello" if message.get("protocol") != PROTOCOL:
+            case "received":
+                self._received(str(message["request_id"]))
+                self._settle(message["id"])
+            case "hello" if message.get("protocol") == PROTOCOL:
+                self._acknowledges = bool(message.get("acknowledges"))
+            case "hello":
                 log.error(
                     "the Space speaks version %s of the workers' protocol and this worker version %d: update the %s",
                     *(message.get("protocol"), PROTOCOL),
@@ -170,20 +172,36 @@ class SpaceConnection:
                 looked = now
 
     async def _leave(self, ending: asyncio.Event) -> None:
+        """The line ends once the Space has all that was being drawn, or after `FINISH_S`."""
         await ending.wait()
+        code = CloseCode.GOING_AWAY
         with contextlib.suppress(ConnectionClosed):
             await self._send(type="leaving")
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=FINISH_S)
-            await self._line.close(reason="this worker ends")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FINISH_S):
+                    while self._tasks or self._unacknowledged:
+                        self._settled.clear()
+                        await self._settled.wait()
+                    code = CloseCode.NORMAL_CLOSURE
+            await self._line.close(code, "this worker ends")
 
-    async def _serve(self, request: _Request) -> None:
+    def _on_served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._settled.set()
+
+    def _settle(self, request_id: int) -> None:
+        self._unacknowledged.discard(request_id)
+        self._settled.set()
+
+    async def _serve(self, request: LineRequest) -> None:
         """Answers one request. Nothing of it is begun before the Space has confirmed that it is still wanted."""
         try:
             await self._send(type="accepted", id=request.id)
             async with asyncio.timeout(LEASE_S):
                 await request.leased.wait()
-            await self._call(request)
+            if self._acknowledges and request.method == "POST":
+                self._unacknowledged.add(request.id)
+            await answer_request(self._app, self._line, request)
             await self._send(type="end", id=request.id)
         except (TimeoutError, ConnectionClosed):
             pass
@@ -193,45 +211,16 @@ class SpaceConnection:
                 await self._send(type="end", id=request.id, broken="the worker met a fault of its own, see its log")
         finally:
             self._requests.pop(request.id, None)
-
-    async def _call(self, request: _Request) -> None:
-        """The application's answer, line by line."""
-        answer = LineAnswer(self._line, request.id)
-        if not _is_allowed(request.method, request.path):
-            await answer.send_head(404, None)
-            return
-        body: bytes | None = request.body
-        rest = b""
-
-        async def receive() -> Message:
-            nonlocal body
-            if body is not None:
-                given, body = body, None
-                return {"type": "http.request", "body": given, "more_body": False}
-            await request.hang_up.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            with _hung_up(request):
-                await tell(message)
-
-        async def tell(message: Message) -> None:
-            nonlocal rest
-            if message["type"] == "http.response.start":
-                retry_after = dict(message["headers"]).get(b"retry-after", b"").decode() or None
-                await answer.send_head(message["status"], retry_after)
-                return
-            *lines, rest = (rest + message.get("body", b"")).split(b"\n")
-            if not message.get("more_body"):
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                if line.strip():
-                    await answer.send_line(line)
-
-        await self._app(_scope(request), receive, send)
+            if request.hang_up.is_set():  # nobody acknowledges what he has given up
+                self._settle(request.id)
 
     async def _send(self, **message: Any) -> None:
         await self._line.send(json.dumps(message))
+
+
+def hello_of(name: str, instance: str) -> dict[str, Any]:
+    """How a worker introduces itself. `instance`: of this process."""
+    return {"type": "hello", "protocol": PROTOCOL, "version": VERSION, "name": name, "instance": instance}
 
 
 def _prepare(connection: socket.socket | None) -> None:
@@ -242,38 +231,3 @@ def _prepare(connection: socket.socket | None) -> None:
         if unsent_bytes(connection) is None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         connection.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
-
-
-@contextlib.contextmanager
-def _hung_up(request: _Request) -> Iterator[None]:
-    """A line that breaks while something is sent: as over HTTP, the application learns of it by its next `receive`."""
-    try:
-        yield
-    except ConnectionClosed:
-        request.hang_up.set()
-
-
-def _is_allowed(method: str, path: str) -> bool:
-    allowed = _ALLOWED.get(method)
-    return allowed is not None and (path == allowed or (method == "DELETE" and path.startswith(allowed)))
-
-
-def _scope(request: _Request) -> Scope:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": request.method,
-        "scheme": "https",
-        "path": unquote(request.path),
-        "raw_path": request.path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(request.body)).encode()),
-        ],
-        "client": None,
-        "server": None,
-        "state": {},
-    }

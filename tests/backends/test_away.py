@@ -148,6 +148,14 @@ def test_only_a_worker_that_was_not_paused_is_waited_for() -> None:
     assert awaited.until_s(at_start=False) < time.monotonic()
 
 
+@pytest.mark.parametrize(("begins_alone", "waits_s"), [(False, 15), (True, 60)])
+def test_after_its_start_a_space_waits_for_its_workers(begins_alone: bool, waits_s: float) -> None:
+    """Shortly where another model draws meanwhile; for all of `WORKER_WAIT_S` where the alternative is no picture."""
+    awaited = Awaited(60, begins_alone=begins_alone)
+    assert awaited.until_s(at_start=True) == pytest.approx(time.monotonic() + waits_s, abs=1)
+    assert awaited.until_s(at_start=False) < time.monotonic()
+
+
 def test_the_page_says_since_when_nobody_is_there() -> None:
     """As long as this process remembers; a restarted one only knows that it is off."""
     with space_side(Workers(KEY, wait_s=0)) as space:

@@ -1,11 +1,14 @@
 """A worker whose line breaks comes back: who draws meanwhile, and that nothing is drawn twice or for nobody."""
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import connect
 
 from backends import lost_drawings
 from backends import workers as workers_module
@@ -15,7 +18,7 @@ from drawing.models import GenerationRequest
 from endpoint import worker_connection
 from errors import AwayError, DrawingError, JobCancelledError, WorkerLostError
 from inference_server import connect as worker_side
-from inference_server import space_connection
+from inference_server import line_dial, space_connection
 from inference_server.idempotency import REJOIN_S
 from tests.support.processes import wait_until
 from tests.support.worker_line import DEADLINE_S, KEY, Drawing, RawWorker, png, relay, space_side, worker
@@ -34,7 +37,7 @@ def test_both_ends_speak_of_the_same_protocol() -> None:
     )
     assert worker_connection.LEASE_EVERY_S <= space_connection.BEAT_S
     assert space_connection.LEASE_S == lost_drawings.LEASE_S
-    assert worker_connection.LEASE_EVERY_S < worker_side.SILENT_S < worker_side.PING_S + worker_side.PONG_S <= 15
+    assert worker_connection.LEASE_EVERY_S < worker_side.SILENT_S < line_dial.PING_S + line_dial.PONG_S <= 15
     assert worker_connection.SILENCE_S <= 15
     assert lost_drawings.LEASE_S >= REJOIN_S, "a worker that the Space has lost goes on for so long"
 
@@ -247,3 +250,116 @@ def test_a_drawing_that_ends_every_worker_is_given_up() -> None:
             raw.close()
         with pytest.raises(DrawingError, match="5 workers were lost"):
             job.result(DEADLINE_S)
+
+
+def test_who_is_back_is_known_from_the_lines_first_request() -> None:
+    """Before the worker has said a word on it: its drawing is asked for at once, and its old line, which may be dead,
+    is left. How it is, it told before.
+    """
+    with space_side(new_workers()) as space:
+        old = RawWorker(space.port, "box", instance="one")
+        drawing = Drawing(space.workers, 1)
+        old.take()
+        new = RawWorker(space.port, "box", instance="one", early=True)
+        request = new.hear("request")
+        assert drawing.events[-1] == Waking(BACK)
+        new.say(type="hello", protocol=worker_connection.PROTOCOL, version="0.1.0", name="box", instance="one")
+        new.say(type="accepted", id=request["id"])
+        new.answer(request["id"], 1)
+        assert drawing.result().encoded == png(1)
+        with pytest.raises(ConnectionClosedError, match="dialled again"):
+            list(old.line)
+        for raw in (old, new):
+            raw.close()
+
+
+def test_a_new_process_that_says_its_hello_early_is_asked_once_it_has_told_how_it_is() -> None:
+    """Nobody knows before its first beat whether it draws."""
+    with space_side(new_workers()) as space:
+        raw = RawWorker(space.port, "box", instance="one", early=True)
+        drawing = Drawing(space.workers, 1)
+        time.sleep(0.3)
+        assert space.workers.status().away
+        raw.beat()
+        raw.answer(raw.take()["id"], 1)
+        assert drawing.result().encoded == png(1)
+        raw.close()
+
+
+@pytest.mark.parametrize("header", ["no JSON", "[]", "[" * 5000, '{"type": "beat"}'])
+def test_an_early_hello_that_makes_no_sense_harms_nobody(header: str) -> None:
+    """It is passed over, or its worker is sent away in a sentence; the next one draws."""
+    with space_side(new_workers()) as space:
+        headers = {"X-Worker-Key": KEY, "X-Worker-Hello": header}
+        with connect(f"ws://127.0.0.1:{space.port}/worker", additional_headers=headers) as line:
+            assert json.loads(line.recv(DEADLINE_S))["type"] == "hello"
+        raw = RawWorker(space.port)
+        drawing = Drawing(space.workers, 1)
+        raw.answer(raw.take()["id"], 1)
+        assert drawing.result().encoded == png(1)
+        raw.close()
+
+
+def test_the_worker_learns_that_its_picture_has_come() -> None:
+    """Once, by the drawing's own id, after the whole of it; until then it keeps the picture."""
+    with space_side(new_workers()) as space, worker(space.port) as box:
+        box.app.may_finish.clear()
+        drawing = Drawing(space.workers, 4)
+        assert box.app.posts.acquire(timeout=DEADLINE_S)
+        assert box.app.received == []
+        box.app.may_finish.set()
+        assert drawing.result().encoded == png(4)
+        wait_until("the word", lambda: box.app.received == ["job-4"], DEADLINE_S)
+
+
+def test_a_worker_that_said_goodbye_is_not_waited_for() -> None:
+    """It ends: no other line of it comes, and what it had is drawn by another one at once."""
+    with space_side(new_workers()) as space:
+        leaving = RawWorker(space.port, "leaving", instance="one")
+        drawing = Drawing(space.workers, 1)
+        leaving.take()
+        other = RawWorker(space.port, "other", instance="two")
+        wait_until("both", lambda: len(space.workers._clients) == 2)
+        begun = time.monotonic()
+        leaving.say(type="leaving")
+        wait_until("the goodbye", lambda: len([one for one in space.workers._clients if one.is_going]) == 1)
+        leaving.close()
+        other.answer(other.take()["id"], 1)
+        assert drawing.result().encoded == png(1)
+        assert time.monotonic() - begun < lost_drawings.LEASE_S / 2
+        other.close()
+
+
+def test_two_machines_of_one_name_are_two() -> None:
+    """The other one's being there does not show that the lost one has stopped: it may still be drawing."""
+    with space_side(new_workers()) as space:
+        first = RawWorker(space.port, "box", instance="one")
+        drawing = Drawing(space.workers, 1)
+        first.take()
+        other = RawWorker(space.port, "box", instance="two")
+        wait_until("both", lambda: len(space.workers._clients) == 2)
+        first.beat()
+        wait_until(
+            "to be heard",
+            lambda: min(w.heard_s for w in space.workers._clients) > max(w.opened_s for w in space.workers._clients),
+        )
+        first.close()
+        wait_until("the wait", lambda: Waking(AWAY_FOR_A_MOMENT) in drawing.events)
+        time.sleep(0.3)
+        assert all(worker.in_flight == 0 for worker in space.workers._clients)
+        first = RawWorker(space.port, "box", instance="one")
+        first.answer(first.take()["id"], 1)
+        assert drawing.result().encoded == png(1)
+        for raw in (first, other):
+            raw.close()
+
+
+def test_two_lines_of_one_worker_are_one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of its old line does not shorten the time that it goes on for."""
+    with space_side(new_workers(wait_s=60)) as space:
+        old = RawWorker(space.port, "box", instance="one")
+        new = RawWorker(space.port, "box", instance="one")
+        wait_until("the line", lambda: bool(space.workers._clients))
+        assert space.workers._keep_s() == 75
+        for raw in (old, new):
+            raw.close()

@@ -3,20 +3,23 @@
 import contextlib
 import itertools
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
+from benchmarks._certificate import certify
 from inference_server.space import space_of
 from inference_server.space_connection import PROTOCOL
 from tests.support.processes import wait_until
-from tests.support.worker_line import DEADLINE_S, KEY, worker
+from tests.support.worker_line import DEADLINE_S, KEY, DrawingApp, worker
 
 HELLO = json.dumps({"type": "hello", "protocol": PROTOCOL, "version": "0.1.0"})
 
@@ -25,9 +28,10 @@ HELLO = json.dumps({"type": "hello", "protocol": PROTOCOL, "version": "0.1.0"})
 def space(
     handler: Callable[[ServerConnection], None],
     refuse: Callable[[ServerConnection, Request], Response | None] = lambda _, __: None,
+    ssl: ssl.SSLContext | None = None,
 ) -> Iterator[int]:
     """A Space of the test's own making; yields its port."""
-    with serve(handler, "127.0.0.1", 0, process_request=refuse) as server:
+    with serve(handler, "127.0.0.1", 0, process_request=refuse, ssl=ssl) as server:
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
         yield int(server.socket.getsockname()[1])
@@ -111,3 +115,77 @@ def test_what_was_pasted_along_is_dropped() -> None:
     space = space_of("you/draw", {"WORKER_KEY": f"\ufeff{KEY}\u200b\r\n", "HF_TOKEN": "\u200bhf_a\n"})
     assert space is not None
     assert (space.url, space.key, space.hub_token) == ("https://you-draw.hf.space", KEY, "hf_a")
+
+
+def test_a_worker_that_ends_waits_until_its_picture_has_come() -> None:
+    """What was sent may still be under way: closed too soon, a slow line would lose it, and with it the drawing."""
+    app = DrawingApp()
+    heard: list[str] = []
+    codes: list[int | None] = []
+    may_acknowledge = threading.Event()
+    body = json.dumps({"modelInputs": {"seed": 1}, "callInputs": {"startRequestId": "job"}})
+
+    def handler(line: ServerConnection) -> None:
+        line.send(json.dumps({**json.loads(HELLO), "acknowledges": True}))
+        line.send(json.dumps({"type": "request", "id": 1, "method": "POST", "path": "/", "body": body}))
+        beat = 0
+        for message in (json.loads(text) for text in line if isinstance(text, str)):
+            heard.append(message["type"])
+            beat = message.get("beat", beat)
+            if message["type"] in ("accepted", "beat"):
+                line.send(json.dumps({"type": "lease", "beat": beat, "ids": [1], "keep_s": 60}))
+            if message["type"] == "end":
+                assert may_acknowledge.wait(DEADLINE_S)
+                line.send(json.dumps({"type": "received", "id": 1, "request_id": "job"}))
+        codes.append(line.close_code)
+
+    with space(handler) as port, worker(port, app=app) as box:
+        wait_until("the whole answer", lambda: "end" in heard, DEADLINE_S)
+        box.end()
+        time.sleep(0.3)
+        assert codes == []
+        assert app.received == []
+        may_acknowledge.set()
+        wait_until("the line's end", lambda: codes == [1000], DEADLINE_S)
+    assert app.received == ["job"]
+    assert "leaving" in heard
+
+
+def test_the_first_request_says_who_comes() -> None:
+    """The hello is the same as on the line, whatever the worker is called."""
+    early: list[str] = []
+    said: list[dict[str, object]] = []
+
+    def refuse(line: ServerConnection, request: Request) -> Response | None:
+        early.append(request.headers["X-Worker-Hello"])
+        return None
+
+    def handler(line: ServerConnection) -> None:
+        said.append(json.loads(line.recv(DEADLINE_S)))
+        list(line)
+
+    with space(handler, refuse) as port, worker(port, name="bäx\r\n: 箱"):
+        wait_until("the hello", lambda: bool(said), DEADLINE_S)
+    assert json.loads(early[0]) == said[0]
+    assert early[0].isascii()
+
+
+def test_a_session_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second TLS handshake with a Space sends no certificates; a wrong certificate is refused all the same."""
+    certificate, key = certify(tmp_path, ["127.0.0.1"])
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    reused: list[bool | None] = []
+
+    def handler(line: ServerConnection) -> None:
+        assert isinstance(line.socket, ssl.SSLSocket)
+        reused.append(line.socket.session_reused)
+        if len(reused) > 1:
+            list(line)
+        else:
+            line.recv(DEADLINE_S)
+
+    with space(handler, ssl=context) as port, worker(f"https://127.0.0.1:{port}"):
+        wait_until("the second line", lambda: len(reused) == 2, DEADLINE_S)
+    assert reused == [False, True]

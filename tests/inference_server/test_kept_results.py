@@ -13,16 +13,26 @@ from inference_server.idempotency import IdempotencyStore
 from inference_server.kept_results import KeptResults
 from inference_server.tickets import Outcome, Ticket
 from inference_server.wire import PictureRequest, read_request
+from tests.support.processes import wait_until
 
 DIGEST = bytes(32)
 
 
-def kept_in(folder: Path, keep_bytes: int = 1000) -> KeptResults:
-    return KeptResults(folder, keep_s=600, keep_bytes=keep_bytes)
+class Clock:
+    """Seconds since some moment, as the test moves them."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
-def request(prompt: str) -> PictureRequest:
-    body = {"modelInputs": {"prompt": prompt}, "callInputs": {"startRequestId": "an/id"}}
+def kept_in(folder: Path, keep_bytes: int = 1000, clock: Clock | None = None) -> KeptResults:
+    return KeptResults(folder, keep_s=600, keep_bytes=keep_bytes, clock=clock or Clock())
+
+
+def request(prompt: str, request_id: str = "an/id") -> PictureRequest:
+    body = {"modelInputs": {"prompt": prompt}, "callInputs": {"startRequestId": request_id}}
     return read_request(json.dumps(body).encode())
 
 
@@ -63,40 +73,79 @@ def test_only_its_user_reads_a_result(tmp_path: Path) -> None:
 
 def test_results_go_with_time_and_by_their_size(tmp_path: Path) -> None:
     """What is too old is neither found nor left there; beyond the bound the oldest goes first."""
-    kept = kept_in(tmp_path)
+    clock = Clock()
+    kept = kept_in(tmp_path, clock=clock)
     for number in range(4):
         kept.keep(f"id-{number}", DIGEST, bytes(300))
     kept.forget("id-3")
-    kept.close()
+    kept.drop_old()
+    wait_until("the writing", lambda: len(list(tmp_path.iterdir())) == 2)
     assert [kept.find(f"id-{number}", DIGEST) is not None for number in range(4)] == [False, True, True, False]
-    for file in tmp_path.iterdir():
-        os.utime(file, (time.time() - 601,) * 2)
+    clock.now_s = 601
     assert kept.find("id-2", DIGEST) is None
-    kept_in(tmp_path).close()
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_was_left_goes_in_time(tmp_path: Path) -> None:
-    """A server that draws nothing still deletes what the one before it has left, once that is too old."""
-    before = kept_in(tmp_path)
-    before.keep("id", DIGEST, b"body")
-    before.close()
-    kept = kept_in(tmp_path)
-    (file,) = tmp_path.iterdir()
-    os.utime(file, (time.time() - 601,) * 2)
     kept.drop_old()
     kept.close()
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_left_by_a_server_that_ends(tmp_path: Path) -> None:
-    """Nobody's prompt lies on the disk of a machine that is off."""
-    kept = kept_in(tmp_path / "results")
-    kept.end()
-    kept = kept_in(tmp_path / "results")
-    kept.keep("id", DIGEST, b"body")
-    kept.end()
-    assert not list((tmp_path / "results").iterdir())
+def test_what_was_left_goes_in_time(tmp_path: Path) -> None:
+    """A server that draws nothing still deletes what the one before it has left, ten minutes after its own start."""
+    before = kept_in(tmp_path)
+    before.keep("id", DIGEST, b"body")
+    before.close()
+    clock = Clock()
+    kept = kept_in(tmp_path, clock=clock)
+    kept.drop_old()
+    assert kept.find("id", DIGEST) == b"body"
+    clock.now_s = 601
+    kept.drop_old()
+    kept.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("jump_s", [-3e8, 3e8])
+def test_a_clock_that_is_set_costs_no_picture(tmp_path: Path, jump_s: float) -> None:
+    """A machine without a clock of its own learns the time after its start: what lies there is as new as it was."""
+    before = kept_in(tmp_path)
+    before.keep("id", DIGEST, b"body")
+    before.close()
+    (file,) = tmp_path.iterdir()
+    os.utime(file, (time.time() + jump_s,) * 2)
+    kept = kept_in(tmp_path)
+    kept.drop_old()
+    kept.close()
+    assert kept.find("id", DIGEST) == b"body"
+
+
+def test_what_the_space_has_is_kept_no_longer(tmp_path: Path) -> None:
+    """Nobody's prompt lies on the disk of a machine that is off; what the Space has not got is found by the next
+    process, after an orderly end too.
+    """
+    ids = ("has-it", "has-not", "cancelled")
+
+    async def story() -> None:
+        kept = kept_in(tmp_path)
+        store = IdempotencyStore(Ticket, lambda _: None, kept)
+        for one in ids:
+            store.join(request("a cat", one)).finish(Outcome(one.encode()))
+        store.acknowledge("has-it")
+        assert not store.cancel("cancelled"), "it was done already"
+        kept.close()
+        store = IdempotencyStore(Ticket, lambda _: None, kept_in(tmp_path))
+        outcomes = [store.join(request("a cat", one)).outcome for one in ids]
+        assert [outcome and outcome.body for outcome in outcomes] == [None, b"has-not", None]
+
+    asyncio.run(story())
+
+
+def test_two_processes_with_one_folder_leave_each_other_theirs(tmp_path: Path) -> None:
+    """The end of one takes nothing from the other."""
+    one, other = kept_in(tmp_path), kept_in(tmp_path)
+    other.keep("id", DIGEST, b"body")
+    other.close()
+    one.drop_old()
+    one.close()
+    assert one.find("id", DIGEST) == b"body"
 
 
 def test_a_disk_that_takes_nothing_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

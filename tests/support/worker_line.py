@@ -47,6 +47,7 @@ class DrawingApp:
         self.drawn: Counter[str] = Counter()
         self.posted: list[str] = []
         self.kept_s: list[float] = []
+        self.received: list[str] = []  # which the Space has acknowledged
         self.hung_up: list[str] = []
         self.cancelled: list[str] = []
         self.posts = threading.Semaphore(0)
@@ -185,11 +186,11 @@ class SpaceSide:
 
 
 class Worker:
-    """A worker on a thread of its own; it connects to `port` until `stop`."""
+    """A worker on a thread of its own; it connects to `place`, an address or a port of this machine, until `stop`."""
 
-    def __init__(self, port: int, *, name: str = "box1", key: str = KEY, app: DrawingApp | None = None) -> None:
+    def __init__(self, place: int | str, *, name: str = "box1", key: str = KEY, app: DrawingApp | None = None) -> None:
         self.app = app or DrawingApp()
-        self._space = Space(f"http://127.0.0.1:{port}", name, key)
+        self._space = Space(place if isinstance(place, str) else f"http://127.0.0.1:{place}", name, key)
         self._loop = asyncio.new_event_loop()
         self._ending: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -201,7 +202,10 @@ class Worker:
 
     async def _serve(self) -> None:
         self._ending = asyncio.Event()
-        await serve_space(self._space, self.app, self.app.health, self._ending, keep=self.app.kept_s.append)
+        app = self.app
+        await serve_space(
+            self._space, app, app.health, self._ending, keep=app.kept_s.append, received=app.received.append
+        )
 
     def end(self) -> None:
         """As SIGTERM does."""
@@ -216,14 +220,20 @@ class Worker:
 
 
 class RawWorker:
-    """A worker whose every message the test says itself."""
+    """A worker whose every message the test says itself. `early`: it says its hello in the line's first request alone,
+    and nothing else by itself.
+    """
 
-    def __init__(self, port: int, name: str = "raw", instance: str | None = None, **health: object) -> None:
+    def __init__(
+        self, port: int, name: str = "raw", instance: str | None = None, *, early: bool = False, **health: object
+    ) -> None:
         self._stack = contextlib.ExitStack()
-        line = connect(f"ws://127.0.0.1:{port}/worker", additional_headers={"X-Worker-Key": KEY})
-        self.line = self._stack.enter_context(line)
-        self.say(type="hello", protocol=PROTOCOL, version="0.1.0", name=name, instance=instance)
-        self.beat(**health)
+        hello = {"type": "hello", "protocol": PROTOCOL, "version": "0.1.0", "name": name, "instance": instance}
+        headers = {"X-Worker-Key": KEY, **({"X-Worker-Hello": json.dumps(hello)} if early else {})}
+        self.line = self._stack.enter_context(connect(f"ws://127.0.0.1:{port}/worker", additional_headers=headers))
+        if not early:
+            self.say(**hello)
+            self.beat(**health)
 
     def close(self) -> None:
         self._stack.close()
@@ -306,8 +316,8 @@ def space_side(workers: Workers, port: int = 0) -> Iterator[SpaceSide]:
 
 
 @contextlib.contextmanager
-def worker(port: int, **options: Any) -> Iterator[Worker]:
-    it = Worker(port, **options)
+def worker(place: int | str, **options: Any) -> Iterator[Worker]:
+    it = Worker(place, **options)
     try:
         yield it
     finally:
