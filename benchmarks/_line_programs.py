@@ -1,6 +1,7 @@
 """The two real programs of one line, each in its namespace: started, killed, frozen, and what they say."""
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -40,8 +41,9 @@ class _Program:
         """To the whole group, the engine process included."""
         os.killpg(self.process.pid, number)
 
-    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """A group that is killed, or a program that is told to end; returns once it has."""
+    def end(self, number: signal.Signals = signal.SIGKILL) -> bool:
+        """A group that is killed, or a program that is told to end. Returns, once it has, whether it was killed."""
+        killed = number is signal.SIGKILL
         if number is signal.SIGKILL:
             self.send(number)
         else:
@@ -49,11 +51,13 @@ class _Program:
         try:
             self.process.wait(_END_S)
         except subprocess.TimeoutExpired:
+            killed = True
             self.send(signal.SIGKILL)
             self.process.wait()
         if self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
+        return killed
 
 
 class Programs:
@@ -150,6 +154,10 @@ class Programs:
                 program.send(signal.SIGCONT)
             with contextlib.suppress(ProcessLookupError):
                 program.end()
+
+    def is_kept(self, job_id: str) -> bool:
+        """Whether the worker has the finished picture of this job on its disk."""
+        return (self._folder / "data" / "results" / hashlib.sha256(job_id.encode()).hexdigest()).exists()
 
     def drawn(self) -> list[tuple[float, str]]:
         """Each picture that the engine finished: when, on the monotonic clock, and its prompt."""

@@ -7,13 +7,14 @@ import random
 import signal
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks._line_programs import Programs
+from benchmarks._line_story import story
+from benchmarks._line_tally import AwaitedEvent, Tally, Visit
 from benchmarks._link import Quality
 from benchmarks._namespaces import TwoMachines
 
@@ -22,44 +23,8 @@ _START_S = 180.0
 _EVENT_S = 180.0  # for a visitor's next event after the line is back; then the picture counts as lost
 _MID_PICTURE_S = 10.0
 _SIDES_PX = (64, 128, 192, 256, 384)
-_UNDELIVERED_S = 0.5  # from the engine's last step to the file on the worker's disk, on a busy machine
 _PICTURE_S = 3.0  # no picture is so large that its bytes alone take longer on this line
 _ENDS = ("picture", "sentence", "wrong")
-
-
-@dataclass
-class Visit:
-    """One picture that a visitor wants. `prompt` is its name; asked again when the Space has forgotten it."""
-
-    prompt: str
-    ask: dict[str, Any]
-    asked_s: float = 0.0
-    begun: bool = False  # a step was seen
-    outcome: str = ""
-    words: str = ""
-    next_event: "_Wait | None" = None
-
-
-@dataclass
-class _Wait:
-    since_s: float  # when the line was back
-    times: list[float]
-
-
-@dataclass
-class Tally:
-    """What came of a line's visits. `drawn_twice`, `wrong`: prompts; times in seconds."""
-
-    pictures: int = 0
-    sentences: Counter[str] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
-    drawn_twice: list[str] = field(default_factory=list)
-    ended_with_worker: list[str] = field(default_factory=list)  # and drawn again
-    incidents: Counter[str] = field(default_factory=Counter)
-    asked_again: int = 0
-    after_line_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # by kind of trouble
-    after_start_s: list[float] = field(default_factory=list)
-    picture_s: list[float] = field(default_factory=list)
 
 
 class LineRun:
@@ -69,15 +34,19 @@ class LineRun:
         self, number: int, quality: Quality, *, requests: int, seed: int, frozen_s: float, folder: Path, tls: Path
     ) -> None:
         self.quality = quality
-        self._random = random.Random(f"{seed} {quality}")
+        self._seed = f"{seed} {quality}"
+        self._random = random.Random(self._seed)  # of the troubles
         self._requests, self._frozen_s = requests, frozen_s
         self._machines = TwoMachines(f"lines{os.getpid()}-{number}", quality, seed)
         self._tally = Tally()
-        self._killed_s: list[float] = []  # when its worker was
+        self._jobs: dict[str, str] = {}  # by prompt
+        self._delivered: Counter[str] = Counter()  # pictures, by prompt
+        self._undone: Counter[str] = Counter()  # drawings that were gone with their worker, by prompt
         self._visits: dict[str, Visit] = {}
         self._changed = threading.Condition()
         self._numbers = itertools.count(1)
-        self._log = folder / "troubles.log"
+        self._folder, self._log = folder, folder / "troubles.log"
+        self._log.touch()
         self._programs = Programs(self._machines, folder, tls, self._hear)
 
     def run(self) -> Tally:
@@ -96,15 +65,23 @@ class LineRun:
         return self._tally
 
     def _count_drawn(self) -> None:
-        """A picture that its worker's process did not outlive was nobody's yet: those are counted apart."""
-        times: dict[str, list[bool]] = defaultdict(list)
-        for at_s, prompt in self._programs.drawn():
-            times[prompt].append(any(0 <= killed_s - at_s < _UNDELIVERED_S for killed_s in self._killed_s))
-        for prompt, with_a_kill in times.items():
-            if with_a_kill.count(False) > 1:
+        """See "drawn twice" in `lines.py`."""
+        for prompt, times in Counter(prompt for _, prompt in self._programs.drawn()).items():
+            if times - self._undone[prompt] > 1:
                 self._tally.drawn_twice.append(prompt)
-            elif len(with_a_kill) > 1:
+            elif times > 1:
                 self._tally.ended_with_worker.append(prompt)
+        self._tally.delivered_twice += [prompt for prompt, times in self._delivered.items() if times > 1]
+
+    def _count_undone(self) -> None:
+        """The worker was just killed: what its engine had finished and nobody had yet, not even its disk, is gone."""
+        drawn = Counter(prompt for _, prompt in self._programs.drawn())
+        with self._changed:
+            for prompt, times in drawn.items():
+                there = self._delivered[prompt] or self._programs.is_kept(self._jobs.get(prompt, ""))
+                if prompt in self._visits and not there:
+                    self._undone[prompt] = times
+                    self._note(f"request {prompt}: its finished picture was gone with the worker")
 
     def close(self) -> None:
         """Ends the programs, and takes the namespaces away."""
@@ -123,7 +100,7 @@ class LineRun:
                 self._count(visit)
 
     def _ask(self, number: int) -> dict[str, Any]:
-        chance = random.Random(f"{self._random.random()} {number}")
+        chance = random.Random(f"{self._seed} {number}")
         largest_px = (self.quality.mbit_s * 1e6 / 8 * _PICTURE_S / 3) ** 0.5
         side = chance.choice([px for px in _SIDES_PX if px <= largest_px])
         return {"seed": number, "num_inference_steps": chance.randint(4, 40), "width": side, "height": side}
@@ -159,10 +136,16 @@ class LineRun:
 
     def _hear(self, told: dict[str, Any]) -> None:
         with self._changed:
-            visit = self._visits.get(told["prompt"])
-            if visit is None:
+            prompt, kind, at_s = told["prompt"], told["kind"], told["at_s"]
+            self._delivered[prompt] += kind == "picture"
+            if kind == "job":
+                self._jobs[prompt] = told["words"]
+                self._note(f"request {prompt}: job {told['words']}")
+            visit = self._visits.get(prompt)
+            if visit is None or kind == "job":
                 return
-            kind, at_s = told["kind"], told["at_s"]
+            if kind != "step" or not visit.begun:
+                self._note(f"request {prompt}: {kind} {told['words']}")
             visit.begun = visit.begun or kind == "step"
             if kind in _ENDS:
                 visit.outcome, visit.words = ("lost" if kind == "wrong" else kind), told["words"]
@@ -228,6 +211,11 @@ class LineRun:
         self._machines.change_address()
         self._back(self._tally.after_line_s["another address"])
 
+    def story(self, number: int) -> list[str]:
+        """What befell this request, and its line meanwhile."""
+        jobs = {prompt: job for prompt, job in self._jobs.items() if prompt.rstrip("+") == str(number)}
+        return story(self._folder, jobs, [(at_s, prompt) for at_s, prompt in self._programs.drawn() if prompt in jobs])
+
     def _freeze_worker(self) -> None:
         self._freeze("worker frozen", self._programs.worker)
 
@@ -241,13 +229,15 @@ class LineRun:
         self._back(self._tally.after_line_s[kind])
 
     def _kill_worker(self) -> None:
-        self._killed_s.append(time.monotonic())
         self._programs.worker.end()
+        self._count_undone()
         self._programs.start_worker()
         self._back(self._tally.after_start_s)
 
     def _end_worker(self) -> None:
-        self._programs.worker.end(signal.SIGTERM)
+        if self._programs.worker.end(signal.SIGTERM):
+            self._note("the worker had to be killed")
+            self._count_undone()
         self._programs.start_worker()
         self._back(self._tally.after_start_s)
 
@@ -268,7 +258,7 @@ class LineRun:
         with self._changed:
             for visit in self._visits.values():
                 if not visit.outcome:
-                    visit.next_event = _Wait(since_s or time.monotonic(), times)
+                    visit.next_event = AwaitedEvent(since_s or time.monotonic(), times)
 
     def _wait_for_events(self) -> None:
         with self._changed:

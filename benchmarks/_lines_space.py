@@ -6,7 +6,6 @@ page is the product's: jobs, the pool of workers, their WebSocket, served by uvi
 
 import asyncio
 import json
-import logging
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from backends.workers import AWAY_FOR_A_MOMENT, Workers
 from benchmarks._lines_engine import noise
 from drawing.events import Cancelled, Event, Failed, Picture, Waking
 from drawing.jobs import Job
+from drawing.log_context import configure_logging
 from errors import SpaceError
 from text_to_image import TextToImage
 
@@ -47,6 +47,7 @@ class _Front:
         except SpaceError as error:
             _tell(ask["prompt"], "sentence", str(error))
             return
+        _tell(ask["prompt"], "job", job.id)
         async for event in job.follow():
             kind, words = _describe(event, job)
             _tell(ask["prompt"], kind, words)
@@ -98,5 +99,5 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging()
     asyncio.run(_main())
