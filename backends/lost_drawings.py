@@ -77,12 +77,12 @@ class LostDrawings:
         if (lost := self._lost.get(job_id)) and lost.instance == worker.instance:
             lost.asked_again = True
 
-    def take_unasked(self, instance: str, since_s: float) -> list[str]:
-        """The drawings that this process had before `since_s` (monotonic), which nobody has asked it for since."""
+    def take_unasked(self, worker: WorkerConnection) -> list[str]:
+        """The drawings that this process had on an older line, which nobody has asked it for since."""
         unasked = [
             one
             for one, lost in self._lost.items()
-            if lost.instance == instance and lost.since_s < since_s and not lost.asked_again
+            if lost.instance == worker.instance and lost.connection is not worker and not lost.asked_again
         ]
         for job_id in unasked:
             del self._lost[job_id]

@@ -106,7 +106,7 @@ class Workers:
             self._awaited.came(connection.name)
             self._seen = connection
             self._changed.notify_all()
-        looking = threading.Timer(LEASE_S, self._cancel_unasked, (connection, time.monotonic()))
+        looking = threading.Timer(LEASE_S, self._cancel_unasked, (connection,))
         looking.daemon = True
         looking.start()
 
@@ -116,11 +116,11 @@ class Workers:
         while len(self._healths) > _PROCESSES_KNOWN:
             del self._healths[next(iter(self._healths))]
 
-    def _cancel_unasked(self, connection: WorkerConnection, since_s: float) -> None:
+    def _cancel_unasked(self, connection: WorkerConnection) -> None:
         """Ends what a worker that came back still draws though nobody wants it: cancelled, or drawn elsewhere."""
         with self._changed:
             client = self._clients.get(connection)
-            unasked = self._lost.take_unasked(connection.instance, since_s) if client else []
+            unasked = self._lost.take_unasked(connection) if client else []
         for job_id in unasked:
             if client is not None:
                 client.cancel(job_id)
