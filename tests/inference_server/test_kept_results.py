@@ -13,6 +13,7 @@ from inference_server.idempotency import IdempotencyStore
 from inference_server.kept_results import KeptResults
 from inference_server.tickets import Outcome, Ticket
 from inference_server.wire import PictureRequest, read_request
+from tests.support.inference_engine import EngineBench
 from tests.support.processes import wait_until
 
 DIGEST = bytes(32)
@@ -158,3 +159,46 @@ def test_a_disk_that_takes_nothing_is_told_once(tmp_path: Path, caplog: pytest.L
         kept.close()
     assert caplog.text.count("results are kept in memory alone") == 1
     assert kept.find("id-1", DIGEST) is None
+
+
+@pytest.mark.parametrize("told", ["at the end of it", "just before it"])
+def test_what_the_engine_has_finished_outlives_an_end(tmp_path: Path, told: str) -> None:
+    """SIGTERM without a line, in the last moment of a drawing: the picture is written, the next process has it.
+
+    A server that may be waited for lets the drawing under way end first.
+    """
+
+    async def first() -> None:
+        bench, kept = EngineBench(), kept_in(tmp_path, keep_bytes=10**6)
+        store = IdempotencyStore(bench.dispatcher.submit, bench.dispatcher.cancel, kept)
+        await bench.ready()
+        ticket = store.join(request("a cat"))
+        store.leave(ticket)
+        if told == "at the end of it":
+            ending = asyncio.create_task(bench.dispatcher.finish(60))
+            await bench.draw("a cat")
+            await ending
+        else:
+            await bench.draw("a cat")
+        bench.dispatcher.close()
+        await bench.dispatcher.finish_encoding()
+        kept.close()
+
+    async def second() -> None:
+        store = IdempotencyStore(Ticket, lambda _: None, kept_in(tmp_path))
+        outcome = store.join(request("a cat")).outcome
+        assert outcome is not None
+        assert "image_base64" in json.loads(outcome.body)
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+def test_only_a_server_that_is_waited_for_finishes_what_nobody_follows() -> None:
+    """Its Space has no other worker and waits for a minute; otherwise another one draws by now."""
+    store = IdempotencyStore(Ticket, lambda _: None)
+    assert not store.is_waited_for
+    store.wait_for_clients(75)
+    assert store.is_waited_for
+    store.wait_for_clients(10)
+    assert not store.is_waited_for
