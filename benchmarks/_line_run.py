@@ -149,7 +149,7 @@ class LineRun:
             visit.begun = visit.begun or kind == "step"
             if kind in _ENDS:
                 visit.outcome, visit.words = ("lost" if kind == "wrong" else kind), told["words"]
-            if kind != "away" and visit.next_event is not None and at_s > visit.next_event.since_s:
+            if kind != "away" and visit.next_event is not None and at_s > visit.next_event.counts_from_s:
                 visit.next_event.times.append(at_s - visit.next_event.since_s)
                 self._note(f"request {visit.prompt}: {kind} {at_s - visit.next_event.since_s:.2f} s after it")
                 visit.next_event = None
@@ -209,7 +209,7 @@ class LineRun:
 
     def _change_address(self) -> None:
         self._machines.change_address()
-        self._back(self._tally.after_line_s["another address"])
+        self._back(self._tally.after_line_s["another address"], under_way_s=self.quality.round_trip_ms / 2000)
 
     def story(self, number: int) -> list[str]:
         """What befell this request, and its line meanwhile."""
@@ -253,12 +253,15 @@ class LineRun:
             self._changed.wait_for(lambda: bool(self._visits), 5)
         self._back(self._tally.after_start_s, begun)
 
-    def _back(self, times: list[float], since_s: float | None = None) -> None:
-        """From now on, or since then, everybody who waits should soon hear something."""
+    def _back(self, times: list[float], since_s: float | None = None, under_way_s: float = 0.0) -> None:
+        """From now on, or since then, everybody who waits should soon hear something. `under_way_s`: what comes sooner
+        was sent before.
+        """
+        since_s = since_s or time.monotonic()
         with self._changed:
             for visit in self._visits.values():
                 if not visit.outcome:
-                    visit.next_event = AwaitedEvent(since_s or time.monotonic(), times)
+                    visit.next_event = AwaitedEvent(since_s, since_s + under_way_s, times)
 
     def _wait_for_events(self) -> None:
         with self._changed:

@@ -10,6 +10,7 @@ class AwaitedEvent:
     """The next one that a visitor should soon hear of."""
 
     since_s: float  # when the line was back
+    counts_from_s: float  # what comes sooner was under way before
     times: list[float]
 
 
