@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from starlette.types import ASGIApp
 from websockets.asyncio.client import ClientConnection
+from websockets.protocol import State
 
 from inference_server.line_dial import Dial, Dialling, delays, delays_after_a_line
 from inference_server.line_watch import LineWatch
@@ -21,7 +21,7 @@ log = logging.getLogger("inference_server.connect")
 
 SILENT_S = 5.0  # so long after the Space's last word its line is suspect; leases come every 2.5 s
 _LOOK_S = 0.1
-_SETTLED_S = 5.0  # a line that held for so long is made again at once
+SETTLED_S = 5.0  # a line that held for so long is made again at once
 
 
 async def serve_space(
@@ -64,7 +64,6 @@ async def _reconnect(
     dial = dialling.begin(delays)
     while True:
         line = await dial.line
-        begun = time.monotonic()
         dialling.connected(line)
         connected.set()
         on_line(True)
@@ -73,7 +72,7 @@ async def _reconnect(
         try:
             watch = LineWatch(line.transport.get_extra_info("socket"))
             redial = partial(dialling.begin, delays_after_a_line)
-            newer = await _newer_line(serving, partial(_is_suspect, connection, watch), redial)
+            newer = await _newer_line(serving, partial(_is_suspect, line, connection, watch), redial)
             if newer is not None:
                 line.transport.abort()  # no farewell: nobody would hear it
             await serving
@@ -88,7 +87,7 @@ async def _reconnect(
             return
         log.warning("the line to %s broke (%s); connecting again", dialling.space.url, _closed_because(line))
         if newer is None:
-            settled = time.monotonic() - begun > _SETTLED_S
+            settled = connection.age_s > SETTLED_S
             if settled:
                 pauses = delays_after_a_line()
             await asyncio.sleep(next(pauses))
@@ -125,8 +124,10 @@ async def _newer_line(
             await dial.close()
 
 
-def _is_suspect(connection: SpaceConnection, watch: LineWatch) -> bool:
-    return connection.silent_s > SILENT_S or watch.is_suspect()
+def _is_suspect(line: ClientConnection, connection: SpaceConnection, watch: LineWatch) -> bool:
+    """Also from the Space's farewell on, if the line had held: until it has ended orderly, round trips may pass."""
+    has_ended = line.state is not State.OPEN and connection.age_s > SETTLED_S and not connection.is_leaving
+    return has_ended or connection.silent_s > SILENT_S or watch.is_suspect()
 
 
 def _closed_because(line: ClientConnection) -> str:

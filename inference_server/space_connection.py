@@ -72,13 +72,19 @@ class SpaceConnection:
         self._keep, self._received = keep, received
         self._keep_s = 0.0  # as the Space told it last
         self._connection: socket.socket | None = line.transport.get_extra_info("socket")
-        self._heard_s = time.monotonic()
+        self._begun_s = self._heard_s = time.monotonic()
+        self.is_leaving = False
         self._requests: dict[int, LineRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._beats: dict[int, float] = {}  # number -> when it was sent, monotonic
         self._acknowledges = False  # whether this Space tells what it has received
         self._unacknowledged: set[int] = set()
         self._settled = asyncio.Event()  # one task or acknowledgement less
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the line was made."""
+        return time.monotonic() - self._begun_s
 
     @property
     def silent_s(self) -> float:
@@ -174,6 +180,7 @@ class SpaceConnection:
     async def _leave(self, ending: asyncio.Event) -> None:
         """The line ends once the Space has all that was being drawn, or after `FINISH_S`."""
         await ending.wait()
+        self.is_leaving = True
         code = CloseCode.GOING_AWAY
         with contextlib.suppress(ConnectionClosed):
             await self._send(type="leaving")

@@ -18,6 +18,7 @@ from backends.base import EndpointBackend
 from backends.workers import Workers
 from drawing.events import Waking
 from drawing.models import GeneratedImage, GenerationRequest, Limits, Range, Receipt
+from endpoint.exchange import End, Head
 from endpoint.wire_format import Health
 from errors import AwayError, EndpointUnreachableError, JobCancelledError
 from inference_server import space_connection
@@ -120,6 +121,20 @@ def test_another_worker_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
             assert second.result().encoded == png(2)
             wait_until("the lost one to stop", lambda: apps[lost].hung_up == ["job-1"])
             assert not apps[lost].drawn
+
+
+def test_a_request_of_ten_megabytes_arrives() -> None:
+    """The largest body that a Space's host lets in, a picture to begin from perhaps, goes on to the worker whole."""
+    with space_side(new_workers()) as space, worker(space.port) as box:
+        wait_until("the worker", lambda: not space.workers.status().away)
+        (line,) = space.workers._clients
+        body = {"modelInputs": {"seed": 1, "image": "x" * 10_000_000}, "callInputs": {"startRequestId": "large"}}
+        with line.request("POST", "/", json.dumps(body).encode()) as exchange:
+            assert isinstance(exchange.next(DEADLINE_S), Head)
+            while not isinstance(exchange.next(DEADLINE_S), End):
+                pass
+            line.acknowledge(exchange, "large")
+        assert box.app.drawn == {"large": 1}
 
 
 def test_the_end_of_a_worker_lets_its_picture_be_finished() -> None:

@@ -117,38 +117,71 @@ def test_what_was_pasted_along_is_dropped() -> None:
     assert (space.url, space.key, space.hub_token) == ("https://you-draw.hf.space", KEY, "hf_a")
 
 
+def offer(number: int) -> str:
+    """A request for a picture, as a Space sends it."""
+    body = json.dumps({"modelInputs": {"seed": number}, "callInputs": {"startRequestId": f"job-{number}"}})
+    return json.dumps({"type": "request", "id": number, "method": "POST", "path": "/", "body": body})
+
+
+class LeasingSpace:
+    """A Space that leases what it has offered; it acknowledges nothing by itself. `heard`: types of messages."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.codes: list[int | None] = []
+        self.lines: list[ServerConnection] = []
+
+    def __call__(self, line: ServerConnection) -> None:
+        line.send(json.dumps({**json.loads(HELLO), "acknowledges": True}))
+        self.lines.append(line)
+        line.send(offer(1))
+        beat, leased = 0, list[int]()
+        for message in (json.loads(text) for text in line if isinstance(text, str)):
+            self.heard.append(message["type"])
+            beat = message.get("beat", beat)
+            if message["type"] == "accepted":
+                leased.append(message["id"])
+            if message["type"] in ("accepted", "beat"):
+                line.send(json.dumps({"type": "lease", "beat": beat, "ids": leased, "keep_s": 60}))
+        self.codes.append(line.close_code)
+
+    def acknowledge(self, number: int) -> None:
+        self.lines[-1].send(json.dumps({"type": "received", "id": number, "request_id": f"job-{number}"}))
+
+
 def test_a_worker_that_ends_waits_until_its_picture_has_come() -> None:
     """What was sent may still be under way: closed too soon, a slow line would lose it, and with it the drawing."""
-    app = DrawingApp()
-    heard: list[str] = []
-    codes: list[int | None] = []
-    may_acknowledge = threading.Event()
-    body = json.dumps({"modelInputs": {"seed": 1}, "callInputs": {"startRequestId": "job"}})
-
-    def handler(line: ServerConnection) -> None:
-        line.send(json.dumps({**json.loads(HELLO), "acknowledges": True}))
-        line.send(json.dumps({"type": "request", "id": 1, "method": "POST", "path": "/", "body": body}))
-        beat = 0
-        for message in (json.loads(text) for text in line if isinstance(text, str)):
-            heard.append(message["type"])
-            beat = message.get("beat", beat)
-            if message["type"] in ("accepted", "beat"):
-                line.send(json.dumps({"type": "lease", "beat": beat, "ids": [1], "keep_s": 60}))
-            if message["type"] == "end":
-                assert may_acknowledge.wait(DEADLINE_S)
-                line.send(json.dumps({"type": "received", "id": 1, "request_id": "job"}))
-        codes.append(line.close_code)
-
-    with space(handler) as port, worker(port, app=app) as box:
-        wait_until("the whole answer", lambda: "end" in heard, DEADLINE_S)
+    app, place = DrawingApp(), LeasingSpace()
+    with space(place) as port, worker(port, app=app) as box:
+        wait_until("the whole answer", lambda: "end" in place.heard, DEADLINE_S)
         box.end()
+        wait_until("its goodbye", lambda: "leaving" in place.heard, DEADLINE_S)
         time.sleep(0.3)
-        assert codes == []
-        assert app.received == []
-        may_acknowledge.set()
-        wait_until("the line's end", lambda: codes == [1000], DEADLINE_S)
-    assert app.received == ["job"]
-    assert "leaving" in heard
+        assert (place.codes, app.received) == ([], [])
+        place.acknowledge(1)
+        wait_until("the line's end", lambda: place.codes == [1000], DEADLINE_S)
+    assert app.received == ["job-1"]
+
+
+def test_a_request_that_was_under_way_at_the_goodbye_is_answered() -> None:
+    """The Space has sent it before it heard that the worker ends: it is begun, and lost if the line is closed then."""
+    app, place = DrawingApp(), LeasingSpace()
+    app.may_finish.clear()
+    with space(place) as port, worker(port, app=app) as box:
+        assert app.posts.acquire(timeout=DEADLINE_S)
+        box.end()
+        wait_until("its goodbye", lambda: "leaving" in place.heard, DEADLINE_S)
+        place.lines[0].send(offer(2))
+        assert app.posts.acquire(timeout=DEADLINE_S)
+        place.lines[0].send(json.dumps({"type": "hang_up", "id": 1}))  # what it was waiting for at the goodbye is over
+        wait_until("the first one's end", lambda: app.hung_up == ["job-1"], DEADLINE_S)
+        time.sleep(0.2)
+        assert place.codes == []
+        app.may_finish.set()
+        wait_until("the answer", lambda: "end" in place.heard, DEADLINE_S)
+        place.acknowledge(2)
+        wait_until("the line's end", lambda: place.codes == [1000], DEADLINE_S)
+    assert app.received == ["job-2"]
 
 
 def test_the_first_request_says_who_comes() -> None:
