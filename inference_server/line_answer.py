@@ -19,7 +19,8 @@ PIECE_BYTES = 16 * 1024  # a beat goes between two pieces: half a second at 0.25
 EARLY_S = 2.0  # a picture that takes longer to send is preceded by a small one
 _UNKNOWN_RATE_BYTES = 256 * 1024  # so large counts as slow where the kernel tells no rate
 _EARLY_MIN_BYTES = 64 * 1024  # a small picture would not be much smaller
-_UNSENT_BYTES = 48 * 1024  # what the kernel holds back delays every beat behind it
+_UNSENT_S = 0.4  # what the kernel holds back delays every beat and step behind it
+_UNSENT_MIN_BYTES, _UNSENT_MAX_BYTES = 3 * 1024, 48 * 1024
 _LOOK_S = 0.004
 _LONG_LINE_BYTES = 64 * 1024  # one that holds a picture: taken apart on another thread, the beats go on meanwhile
 
@@ -43,11 +44,21 @@ class LineAnswer:
             await self._send_early(files[0])
         for number, file in enumerate(files):
             head = struct.pack(">II", self._id, number)
-            for start in range(0, len(file), PIECE_BYTES):
-                while (unsent_bytes(self._connection) or 0) > _UNSENT_BYTES:  # noqa: ASYNC110  no event tells
+            start = 0
+            while start < len(file):
+                while (unsent_bytes(self._connection) or 0) > self._bound():  # noqa: ASYNC110  no event tells
                     await asyncio.sleep(_LOOK_S)
-                await self._line.send(head + file[start : start + PIECE_BYTES])
+                size = min(PIECE_BYTES, self._bound())
+                await self._line.send(head + file[start : start + size])
+                start += size
         await self._send(type="line", line=content, pictures=len(files))
+
+    def _bound(self) -> int:
+        """How much the kernel may hold back: what this line sends in `_UNSENT_S`, little after an outage."""
+        rate = bytes_a_second(self._connection)
+        if rate is None:
+            return _UNSENT_MAX_BYTES
+        return int(max(_UNSENT_MIN_BYTES, min(_UNSENT_MAX_BYTES, rate * _UNSENT_S)))
 
     def _is_slow(self, size_bytes: int) -> bool:
         rate = bytes_a_second(self._connection)

@@ -23,8 +23,8 @@ from inference_server.space_connection import HELLO_HEADER
 log = logging.getLogger("inference_server.connect")
 
 PING_S, PONG_S = 5.0, 10.0  # a dead line is found within the sum
-_OPEN_S = 20.0
-_DIAL_S, _TRY_EVERY_S = 12.0, 0.7  # TCP and TLS
+_TRY_S, _TRY_EVERY_S = 12.0, 0.7  # TCP and TLS
+_UPGRADE_S = 10.0  # from the request that opens the WebSocket to its answer
 _SOON_S = 0.1  # before the first try after a line that held
 _QUICK_S, _QUICKLY_FOR_S = 1.0, 150.0  # pause between two tries after that: visitors may wait for this worker
 _MESSAGE_BYTES_MAX = 32 * 1024 * 1024
@@ -43,7 +43,8 @@ class Dialling:
             "uri": space.address,
             "additional_headers": {**space.headers, HELLO_HEADER: json.dumps(hello)},
             "compression": None,  # pictures are compressed already
-            "open_timeout": _OPEN_S,
+            "open_timeout": None,  # each step has its own
+            "create_connection": _Connection,
             "ping_interval": PING_S,
             "ping_timeout": PONG_S,
             "close_timeout": 5,
@@ -88,6 +89,12 @@ class Dial:
         await self._lines.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
+class _Connection(ClientConnection):
+    async def handshake(self, *arguments: Any, **named: Any) -> None:
+        async with asyncio.timeout(_UPGRADE_S):
+            await super().handshake(*arguments, **named)
+
+
 class _Connect(connect):
     """Follows no redirect: it would take the key elsewhere, and every later try would go there too. Nor does it
     leave it to TCP to try again, which doubles its pauses: while the uplink is down, tries begin side by side, and the
@@ -97,25 +104,32 @@ class _Connect(connect):
     is_told = False
 
     async def open_tcp_connection(self) -> ClientConnection:
+        """Raises: what the first try raises that fails by itself, refused for instance; no answer is none of these."""
         self.is_told = False
         tries: set[asyncio.Task[ClientConnection]] = set()
         try:
-            async with asyncio.timeout(_DIAL_S):
-                while True:
-                    tries.add(asyncio.create_task(super().open_tcp_connection()))
-                    done, _ = await asyncio.wait(tries, timeout=_TRY_EVERY_S, return_when="FIRST_COMPLETED")
-                    if done:
-                        connected = done.pop()
-                        tries.discard(connected)
-                        line = connected.result()
-                        self.is_told = True  # its hello goes out with the next step
-                        return line
+            while True:
+                tries.add(asyncio.create_task(self._try()))
+                done, tries = await asyncio.wait(tries, timeout=_TRY_EVERY_S, return_when="FIRST_COMPLETED")
+                for one in done:
+                    if isinstance(silence := one.exception(), TimeoutError):
+                        self.process_exception(silence)
+                if answered := [one for one in done if not isinstance(one.exception(), TimeoutError)]:
+                    answered.sort(key=lambda one: one.exception() is not None)
+                    tries.update(answered[1:])
+                    line = answered[0].result()
+                    self.is_told = True  # its hello goes out with the next step
+                    return line
         finally:
             for one in tries:
                 one.cancel()
             for late in await asyncio.gather(*tries, return_exceptions=True):
                 if isinstance(late, ClientConnection):
                     late.transport.abort()
+
+    async def _try(self) -> ClientConnection:
+        async with asyncio.timeout(_TRY_S):
+            return await super().open_tcp_connection()
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
