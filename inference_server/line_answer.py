@@ -46,19 +46,12 @@ class LineAnswer:
             head = struct.pack(">II", self._id, number)
             start = 0
             while start < len(file):
-                while (unsent_bytes(self._connection) or 0) > self._bound():  # noqa: ASYNC110  no event tells
+                while (unsent_bytes(self._connection) or 0) > unsent_max(bytes_a_second(self._connection)):  # noqa: ASYNC110  no event tells
                     await asyncio.sleep(_LOOK_S)
-                size = min(PIECE_BYTES, self._bound())
+                size = min(PIECE_BYTES, unsent_max(bytes_a_second(self._connection)))
                 await self._line.send(head + file[start : start + size])
                 start += size
         await self._send(type="line", line=content, pictures=len(files))
-
-    def _bound(self) -> int:
-        """How much the kernel may hold back: what this line sends in `_UNSENT_S`, little after an outage."""
-        rate = bytes_a_second(self._connection)
-        if rate is None:
-            return _UNSENT_MAX_BYTES
-        return int(max(_UNSENT_MIN_BYTES, min(_UNSENT_MAX_BYTES, rate * _UNSENT_S)))
 
     def _is_slow(self, size_bytes: int) -> bool:
         rate = bytes_a_second(self._connection)
@@ -76,6 +69,13 @@ class LineAnswer:
 
     async def _send(self, **message: Any) -> None:
         await self._line.send(json.dumps({"id": self._id, **message}))
+
+
+def unsent_max(rate: float | None) -> int:
+    """How many bytes the kernel may hold back on a line of `rate` bytes a second: little after an outage."""
+    if rate is None:
+        return _UNSENT_MAX_BYTES
+    return int(max(_UNSENT_MIN_BYTES, min(_UNSENT_MAX_BYTES, rate * _UNSENT_S)))
 
 
 def _split(line: bytes) -> tuple[dict[str, Any], list[bytes]]:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import socket
 import ssl
 import threading
 import time
@@ -16,6 +17,7 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 from benchmarks._certificate import certify
+from inference_server import line_dial
 from inference_server.space import space_of
 from inference_server.space_connection import PROTOCOL
 from tests.support.processes import wait_until
@@ -222,3 +224,48 @@ def test_a_session_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with space(handler, ssl=context) as port, worker(f"https://127.0.0.1:{port}"):
         wait_until("the second line", lambda: len(reused) == 2, DEADLINE_S)
     assert reused == [False, True]
+
+
+def test_a_space_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen just as the line was to be opened: the next try comes soon, and not after minutes."""
+    monkeypatch.setattr(line_dial, "_UPGRADE_S", 0.3)
+    asked: list[Request] = []
+    lines: list[ServerConnection] = []
+    thaw = threading.Event()
+
+    def refuse(line: ServerConnection, request: Request) -> Response | None:
+        asked.append(request)
+        if len(asked) == 1:
+            thaw.wait(DEADLINE_S)
+        return None
+
+    def handler(line: ServerConnection) -> None:
+        lines.append(line)
+        list(line)
+
+    with space(handler, refuse) as port, worker(port):
+        wait_until("the line", lambda: bool(lines), DEADLINE_S)
+        thaw.set()
+
+
+def test_a_try_that_gets_through_late_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the Space takes connections and says nothing, one try after another is given up, each in its own time: one
+    that waits already when it goes on is the line.
+    """
+    monkeypatch.setattr(line_dial, "_TRY_EVERY_S", 0.2)
+    monkeypatch.setattr(line_dial, "_TRY_S", 0.7)
+    certificate, key = certify(tmp_path, ["127.0.0.1"])
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    heard: list[float] = []
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, worker(f"https://127.0.0.1:{listener.getsockname()[1]}"):
+        time.sleep(1.5)  # longer than any one try
+        thawed = time.monotonic()
+        while not heard:
+            end, _ = listener.accept()
+            with contextlib.suppress(OSError), context.wrap_socket(end, server_side=True) as line:
+                if b"/worker" in line.recv(100):
+                    heard.append(time.monotonic())
+        assert heard[0] - thawed < 10
