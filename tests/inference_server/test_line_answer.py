@@ -51,22 +51,17 @@ def test_a_small_picture_goes_ahead_on_a_slow_line(monkeypatch: pytest.MonkeyPat
         assert ARRIVING in event_html(early, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("bytes_a_second", "bound"), [(1e9, 48 * 1024), (None, 48 * 1024), (20_000.0, 8000), (1.0, 3072)]
-)
-def test_little_is_held_back_on_a_slow_line(
-    bytes_a_second: float | None, bound: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the kernel has taken delays every step of every other drawing: half a second of it, however slow the line;
-    in whatever pieces, the picture arrives whole.
-    """
-    monkeypatch.setattr(line_answer, "bytes_a_second", lambda _: bytes_a_second)
-    bounds: list[int] = []
-    sound = line_answer.LineAnswer._bound
-    monkeypatch.setattr(line_answer.LineAnswer, "_bound", lambda self: bounds.append(sound(self)) or bounds[-1])
+@pytest.mark.parametrize(("rate", "bound"), [(1e9, 48 * 1024), (None, 48 * 1024), (20_000.0, 8000), (1.0, 3072)])
+def test_little_is_held_back_on_a_slow_line(rate: float | None, bound: int) -> None:
+    """What the kernel has taken delays every step of every other drawing: at most half a second of it waits there."""
+    assert line_answer.unsent_max(rate) == bound
+
+
+def test_a_picture_in_small_pieces_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little the line carries at a time."""
+    monkeypatch.setattr(line_answer, "PIECE_BYTES", 7)
     with space_side(Workers(KEY, wait_s=DEADLINE_S)) as space, worker(space.port):
         assert Drawing(space.workers, 4).result().encoded == png(4)
-    assert set(bounds) == {bound}
 
 
 def test_nothing_goes_ahead_on_a_fast_line() -> None:
