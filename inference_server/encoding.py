@@ -89,7 +89,7 @@ def meta(finished: Finished) -> dict[str, Any]:
     request, resolved, drawn = finished.request, finished.resolved, finished.drawn
     told: dict[str, Any] = {
         "MODEL_ID": resolved.model_info.name,
-        "PIPELINE": resolved.model_info.pipeline,
+        "PIPELINE": resolved.pipeline,
         **resolved.params.by_wire_names(),
         "safety_checker": drawn.nsfw is not None,
         "image_format": resolved.image_format,

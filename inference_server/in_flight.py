@@ -39,10 +39,10 @@ class InFlightRequest:
 
     def begin(self) -> None:
         """Tells the ticket that its steps come next."""
-        self._tell(0, self.resolved.params.num_inference_steps * self.images)
+        self._tell(0, self.resolved.params.steps_drawn * self.images)
 
     def _tell(self, step: int, total_steps: int) -> None:
-        steps = self.resolved.params.num_inference_steps
+        steps = self.resolved.params.steps_drawn
         self.ticket.tell(Progress(step, total_steps, steps, self.preview, self.preview_number))
 
     def finished(self, message: Drawn, ready_s: float) -> Finished:

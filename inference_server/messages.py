@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from inference_server.engine_config import EngineConfig
 from inference_server.params import GenerationParams as GenerationParams  # a part of Draw
+from inference_server.raw_image import RawImage as RawImage
+from inference_server.tasks import TEXT2IMAGE, Task
 
 DOWNLOADING = "Downloading the model"  # begins the stages of a download, which takes as long as it brings bytes
 # The wire's codes for a model that is not there.
@@ -48,15 +50,13 @@ class ModelInfo:
     features: tuple[str, ...] = ("text2image", "negative_prompt", "guidance")  # what a request can make use of
     memory_plan: str = ""  # how it lies in the device's memory, and why; empty: all of it is there
     notices: tuple[str, ...] = ()  # for the maintainer: licence, precision; a sentence each
+    image_tasks: tuple[Task, ...] = ()  # what it draws from images
 
-
-@dataclass(frozen=True)
-class RawImage:
-    """Pixels, 8 bits each of R, G, B, row by row: `len(rgb) == width_px * height_px * 3`."""
-
-    width_px: int
-    height_px: int
-    rgb: bytes
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All that it can be asked for."""
+        text = (Task(TEXT2IMAGE, self.pipeline),) if TEXT2IMAGE in self.features else ()
+        return (*text, *self.image_tasks)
 
 
 @dataclass(frozen=True)

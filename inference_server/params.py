@@ -8,12 +8,14 @@ Source of the names: https://github.com/kiri-art/docker-diffusers-api#usage
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, Strict
 
 from inference_server.json_model import Float, Int, JsonModel
+from inference_server.raw_image import RawImage
+from inference_server.tasks import TEXT2IMAGE
 
 MAX_SEED = 2**32 - 1
 _FORMAT_SPELLINGS = {frozenset({"webp", "lossless"}): "WEBP_LOSSLESS", frozenset({"jpg"}): "JPEG"}
@@ -44,6 +46,11 @@ def _random_seed() -> int:
     return secrets.randbelow(MAX_SEED + 1)
 
 
+def steps_left(num_inference_steps: int, strength: float) -> int:
+    """Source: `get_timesteps` of diffusers' image pipelines."""
+    return min(int(num_inference_steps * strength), num_inference_steps)
+
+
 Text = Annotated[str, AfterValidator(_text)]
 RequestId = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_request_id)]
 Flag = Annotated[bool, Strict(False)]  # upstream's clients send 1 for true
@@ -62,6 +69,7 @@ class ModelInputs(_Inputs):
     height: Int | None = None
     num_inference_steps: Int | None = None
     guidance_scale: Float | None = None
+    strength: Annotated[Float, Field(ge=0, le=1)] | None = None  # of an image: how much of it is drawn anew
     num_images_per_prompt: Int = 1
     seed: Annotated[Int, Field(ge=0, le=MAX_SEED)] = Field(default_factory=_random_seed)
 
@@ -92,6 +100,11 @@ class GenerationParams:
     scheduler: str  # diffusers' class name
     seeds: tuple[int, ...]  # one per image, each 0 to 2**32-1
     safety_checker: bool = True  # where the model has one
+    task: str = TEXT2IMAGE
+    strength: float | None = None  # None: the task takes none
+    spreads_steps: bool = False  # whatever the strength, no step is skipped
+    image: RawImage | None = field(default=None, repr=False)
+    mask_image: RawImage | None = field(default=None, repr=False)  # white is drawn anew
 
     @classmethod
     def of(cls, inputs: ModelInputs, call: CallInputs, decided: Mapping[str, Any]) -> "GenerationParams":
@@ -99,8 +112,16 @@ class GenerationParams:
         values = {**dict(inputs), **dict(call), **decided}
         return cls(**{field.name: values[field.name.removesuffix("_px")] for field in fields(cls)})
 
+    @property
+    def steps_drawn(self) -> int:
+        """Of one image: as many as `strength` leaves, as diffusers counts them."""
+        steps = self.num_inference_steps
+        return steps if self.strength is None or self.spreads_steps else steps_left(steps, self.strength)
+
     def by_wire_names(self) -> dict[str, Any]:
         """Every parameter as used, by the name that a client posts it with; `seeds` has one for each image."""
         used = {field.name.removesuffix("_px"): getattr(self, field.name) for field in fields(self)}
         used["SCHEDULER"] = used.pop("scheduler")
+        for name in ("task", "spreads_steps", "image", "mask_image", *(["strength"] if self.strength is None else [])):
+            del used[name]
         return used | {"seed": self.seeds[0], "num_images_per_prompt": len(self.seeds)}

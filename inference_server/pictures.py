@@ -94,6 +94,7 @@ def _parameters(resolved: Resolved, image: int) -> str:
         f"Sampler: {SAMPLER_NAMES.get(params.scheduler, params.scheduler)}, "
         f"CFG scale: {params.guidance_scale:g}, Seed: {params.seeds[image]}, "
         f"Size: {params.width_px}x{params.height_px}, Model: {Path(resolved.model_info.name).name}"
+        + (f", Denoising strength: {params.strength:g}" if params.strength is not None else "")
     )
     return "\n".join(lines)
 

@@ -4,17 +4,19 @@ Strict: a request that cannot be honoured is refused, and the refusal names what
 is served, and `$meta.served_instead` says so. Static limits hold until the model is loaded; then all is checked again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from inference_server import asked_task, image_size
 from inference_server.errors import Refusal, invalid_inputs
 from inference_server.limits import Defaults, Limits, Scale
 from inference_server.messages import ModelInfo
-from inference_server.params import MAX_SEED, GenerationParams
+from inference_server.params import MAX_SEED, GenerationParams, steps_left
+from inference_server.tasks import AUTO, TEXT2IMAGE, UPSCALE, Task
 from inference_server.wire import PictureRequest
 
-TEXT_PIPELINE = "AutoPipelineForText2Image"  # "text to image", whatever the model's own class is
 # The inputs that `Limits` bounds, by the names that both have.
 BOUNDED = ("width", "height", "num_inference_steps", "num_images_per_prompt", "guidance_scale")
 
@@ -36,6 +38,7 @@ class Resolved:
 
     params: GenerationParams
     model_info: ModelInfo
+    pipeline: str  # the class that draws it
     image_format: str
     served_instead: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -60,41 +63,58 @@ class _Resolver:
     def check(self) -> None:
         """The pipeline first: an image for another pipeline is never decoded."""
         inputs, call, limits = self._request.inputs, self._request.call, self._offer.limits
-        images = self._request.image_inputs
-        self._pipeline()
-        if images and (self._offer.model_info or call.PIPELINE in (None, TEXT_PIPELINE)):
-            raise invalid_inputs(f"modelInputs.{images[0]}: this server draws from text alone.")
+        self.task = self._task()
         self._text("prompt", inputs.prompt)
         self._text("negative_prompt", inputs.negative_prompt)
-        if not inputs.prompt.strip():
+        if not inputs.prompt.strip() and (self.task is None or self.task.name != UPSCALE):
             raise invalid_inputs("modelInputs.prompt: is empty. Say what to draw.")
         self._model()
         self.scheduler = self._choice("SCHEDULER", call.SCHEDULER, limits.schedulers, "INVALID_SCHEDULER")
         self.image_format = self._choice("image_format", call.image_format, limits.image_formats, "INVALID_INPUTS")
         self.bounded = {name: self._number(name, getattr(inputs, name), getattr(limits, name)) for name in BOUNDED}
+        if self.task is not None and self._request.images.refusal is not None:
+            raise self._request.images.refusal
 
     def resolved(self) -> Resolved:
         request, model_info, defaults = self._request, self._offer.model_info, self._offer.defaults
-        if model_info is None or defaults is None:
+        if model_info is None or defaults is None or self.task is None:
             raise RuntimeError("a request was resolved before the model was loaded")
+        images = request.images
+        if images.image is not None:
+            self.bounded |= image_size.choose(self.task, images.image, self.bounded, self._offer.limits, defaults)
         decided: dict[str, Any] = {
             name: getattr(defaults, name) if one is None else one for name, one in self.bounded.items()
         }
+        decided |= {"task": self.task.name, "image": images.image, "mask_image": images.mask_image}
+        decided["spreads_steps"] = self.task.spreads_steps
+        decided["strength"] = self._strength(self.task, decided["num_inference_steps"])
         decided["scheduler"] = self.scheduler or defaults.scheduler
-        first, images = request.inputs.seed, decided["num_images_per_prompt"]
-        decided["seeds"] = tuple((first + image) % (MAX_SEED + 1) for image in range(images))
+        first, count = request.inputs.seed, decided["num_images_per_prompt"]
+        decided["seeds"] = tuple((first + image) % (MAX_SEED + 1) for image in range(count))
         params = GenerationParams.of(request.inputs, request.call, decided)
-        return Resolved(params, model_info, self.image_format or defaults.image_format, self._instead)
+        image_format = self.image_format or defaults.image_format
+        return Resolved(params, model_info, self.task.pipeline, image_format, self._instead)
 
-    def _pipeline(self) -> None:
-        asked, model_info = self._request.call.PIPELINE, self._offer.model_info
-        if asked is None or asked == TEXT_PIPELINE or model_info is None:
-            return
-        offered = (TEXT_PIPELINE, model_info.pipeline)
-        if asked not in offered:
-            raise Refusal(
-                400, "NO_SUCH_PIPELINE", f"There is no pipeline {_quoted(asked)} here. Pipelines: {', '.join(offered)}."
+    def _task(self) -> Task | None:
+        """None: the model was not loaded yet."""
+        asked, model_info, images = self._request.call.PIPELINE, self._offer.model_info, self._request.image_inputs
+        if model_info is not None:
+            return asked_task.choose(model_info.tasks, asked, images)
+        if images and asked == AUTO[TEXT2IMAGE]:
+            raise invalid_inputs(f"modelInputs.{images[0]}: {asked} draws from text alone.")
+        return None
+
+    def _strength(self, task: Task, steps: int) -> float | None:
+        if task.strength is None:
+            return None
+        asked = self._request.inputs.strength
+        strength = task.strength if asked is None else asked
+        if not task.spreads_steps and steps_left(steps, strength) < 1:
+            raise invalid_inputs(
+                f"modelInputs.strength: {_short(strength)} of {steps} steps leaves none to draw; "
+                f"from {math.ceil(1000 / steps) / 1000:g} on it leaves one."
             )
+        return strength
 
     def _model(self) -> None:
         asked, served = self._request.call.MODEL_ID, self._offer.model_name

@@ -21,16 +21,18 @@ from inference_server.config import InferenceConfig
 from inference_server.dispatcher import Dispatcher
 from inference_server.errors import Refusal, failed
 from inference_server.idempotency import IdempotencyStore
+from inference_server.input_images import DECODING, read_images
 from inference_server.metrics import CONTENT_TYPE, Metrics
 from inference_server.owner import Owner
 from inference_server.resolve import check
 from inference_server.responses import ResultResponse, StreamResponse, refusal_response
 from inference_server.supervisor import Phase
 from inference_server.tickets import Ticket
-from inference_server.wire import read_request
+from inference_server.wire import PictureRequest, read_request
 
 log = logging.getLogger("inference_server.requests")
 BODY_DEADLINE_S = 30.0
+LARGE_BYTES = 200_000  # a body that holds an image: read on a thread, what is drawn meanwhile is told on
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,14 @@ async def _draw(services: Services, request: Request) -> Response:
     services.metrics.touch()
     offer, request_id = services.dispatcher.offer, "without an id"
     try:
-        wanted = read_request(await read_body(request, offer.limits.body_bytes.max))
+        body = await read_body(request, offer.limits.body_bytes.max)
+        wanted = await asyncio.to_thread(read_request, body) if len(body) > LARGE_BYTES else read_request(body)
+        del body
         request_id = wanted.request_id
         check(wanted, services.dispatcher.offer)
+        if wanted.encoded_images:
+            wanted = await _with_images(wanted)
+            check(wanted, services.dispatcher.offer)
         ticket = services.store.join(wanted)
     except Refusal as refusal:
         services.metrics.requests.labels(refusal.code).inc()
@@ -140,6 +147,12 @@ async def _draw(services: Services, request: Request) -> Response:
         _record(services.metrics, left, answered)
 
     return (StreamResponse if wanted.call.streamEvents else ResultResponse)(ticket, leave)
+
+
+async def _with_images(wanted: PictureRequest) -> PictureRequest:
+    """Read on a thread; a client that hangs up meanwhile is noticed as soon as that is done."""
+    images = await asyncio.get_running_loop().run_in_executor(DECODING, read_images, wanted.encoded_images)
+    return wanted.with_images(images)
 
 
 def _record(metrics: Metrics, ticket: Ticket, answered: bool) -> None:

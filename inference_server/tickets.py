@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference_server.errors import Refusal
+from inference_server.input_images import NO_IMAGES
 from inference_server.messages import RawImage
 from inference_server.wire import PictureRequest
 
@@ -35,7 +36,7 @@ class Progress:
 
     step: int
     total_steps: int
-    num_inference_steps: int  # of one image, as in `$meta`
+    num_inference_steps: int  # of one image, as in `$meta`; of those that go on from another, what is left of them
     preview: RawImage | None
     preview_number: int
 
@@ -74,6 +75,7 @@ class Ticket:
         if self.outcome is not None:
             return
         self.outcome = outcome
+        self.request = self.request.with_images(NO_IMAGES)  # a result is kept for minutes, what it was drawn from not
         self._wake()
         for callback in self.on_done:
             callback(self)

@@ -7,12 +7,14 @@ caller's own server would load a model. Nothing that a request names is ever fet
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from inference_server.errors import invalid_inputs
+from inference_server.input_images import NO_IMAGES, InputImages
 from inference_server.json_model import JsonModel, wrong_values
 from inference_server.params import CallInputs, ModelInputs
 
@@ -20,10 +22,12 @@ from inference_server.params import CallInputs, ModelInputs
 SILENTLY_IGNORED = frozenset(
     {
         *("PRECISION", "REVISION", "MODEL_PRECISION", "MODEL_REVISION", "MODEL_URL", "CHECKPOINT_URL", "SEND_URL"),
-        *("SIGN_KEY", "HF_AUTH_TOKEN", "strength"),
+        *("SIGN_KEY", "HF_AUTH_TOKEN"),
     }
 )
-IMAGE_INPUTS = ("image", "init_image", "mask_image", "control_image")
+# As a client posts it -> as it is called here. Source: test.py and api/extras/upsample of docker-diffusers-api
+IMAGE_INPUTS = {"init_image": "image", "input_image": "image", "image": "image"}
+IMAGE_INPUTS |= {name: name for name in ("mask_image", "control_image")}
 TOO_DEEP = "The body is nested too deeply."
 
 
@@ -41,8 +45,18 @@ class PictureRequest:
     request_id: str
     has_own_id: bool  # the client gave the id: the result is kept, and a repeated post joins
     digest: bytes  # the same for the same body, however its answer is streamed
-    image_inputs: tuple[str, ...]  # inputs that only an image pipeline could use
     ignored: tuple[str, ...]
+    encoded_images: Mapping[str, Any] = field(default_factory=dict, repr=False)  # as they came; until they are read
+    images: InputImages = NO_IMAGES
+
+    @property
+    def image_inputs(self) -> tuple[str, ...]:
+        """The names of the images that came along."""
+        return tuple(self.encoded_images)
+
+    def with_images(self, images: InputImages) -> "PictureRequest":
+        """Its images were read; what was encoded is not kept."""
+        return replace(self, images=images, encoded_images=dict.fromkeys(self.encoded_images))
 
 
 def read_request(raw: bytes) -> PictureRequest:
@@ -60,8 +74,8 @@ def read_request(raw: bytes) -> PictureRequest:
         request_id=own_id or secrets.token_hex(16),
         has_own_id=own_id is not None,
         digest=_digest(model_inputs, call_inputs),
-        image_inputs=tuple(name for name in IMAGE_INPUTS if model_inputs.get(name)),
         ignored=_ignored({**model_inputs, **call_inputs}),
+        encoded_images={IMAGE_INPUTS[name]: model_inputs[name] for name in IMAGE_INPUTS if model_inputs.get(name)},
     )
 
 

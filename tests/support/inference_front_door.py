@@ -14,7 +14,17 @@ import requests
 from inference_server import server
 from inference_server.config import from_command_line
 from inference_server.engine_child import EngineChild
-from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams, RawImage, Ready, Step, ToEngine
+from inference_server.messages import (
+    Draw,
+    Drawn,
+    FromEngine,
+    GenerationParams,
+    ModelInfo,
+    RawImage,
+    Ready,
+    Step,
+    ToEngine,
+)
 from tests.support.inference_process import DEADLINE_S
 from tests.support.scripted_engine import MODEL_INFO
 
@@ -24,7 +34,8 @@ MODEL = dataclasses.replace(MODEL_INFO, max_side_px=256)  # in multiples of 64
 class ReadyChild(EngineChild):
     """An engine process that is ready at once; it draws at once, or is held after the first step. Keeps its orders."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: ModelInfo = MODEL) -> None:
+        self._model = model
         self.drawings: list[GenerationParams] = []
         self.may_finish = threading.Event()
         self.may_finish.set()
@@ -35,7 +46,7 @@ class ReadyChild(EngineChild):
 
     def listen(self, on_message: Callable[[FromEngine], None], on_end: Callable[[str], None]) -> None:
         self._say = on_message
-        on_message(Ready(MODEL))
+        on_message(Ready(self._model))
 
     def send(self, message: ToEngine) -> None:
         if isinstance(message, Draw):
@@ -44,7 +55,7 @@ class ReadyChild(EngineChild):
     def _draw(self, order: Draw) -> None:
         params = order.params
         self.drawings.append(params)
-        self._say(Step(order.number, 1, params.num_inference_steps * len(params.seeds), None))
+        self._say(Step(order.number, 1, params.steps_drawn * len(params.seeds), None))
         self.may_finish.wait(DEADLINE_S)
         black = RawImage(params.width_px, params.height_px, bytes(params.width_px * params.height_px * 3))
         self._say(Drawn(order.number, (black,) * len(params.seeds), 0.1))
@@ -86,7 +97,14 @@ class FrontDoor:
             yield json.loads(line)
 
 
-def serve(folder: Path, keys: dict[str, Any], visit: Callable[[FrontDoor], None], *, bearer: str | None = None) -> None:
+def serve(
+    folder: Path,
+    keys: dict[str, Any],
+    visit: Callable[[FrontDoor], None],
+    *,
+    bearer: str | None = None,
+    model: ModelInfo = MODEL,
+) -> None:
     """A server with these keys in its endpoint.json while `visit` runs; its client sends `bearer`.
 
     The server has the main thread, as always: it listens to signals there.
@@ -94,7 +112,7 @@ def serve(folder: Path, keys: dict[str, Any], visit: Callable[[FrontDoor], None]
     path = folder / "endpoint.json"
     path.write_text(json.dumps(keys))
     told = from_command_line(["--port", "0", "--config", str(path)])
-    bound, child = server.bind(told.host, told.port), ReadyChild()
+    bound, child = server.bind(told.host, told.port), ReadyChild(model)
     bound.listen()  # who asks before the server is up waits
     door = FrontDoor(f"http://127.0.0.1:{bound.getsockname()[1]}", bearer, child)
 

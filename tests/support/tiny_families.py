@@ -17,6 +17,7 @@ from diffusers import (
     Flux2KleinPipeline,
     Flux2Pipeline,
     Flux2Transformer2DModel,
+    FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
     Krea2Pipeline,
@@ -40,7 +41,7 @@ def folder(kind: str, name: str) -> Path:
     return tiny_pipelines.save(KINDS[kind](), Path(_FOLDERS.name) / name)
 
 
-def _flux() -> Any:
+def _flux(kind: type = FluxPipeline) -> Any:
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -53,7 +54,7 @@ def _flux() -> Any:
         guidance_embeds=True,
         axes_dims_rope=(4, 4, 8),
     )
-    return FluxPipeline(
+    return kind(
         scheduler=_scheduler(),
         vae=tiny_pipelines.vae(shift_factor=0.06),
         text_encoder=CLIPTextModel(tiny_pipelines.text_config()),
@@ -166,6 +167,7 @@ def _scheduler() -> Any:
 
 KINDS: dict[str, Callable[[], Any]] = {
     "flux": _flux,
+    "flux_kontext": functools.partial(_flux, FluxKontextPipeline),
     "flux2": _flux2,
     "flux2_klein": functools.partial(_flux2, Flux2KleinPipeline, is_distilled=True),
     "flux2_klein_base": functools.partial(_flux2, Flux2KleinPipeline, is_distilled=False),

@@ -15,12 +15,15 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -59,7 +62,10 @@ _BETAS = {
 
 @functools.cache
 def folder(kind: str) -> Path:
-    """Saved once per test run: sd, sd_strict, sd_mild (with a safety checker), sdxl, lcm, sd3, sd3_t5 (with T5)."""
+    """Saved once per test run: sd, sd_strict, sd_mild (with a safety checker), sdxl, lcm, sd3, sd3_t5 (with T5).
+
+    sd_fill draws into a masked image alone, upscaler enlarges one alone.
+    """
     makers: dict[str, Callable[[Path], Path]] = {
         "sd": save_sd,
         "sd_strict": functools.partial(save_sd, safety_checker="strict"),
@@ -67,16 +73,18 @@ def folder(kind: str) -> Path:
         "sdxl": save_sdxl,
         "lcm": save_lcm,
         "sd3": save_sd3,
+        "sd_fill": functools.partial(save_sd, kind=StableDiffusionInpaintPipeline, in_channels=9),
+        "upscaler": save_upscaler,
         "sd3_t5": functools.partial(save_sd3, t5=True),
     }
     return makers[kind](Path(_FOLDERS.name) / kind)
 
 
-def save_sd(folder: Path, safety_checker: str | None = None, **unet: Any) -> Path:
+def save_sd(folder: Path, safety_checker: str | None = None, kind: type = StableDiffusionPipeline, **unet: Any) -> Path:
     """Stable Diffusion 1.x; `safety_checker`: "strict" finds every picture unfit, "mild" none."""
     torch.manual_seed(0)
     checker = None if safety_checker is None else _safety_checker(strict=safety_checker == "strict")
-    pipeline = StableDiffusionPipeline(
+    pipeline = kind(
         vae=vae(),
         text_encoder=CLIPTextModel(text_config()),
         tokenizer=tokenizer(),
@@ -101,6 +109,27 @@ def save_lcm(folder: Path) -> Path:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+    return save(pipeline, folder)
+
+
+def save_upscaler(folder: Path) -> Path:
+    """Four times the sides: its UNet reads the small image beside the latents."""
+    torch.manual_seed(0)
+    pipeline = StableDiffusionUpscalePipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            latent_channels=4,
+            norm_num_groups=8,
+        ),
+        text_encoder=CLIPTextModel(text_config()),
+        tokenizer=tokenizer(),
+        unet=_unet(in_channels=7, num_class_embeds=1000),
+        low_res_scheduler=DDPMScheduler(),
+        scheduler=DDIMScheduler(**_BETAS),
+        max_noise_level=350,
     )
     return save(pipeline, folder)
 

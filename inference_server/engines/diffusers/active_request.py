@@ -90,7 +90,7 @@ class ActiveRequest:
 
     def _tell_step(self, preview: RawImage | None) -> None:
         if not self.ended:
-            steps = self.params.num_inference_steps * len(self._images)
+            steps = self.params.steps_drawn * len(self._images)
             self._channel.tell(Step(self.number, sum(self._steps_done), steps, preview))
 
     def _end(self, message: FromEngine) -> None:

@@ -123,7 +123,9 @@ class Batch:
         timesteps = [0.0] * self.bucket
         for slot, image in self._occupied():
             timesteps[slot] = image.schedule.timestep
-            inputs.sample[slot : slot + 1].copy_(image.schedule.scaled(image.latents))
+            own = image.unet_input()
+            inputs.sample[slot : slot + 1].copy_(own)
+            inputs.channels_last = self.bucket == 1 and _is_channels_last(own)
         if self.key.guided:
             inputs.sample[self.bucket :].copy_(inputs.sample[: self.bucket])
             timesteps *= 2
@@ -141,13 +143,18 @@ class Batch:
         return unconditional + towards.to(unconditional.dtype)
 
     def _advance(self, slot: int, image: ActiveImage, inputs: UNetInputs, prediction: torch.Tensor) -> StepResult:
-        sample, own = inputs.sample[slot : slot + 1], prediction[slot : slot + 1]
+        own = prediction[slot : slot + 1]
+        sample = inputs.sample[slot : slot + 1, : own.shape[1]]  # what lies beside the latents is no part of the image
         timestep = image.schedule.timestep
         try:
-            image.latents = image.schedule.advance(own, image.latents)
+            image.advance(own)
         except Exception as exc:  # it concerns this image alone
             return StepResult(image, timestep, sample, own, exc)
         return StepResult(image, timestep, sample, own)
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _copy_row(inputs: UNetInputs, row: int, conditioning: Conditioning) -> None:

@@ -52,7 +52,8 @@ class LatentDecoder:
         decoded = self._decode(latents)
         wrong, pixels = _look(request, decoded)
         if wrong and self._vae.dtype != torch.float32 and torch.isfinite(latents).all():
-            self._vae.to(dtype=torch.float32)  # the latents are sound: from here on it decodes with more room
+            with tiling.VAE_LOCK:
+                self._vae.to(dtype=torch.float32)  # the latents are sound: from here on it decodes with more room
             decoded = self._decode(latents)
             wrong, pixels = _look(request, decoded)
         if wrong:
@@ -75,6 +76,10 @@ class LatentDecoder:
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(1, C, h, w) -> (1, 3, H, W), -1 to 1. In one piece, or in tiles where memory is too short for that."""
+        with tiling.VAE_LOCK:
+            return self._decode_alone(latents)
+
+    def _decode_alone(self, latents: torch.Tensor) -> torch.Tensor:
         latents, scale = self._unscaled(latents).to(self._vae.dtype), int(self._pipeline.vae_scale_factor)
         area_px = latents.shape[-1] * latents.shape[-2] * scale * scale
         tiled_from_px = self._loaded.store.known.tiled_from_px

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionXLPipeline
-from diffusers.utils.torch_utils import randn_tensor
 
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
-from inference_server.engines.diffusers.schedulers import Schedule, SchedulerMaker
+from inference_server.engines.diffusers.beginnings import Beginnings, Begun
+from inference_server.engines.diffusers.schedulers import SchedulerMaker
 from inference_server.engines.diffusers.unet import InputSizes, TensorFields
 from inference_server.engines.diffusers.unused_words import PromptWindows
 from inference_server.messages import GenerationParams
@@ -46,23 +46,35 @@ class ActiveImage:
         index: int,
         conditional: Conditioning,
         unconditional: Conditioning | None,
-        schedule: Schedule,
-        latents: torch.Tensor,
+        begun: Begun,
     ) -> None:
         self.request, self.index = request, index  # index: which of the request's images
         self.conditional, self.unconditional = conditional, unconditional  # the second is None without guidance
-        self.schedule = schedule
-        self.latents = latents  # (1, C, h, w)
+        self.schedule = begun.schedule
+        self.latents = begun.latents  # (1, C, h, w)
+        self.beside, self._kept = begun.beside, begun.kept
         self.preview_at_s = 0.0  # when the next preview is due, on the monotonic clock
 
     @property
     def params(self) -> GenerationParams:
         return self.request.params
 
+    def unet_input(self) -> torch.Tensor:
+        """What the UNet reads of it at the next call, (1, C, h, w)."""
+        scaled = self.schedule.scaled(self.latents)
+        return scaled if self.beside is None else torch.cat([scaled, self.beside], dim=1)
+
+    def advance(self, prediction: torch.Tensor) -> None:
+        """Takes the step of its own scheduler. Raises: what the scheduler raises."""
+        self.latents = self.schedule.advance(prediction, self.latents)
+        if self._kept is not None:
+            self.latents = self._kept.put_back(self.latents, self.schedule)
+
     def tensors(self) -> list[torch.Tensor]:
         """All that lies on the device."""
         sets = [self.conditional, *([self.unconditional] if self.unconditional else [])]
-        return [self.latents, *(tensor for one in sets for _, tensor in one.tensors())]
+        own = [self.latents, self.beside, *(self._kept.tensors() if self._kept else ())]
+        return [*(one for one in own if one is not None), *(tensor for one in sets for _, tensor in one.tensors())]
 
 
 class RequestEncoder:
@@ -71,7 +83,7 @@ class RequestEncoder:
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self._pipeline, self._device = pipeline, device
         self._prompts, self._windows = _PromptEncoder(pipeline, device), PromptWindows(pipeline)
-        self._schedulers = SchedulerMaker(pipeline.scheduler, device)
+        self._beginnings = Beginnings(pipeline, SchedulerMaker(pipeline.scheduler, device), device)
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
 
@@ -100,18 +112,9 @@ class RequestEncoder:
             request.unused_negative_words = self._windows.unused_words(params.negative_prompt)
         images = []
         for index, seed in enumerate(params.seeds):
-            generator = torch.Generator("cpu").manual_seed(seed)
-            scheduler = self._schedulers.make(params.scheduler, params.num_inference_steps)
-            schedule = Schedule(scheduler, params.num_inference_steps, generator, seed, vars(params))
-            noise = self._noise(params, generator, conditional.encoder_hidden_states.dtype)
-            images.append(ActiveImage(request, index, conditional, unconditional, schedule, schedule.start(noise)))
+            begun = self._beginnings.begin(params, seed, conditional.encoder_hidden_states.dtype)
+            images.append(ActiveImage(request, index, conditional, unconditional, begun))
         return images
-
-    def _noise(self, params: GenerationParams, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
-        scale = self._pipeline.vae_scale_factor
-        shape = (1, self._pipeline.unet.config.in_channels, params.height_px // scale, params.width_px // scale)
-        noise: torch.Tensor = randn_tensor(shape, generator=generator, device=self._device, dtype=dtype)
-        return noise
 
     def _conditioning(self, params: GenerationParams) -> tuple[Conditioning, Conditioning | None]:
         """With the prompt, and without it where there is guidance: the UNet then reads two rows an image."""

@@ -16,7 +16,7 @@ from diffusers import (
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, WorkChannel
-from inference_server.engines.diffusers import cuda_errors, loading, model_info, schedulers
+from inference_server.engines.diffusers import cuda_errors, image_tasks, loading, model_info, schedulers
 from inference_server.engines.diffusers.batch_queue import BUCKETS, BatchLimits, buckets_up_to
 from inference_server.engines.diffusers.compiling import make_runner
 from inference_server.engines.diffusers.continuous_batching import ContinuousBatching
@@ -26,7 +26,9 @@ from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.pipeline_calls import IMAGES_AT_ONCE, PipelineCalls
 from inference_server.engines.diffusers.streams import empty_cache, synchronize
 from inference_server.engines.diffusers.unet import EagerUNet
-from inference_server.messages import Draw, DrawFailed, Drawn, FromEngine, GenerationParams, ModelInfo
+from inference_server.engines.lanczos import LanczosChannel
+from inference_server.messages import Draw, DrawFailed, Drawn, FromEngine, GenerationParams, ModelInfo, RawImage
+from inference_server.tasks import LANCZOS, TEXT2IMAGE
 
 # How long a thread that encodes or decodes may keep Python to itself while the step loop wants it. The loop lets go at
 # each of a step's thousand calls; at Python's own 5 ms a newcomer would hold up everybody's steps.
@@ -68,7 +70,7 @@ class DiffusersEngine:
         empty_cache()  # the first picture took more than most do: others on this card can have it
 
     def work(self, channel: WorkChannel) -> None:
-        self._drawer.work(channel)
+        self._drawer.work(LanczosChannel(channel) if LANCZOS in self.model_info.image_tasks else channel)
 
     def _others_may_be_to_blame(self) -> AbstractContextManager[None]:
         return others_may_be_to_blame(self._loaded.device, self._loaded.plan.needed_bytes)
@@ -87,6 +89,8 @@ def shares_steps(pipeline: Any) -> bool:
     if type(pipeline) not in SHARING or not isinstance(pipeline.unet, UNet2DConditionModel):
         return False
     config = pipeline.unet.config
+    if not image_tasks.is_plain(pipeline) and not image_tasks.fills(pipeline):
+        return False
     return config.encoder_hid_dim_type is None and config.addition_embed_type in (None, "text_time")
 
 
@@ -142,4 +146,20 @@ def small_drawing(info: ModelInfo) -> GenerationParams:
         guidance_scale=info.guidance_scale,
         scheduler=info.scheduler,
         seeds=(0,),
+        **_from_image(info, side),
     )
+
+
+def _from_image(info: ModelInfo, side: Callable[[int], int]) -> dict[str, Any]:
+    """For a model that draws from images alone: a grey one, and half of it to fill."""
+    if TEXT2IMAGE in info.features:
+        return {}
+    task, width, height = info.image_tasks[0], side(info.width_px), side(info.height_px)
+    grey = RawImage(width, height, bytes([128]) * (3 * width * height))
+    mask = RawImage(width, height, (bytes(3 * width) + bytes([255]) * (3 * width)) * (height // 2))
+    return {
+        "task": task.name,
+        "strength": None if task.strength is None else 1.0,
+        "image": grey,
+        "mask_image": mask if "mask_image" in task.needs else None,
+    }

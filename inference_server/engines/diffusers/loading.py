@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, model_folder, short_reason
-from inference_server.engines.diffusers import families, placing, planning, precision, single_file, weights
+from inference_server.engines.diffusers import families, image_tasks, placing, planning, precision, single_file, weights
 from inference_server.engines.diffusers.cuda_errors import SaferPrecisionError
 from inference_server.engines.diffusers.devices import Card, choose_device, read_card
 from inference_server.engines.diffusers.family import Family
@@ -238,9 +238,14 @@ def modular_only(model: Path | str, index: dict[str, Any]) -> ModularOnlyError:
 
 
 def _class_of(index: dict[str, Any]) -> Any:
-    """What `AutoPipelineForText2Image` would find; the usual ones without it, because it imports all pipelines."""
-    name = index.get("_class_name")
-    return getattr(diffusers, name) if name in USUAL else diffusers.AutoPipelineForText2Image
+    """What `AutoPipelineForText2Image` would find; the model's own class where it draws from images alone.
+
+    The usual ones without it, because it imports all pipelines.
+    """
+    name = str(index.get("_class_name"))
+    if name in USUAL or image_tasks.is_for_images_alone(name):
+        return getattr(diffusers, name)
+    return diffusers.AutoPipelineForText2Image
 
 
 def _absent_parts(index: dict[str, Any]) -> dict[str, None]:

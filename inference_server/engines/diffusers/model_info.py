@@ -3,16 +3,17 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers import LatentConsistencyModelPipeline
 
 from inference_server.engines import model_folder
-from inference_server.engines.diffusers import schedulers
+from inference_server.engines.diffusers import image_tasks, schedulers
 from inference_server.engines.diffusers.family import Family
 from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.messages import ModelInfo
+from inference_server.tasks import TEXT2IMAGE, Task
 
 SMALLEST_MAX_SIDE_PX, LARGEST_MAX_SIDE_PX = 1024, 2048
 MULTIPLE_PX = 8  # what diffusers asks of every size
@@ -23,6 +24,7 @@ FEW_STEPS = 10  # a model that wants fewer was distilled
 def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
     """Allows sides up to twice the trained one; larger pictures repeat themselves, and memory grows with the area."""
     pipeline, family = loaded.pipeline, loaded.family
+    tasks, draws_from_text = image_tasks.of_pipeline(pipeline), image_tasks.draws_from_text(pipeline)
     info = model_folder.read_model_info(
         loaded.found,
         lambda config: schedulers.offered(pipeline.scheduler),
@@ -34,23 +36,25 @@ def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
     )
     return dataclasses.replace(
         info,
-        pipeline=type(pipeline).__name__,
+        pipeline=type(pipeline).__name__ if draws_from_text else tasks[0].pipeline,
+        image_tasks=tasks,
         scheduler=type(pipeline.scheduler).__name__,
         gpu=loaded.device.type == "cuda",
         images_at_once=images_at_once,
         images_ahead=images_at_once if images_at_once > 1 else 0,
-        features=_features(pipeline, family),
+        features=_features(pipeline, family, draws_from_text, tasks),
         memory_plan=loaded.plan.sentence if loaded.device.type == "cuda" else "",
         notices=loaded.notices,
     )
 
 
-def _features(pipeline: Any, family: Family | None) -> tuple[str, ...]:
-    """What a request can make use of: names of `limits.features`."""
+def _features(pipeline: Any, family: Family | None, draws_from_text: bool, tasks: Sequence[Task]) -> tuple[str, ...]:
+    """What a request can make use of: names of `limits.features`. Enlarging without the model is none of them."""
     parameters = inspect.signature(pipeline.__call__).parameters
     guided = guidance_argument(parameters, family) is not None and (family is None or family.guided)
     negative = "negative_prompt" in parameters and (family is None or family.negative_prompt)
-    return ("text2image", *(["negative_prompt"] if negative else []), *(["guidance"] if guided else []))
+    names = [*([TEXT2IMAGE] if draws_from_text else []), *(task.name for task in tasks if not task.by_name)]
+    return (*names, *(["negative_prompt"] if negative else []), *(["guidance"] if guided else []))
 
 
 def guidance_argument(parameters: Mapping[str, inspect.Parameter], family: Family | None) -> str | None:

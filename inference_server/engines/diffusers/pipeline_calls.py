@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from inference_server.engines import WorkChannel, spoilt
-from inference_server.engines.diffusers import cuda_errors, schedulers
+from inference_server.engines.diffusers import call_images, cuda_errors, image_tasks, schedulers
 from inference_server.engines.diffusers.active_request import ActiveRequest
+from inference_server.engines.diffusers.family import Family
 from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.model_info import guidance_argument
 from inference_server.engines.diffusers.streams import StepTimer, empty_cache, mem_usage
@@ -33,8 +34,23 @@ PER_REQUEST = ("prompt", "negative_prompt", "seeds")  # what requests of one cal
 class _CallResult:
     """What a call gave, in the order of the group's seeds."""
 
-    pictures: Any  # (images, H, W, 3) float, 0 to 1
+    pictures: Any  # an array (images, H, W, 3) or a list of such pictures, float, 0 to 1
     nsfw: Sequence[bool] | None  # None: nobody looked
+
+
+_Part = tuple[ActiveRequest, int]  # one image of a request
+
+
+class _Callable:
+    """A pipeline that does one task, and what its call takes."""
+
+    def __init__(self, pipeline: Any, family: Family | None) -> None:
+        parameters = inspect.signature(pipeline.__call__).parameters
+        self.pipeline, self._parameters = pipeline, frozenset(parameters)
+        self.guidance_argument = guidance_argument(parameters, family)
+
+    def takes(self, name: str) -> bool:
+        return name in self._parameters
 
 
 class PipelineCalls:
@@ -53,8 +69,7 @@ class PipelineCalls:
         self._own_checker = getattr(pipeline, "safety_checker", None)
         self._previews, self._preview_every_s, self._preview_at_s = PreviewMap(), preview_every_s, 0.0
         self._latents: torch.Tensor | None = None  # (images, C, h, w) after the call's last step, where they are such
-        self._parameters = frozenset(inspect.signature(pipeline.__call__).parameters)
-        self._guidance_argument = guidance_argument(inspect.signature(pipeline.__call__).parameters, self._family)
+        self._callables: dict[str, _Callable] = {}  # by task
         self._windows = PromptWindows(pipeline, self._family.max_sequence_length if self._family else None)
         self._timer = StepTimer(device)
         self._waiting: deque[ActiveRequest] = deque()
@@ -81,7 +96,7 @@ class PipelineCalls:
         group: list[ActiveRequest] = []
         for one in tuple(self._waiting):
             images = sum(len(other.params.seeds) for other in (*group, one))
-            if not group or (images <= self._capacity and _shared(one.params) == _shared(group[0].params)):
+            if not group or (images <= self._capacity and _can_share(one.params, group[0].params)):
                 group.append(one)
                 self._waiting.remove(one)
         return group
@@ -109,56 +124,79 @@ class PipelineCalls:
 
     def _call(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> _CallResult | None:
         """None when all requests were cancelled meanwhile."""
-        pipeline, params = self._pipeline, group[0].params
-        arguments = self._arguments(channel, group)
+        params = group[0].params
+        called = self._callable(params.task)
         for one in group:
             one.unused_words = self._windows.unused_words(one.params.prompt)
-            if "negative_prompt" in arguments:
+            if called.takes("negative_prompt") and self._negative_prompts(group):
                 one.unused_negative_words = self._windows.unused_words(one.params.negative_prompt)
+        self._latents, self._preview_at_s = None, time.monotonic() + self._preview_every_s
+        parts = [(one, image) for one in group for image in range(len(one.params.seeds))]
+        if params.image is None:
+            result = self._call_part(channel, called, group, parts)
+        else:  # of what several seeds make of one image, some pipelines have other ideas than others
+            result = _joined([self._call_part(channel, called, group, [part]) for part in parts])
+        return None if all(one.ended for one in group) else result
+
+    def _call_part(
+        self, channel: WorkChannel, called: "_Callable", group: Sequence[ActiveRequest], parts: Sequence[_Part]
+    ) -> _CallResult | None:
+        """The pictures of one call. None when nobody waits for them any more."""
+        if all(one.ended for one in group):
+            return None
+        pipeline, params = called.pipeline, group[0].params
+        own_scheduler = pipeline.scheduler
         pipeline.scheduler = schedulers.new(self._own_scheduler, params.scheduler)
         if not params.safety_checker and self._own_checker is not None:
             pipeline.safety_checker = None
-        self._latents, self._preview_at_s = None, time.monotonic() + self._preview_every_s
         self._timer.begin()
         try:
             with torch.inference_mode():
-                result = pipeline(**arguments)
+                result = pipeline(**self._arguments(channel, called, group, parts))
         finally:
-            pipeline.scheduler = self._own_scheduler
+            pipeline.scheduler = own_scheduler
             if self._own_checker is not None:
                 pipeline.safety_checker = self._own_checker
             self._timer.drain()
-        if all(one.ended for one in group):
-            return None
         # By either name: the second is DeepFloyd's.
         found = getattr(result, "nsfw_content_detected", None) or getattr(result, "nsfw_detected", None)
         return _CallResult(result.images, None if found is None else [bool(one) for one in found])
 
-    def _arguments(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> dict[str, Any]:
+    def _callable(self, task: str) -> "_Callable":
+        if task not in self._callables:
+            self._callables[task] = _Callable(image_tasks.pipeline_for(self._pipeline, task), self._family)
+        return self._callables[task]
+
+    def _arguments(
+        self, channel: WorkChannel, called: "_Callable", group: Sequence[ActiveRequest], parts: Sequence[_Part]
+    ) -> dict[str, Any]:
         """What the pipeline takes of the requests' parameters; most have diffusers' own names and go as they are."""
-        params, on_step = group[0].params, self._on_step(channel, group)
+        params, on_step = group[0].params, self._on_step(channel, group, parts)
         wanted: dict[str, Any] = {
             **_shared(params),
             "width": params.width_px,
             "height": params.height_px,
-            "prompt": [one.params.prompt for one in group for _ in one.params.seeds],
-            "negative_prompt": self._negative_prompts(group),
-            "generator": [torch.Generator("cpu").manual_seed(seed) for one in group for seed in one.params.seeds],
+            "prompt": [one.params.prompt for one, _ in parts],
+            "negative_prompt": self._negative_prompts(group)[: len(parts)],
+            "generator": [torch.Generator("cpu").manual_seed(one.params.seeds[image]) for one, image in parts],
             "callback_on_step_end": on_step,
             "output_type": "np",
         }
-        if "callback_on_step_end" not in self._parameters:  # an older pipeline's, which hands over no pipeline
+        if params.image is not None:
+            wanted |= call_images.arguments(params, image_tasks.scale_of(called.pipeline))
+            wanted["generator"] = wanted["generator"][0]
+        if not called.takes("callback_on_step_end"):  # an older pipeline's, which hands over no pipeline
             wanted["callback"] = lambda step, timestep, latents: on_step(
-                self._pipeline, step, timestep, {"latents": latents}
+                called.pipeline, step, timestep, {"latents": latents}
             )
         if not wanted["negative_prompt"]:
             del wanted["negative_prompt"]
         guidance = wanted.pop("guidance_scale")
-        if self._guidance_argument is not None:
-            wanted[self._guidance_argument] = guidance
+        if called.guidance_argument is not None:
+            wanted[called.guidance_argument] = guidance
         if self._family is not None and self._family.max_sequence_length is not None:
             wanted["max_sequence_length"] = self._family.max_sequence_length
-        return {name: value for name, value in wanted.items() if name in self._parameters}
+        return {name: value for name, value in wanted.items() if value is not None and called.takes(name)}
 
     def _negative_prompts(self, group: Sequence[ActiveRequest]) -> list[str]:
         """One for each image; empty where none has an effect. Some models guide only where there is one."""
@@ -172,17 +210,20 @@ class PipelineCalls:
             return [one or family.blank_negative_prompt for one in given]
         return given if any(given) else []
 
-    def _on_step(self, channel: WorkChannel, group: Sequence[ActiveRequest]) -> Callable[..., dict[str, Any]]:
+    def _on_step(
+        self, channel: WorkChannel, group: Sequence[ActiveRequest], parts: Sequence[_Part]
+    ) -> Callable[..., dict[str, Any]]:
         """The pipeline's callback after each step: tells the step, and interrupts when all requests were cancelled."""
-        images = sum(len(one.params.seeds) for one in group)
+        images = len(parts)
 
         def on_step(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             for one in group:
-                if not one.end_if_cancelled():
-                    for image in range(len(one.params.seeds)):
-                        one.step(image, min(step + 1, one.params.num_inference_steps))
+                one.end_if_cancelled()
+            for one, image in parts:
+                one.step(image, min(step + 1, one.params.steps_drawn))
             pipeline._interrupt = all(one.ended for one in group)
-            self._preview(group, tensors.get("latents"), images)
+            if images == sum(len(one.params.seeds) for one in group):
+                self._preview(group, tensors.get("latents"), images)
             for time_ in self._timer.end(images):
                 channel.tell(BatchStats(time_.step_s, time_.images, self._timer.device_bytes()))
             self._timer.begin()
@@ -243,6 +284,20 @@ class PipelineCalls:
 def _shared(params: GenerationParams) -> dict[str, Any]:
     """The parameters that all requests of one call have in common."""
     return {name: value for name, value in vars(params).items() if name not in PER_REQUEST}
+
+
+def _can_share(one: GenerationParams, other: GenerationParams) -> bool:
+    """Whether they can be drawn by one call."""
+    return one.image is None and _shared(one) == _shared(other)
+
+
+def _joined(results: Sequence[_CallResult | None]) -> _CallResult | None:
+    """Several calls' as if they were one's; None where one has nothing."""
+    made = [one for one in results if one is not None]
+    if len(made) < len(results):
+        return None
+    nsfw = [flag for one in made for flag in one.nsfw or ()]
+    return _CallResult([picture for one in made for picture in one.pictures], nsfw or None)
 
 
 def _places(group: Sequence[ActiveRequest]) -> list[int]:

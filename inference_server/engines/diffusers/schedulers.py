@@ -58,9 +58,9 @@ class SchedulerMaker:
         self._unused: dict[str, Any] = {}
         self._lms_coefficients: dict[tuple[str, int], Callable[..., float]] = {}  # by name and number of steps
 
-    def make(self, name: str, num_steps: int) -> Any:
-        """One without a history, its timesteps set. Raises: StepsError."""
-        scheduler = self._make(name, num_steps)
+    def make(self, name: str, num_steps: int, **options: Any) -> Any:
+        """One without a history, its timesteps set; `options`: of `set_timesteps`. Raises: StepsError."""
+        scheduler = self._make(name, num_steps, **options)
         if class_of(name)[0] == "LMSDiscreteScheduler":  # integrates numerically at each step, the same for all images
             if (name, num_steps) not in self._lms_coefficients:
                 integrate = self._make(name, num_steps).get_lms_coefficient
@@ -68,14 +68,14 @@ class SchedulerMaker:
             scheduler.get_lms_coefficient = self._lms_coefficients[name, num_steps]
         return scheduler
 
-    def _make(self, name: str, num_steps: int) -> Any:
+    def _make(self, name: str, num_steps: int, **options: Any) -> Any:
         if name not in self._unused:
             self._unused[name] = new(self._own, name)
         scheduler = copy.deepcopy(self._unused[name])
         if name == "PNDMScheduler" and num_steps < PNDM_START_STEPS:
             scheduler.register_to_config(skip_prk_steps=True)
         try:
-            scheduler.set_timesteps(num_steps, device="cpu")
+            scheduler.set_timesteps(num_steps, device="cpu", **options)
         except Exception as exc:
             reason = short_reason(exc)
             raise StepsError(f"{name} cannot draw in {num_steps} steps with this model: {reason}") from exc
@@ -108,17 +108,20 @@ class Schedule:
         generator: torch.Generator,
         seed: int,
         parameters: Mapping[str, Any] | None = None,
+        skipped_steps: int = 0,
     ) -> None:
         """`scheduler`: new, set for `num_steps`. `generator` makes the first noise and then what the steps add.
 
-        `parameters`: the request's, by name; the scheduler's `step` gets those that it takes.
+        `parameters`: the request's, by name; the scheduler's `step` gets those that it takes. `skipped_steps`: at the
+        beginning, of an image that begins as a picture with noise on it.
         """
+        first_call = skipped_steps * int(getattr(scheduler, "order", 1))
         if hasattr(scheduler, "noise_sampler_seed"):
             scheduler.noise_sampler_seed = seed  # DPMSolverSDEScheduler takes no generator
         if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)
-        self._scheduler, self._num_steps = scheduler, num_steps
-        self._timesteps: list[torch.Tensor] = list(scheduler.timesteps)
+            scheduler.set_begin_index(first_call)
+        self._scheduler, self._num_steps = scheduler, num_steps - skipped_steps
+        self._timesteps: list[torch.Tensor] = list(scheduler.timesteps)[first_call:]
         self._levels = [float(timestep) for timestep in self._timesteps]
         self._options = _step_options(scheduler, {"eta": 0.0, **(parameters or {}), "generator": generator})
         self.calls_done = 0
@@ -126,6 +129,11 @@ class Schedule:
     def start(self, noise: torch.Tensor) -> torch.Tensor:
         """The latents before the first step."""
         return noise * self._scheduler.init_noise_sigma
+
+    def noised(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """A picture's latents with as much of the noise on them as the next call expects."""
+        noised: torch.Tensor = self._scheduler.add_noise(latents, noise, self._timesteps[self.calls_done].reshape(1))
+        return noised
 
     @property
     def timestep(self) -> float:

@@ -1,8 +1,11 @@
 """Has an autoencoder decode large pictures in tiles, which takes a fraction of the memory."""
 
+import threading
 from typing import Any
 
 from inference_server.engines.diffusers.memory_plan import TILE_PX
+
+VAE_LOCK = threading.RLock()  # held by whoever uses the autoencoder: whether it works in tiles is a state of its own
 
 
 def enable(vae: Any, px_per_latent: int) -> bool:

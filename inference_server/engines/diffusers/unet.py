@@ -53,6 +53,8 @@ class UNetInputs(TensorFields):
     timestep_cond: torch.Tensor | None = None  # (R, P): the guidance's embedding, of distilled models (LCM)
     text_embeds: torch.Tensor | None = None  # (R, D2), SDXL's
     time_ids: torch.Tensor | None = None  # (R, 6), SDXL's
+    # How the latents of a single image lie in memory (an encoded one's do so): a convolution's last bits hang on it.
+    channels_last: bool = False
     filled_by: object | None = None  # the mark of the batch whose prompts the rows hold; None while they are filled
 
 
@@ -129,8 +131,9 @@ def call_unet(unet: Any, inputs: UNetInputs) -> torch.Tensor:
     added = None
     if inputs.text_embeds is not None:
         added = {"text_embeds": inputs.text_embeds, "time_ids": inputs.time_ids}
+    sample = inputs.sample.contiguous(memory_format=torch.channels_last) if inputs.channels_last else inputs.sample
     prediction: torch.Tensor = unet(
-        inputs.sample,
+        sample,
         inputs.timestep,
         encoder_hidden_states=inputs.encoder_hidden_states,
         timestep_cond=inputs.timestep_cond,
