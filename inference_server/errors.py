@@ -3,7 +3,7 @@
     Refusal
         status 400   INVALID_INPUTS, NO_MODEL_ID, MODEL_MISMATCH, NO_SUCH_PIPELINE, INVALID_SCHEDULER
         status 401   UNAUTHORIZED
-        status 404   NO_SUCH_REQUEST, NO_SUCH_ROUTE;  405 METHOD_NOT_ALLOWED;  408 TOO_SLOW
+        status 404   NO_SUCH_REQUEST, NO_SUCH_ROUTE, NO_SUCH_PICTURE;  405 METHOD_NOT_ALLOWED;  408 TOO_SLOW
         status 409   REQUEST_ID_REUSED;  410 REQUEST_CANCELLED;  413 BODY_TOO_LARGE
         status 503   BUSY, MODEL_NOT_LOADED, GPU_BUSY (its owner uses it), NO_GPU (it is gone), PAUSED (its owner
                      said so), BUDGET_USED_UP (its minutes for today), ENGINE_CRASHED, SHUTTING_DOWN,
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from inference_server.messages import GPU_BUSY, LoadFailed
 from inference_server.owner_state import Pause
 
+_OPENAI_CODES = {"UNAUTHORIZED": "invalid_api_key", "MODEL_MISMATCH": "model_not_found"}
 RETRY_AFTER_S = 5  # for refusals that only say "not now"
 
 
@@ -37,6 +38,18 @@ class Refusal(Exception):
     def body(self) -> bytes:
         """The JSON of the wire, ASCII throughout."""
         return json.dumps({"$error": {"code": self.code, "name": _name(self.code), "message": self.message}}).encode()
+
+    @property
+    def openai_status(self) -> int:
+        """A model that is not here is not found, to OpenAI's clients."""
+        return 404 if self.code == "MODEL_MISMATCH" else self.status
+
+    def openai_body(self) -> bytes:
+        """The JSON that OpenAI's clients read: https://platform.openai.com/docs/guides/error-codes"""
+        message = self.message.replace("modelInputs.", "").replace("callInputs.", "")
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        code = _OPENAI_CODES.get(self.code, self.code.lower())
+        return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
 
 
 def _name(code: str) -> str:

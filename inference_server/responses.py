@@ -19,10 +19,11 @@ from inference_server.tickets import Event, Outcome, Progress, Queued, Ticket, W
 
 LINE_EVERY_S = 0.8  # a line a second is promised
 PROGRESS_EVERY_S = 0.1
+OPENAI_PATHS = "/v1/"  # their refusals have OpenAI's shape
 
 
-def refusal_response(refusal: Refusal, close: bool = False) -> Response:
-    """`close` ends the connection after it: for refusals before the body was read."""
+def refusal_response(refusal: Refusal, close: bool = False, path: str = "") -> Response:
+    """`close` ends the connection after it: for refusals before the body was read. `path`: whose clients read it."""
     headers = {}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(refusal.retry_after_s)
@@ -30,10 +31,12 @@ def refusal_response(refusal: Refusal, close: bool = False) -> Response:
         headers["Connection"] = "close"
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if path.startswith(OPENAI_PATHS):
+        return Response(refusal.openai_body(), refusal.openai_status, headers, "application/json")
     return Response(refusal.body(), refusal.status, headers, "application/json")
 
 
-class _TicketResponse(Response):
+class TicketResponse(Response):
     """Follows a ticket until it ends or the client hangs up; `leave` is called in any case."""
 
     def __init__(self, ticket: Ticket, leave: Callable[[Ticket, bool], None]) -> None:
@@ -56,7 +59,7 @@ class _TicketResponse(Response):
         raise NotImplementedError
 
 
-class ResultResponse(_TicketResponse):
+class ResultResponse(TicketResponse):
     """The result, or the refusal with its status, once it is there."""
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +70,7 @@ class ResultResponse(_TicketResponse):
             await Response(outcome.body, media_type="application/json")(scope, receive, send)
 
 
-class StreamResponse(_TicketResponse):
+class StreamResponse(TicketResponse):
     """ndjson lines with status 200. A failure is the last line."""
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,12 +17,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from inference_server import openai_images
 from inference_server.config import InferenceConfig
 from inference_server.dispatcher import Dispatcher
 from inference_server.errors import Refusal, failed
 from inference_server.idempotency import IdempotencyStore
 from inference_server.input_images import DECODING, read_images
 from inference_server.metrics import CONTENT_TYPE, Metrics
+from inference_server.openai_images import ImagesRequest, ImagesResponse, PictureFiles, read_images_request
 from inference_server.owner import Owner
 from inference_server.resolve import check
 from inference_server.responses import ResultResponse, StreamResponse, refusal_response
@@ -32,6 +34,7 @@ from inference_server.wire import PictureRequest, read_request
 
 log = logging.getLogger("inference_server.requests")
 BODY_DEADLINE_S = 30.0
+OPENAI_ROUTES = "POST /v1/images/generations, GET /v1/models"
 LARGE_BYTES = 200_000  # a body that holds an image: read on a thread, what is drawn meanwhile is told on
 
 
@@ -56,6 +59,17 @@ def create_app(services: Services) -> Starlette:
     async def draw(request: Request) -> Response:
         return await _draw(services, request)
 
+    files = PictureFiles()
+
+    async def draw_for_openai(request: Request) -> Response:
+        return await _draw_for_openai(services, files, request)
+
+    async def file(request: Request) -> Response:
+        return files.response(request.path_params["name"])
+
+    async def models(request: Request) -> Response:
+        return JSONResponse(openai_images.models(services.dispatcher.offer.model_name))
+
     async def cancel(request: Request) -> Response:
         request_id = request.path_params["request_id"]
         if not services.store.cancel(request_id):
@@ -74,6 +88,9 @@ def create_app(services: Services) -> Starlette:
         Route("/healthcheck", healthcheck, methods=["GET"]),  # and HEAD
         Route("/", draw, methods=["POST"]),
         Route("/requests/{request_id:path}", cancel, methods=["DELETE"]),
+        Route(openai_images.PATH, draw_for_openai, methods=["POST"]),
+        Route(openai_images.FILES_PATH + "{name}", file, methods=["GET"]),
+        Route("/v1/models", models, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
         Route("/shutdown", shutdown, methods=["POST"]),
     ]
@@ -123,11 +140,28 @@ def _hardware(dispatcher: Dispatcher) -> dict[str, Any]:
 
 
 async def _draw(services: Services, request: Request) -> Response:
+    ticket = await _submit(services, request, read_request)
+    return (StreamResponse if ticket.request.call.streamEvents else ResultResponse)(ticket, _leaver(services))
+
+
+async def _draw_for_openai(services: Services, files: PictureFiles, request: Request) -> Response:
+    asked: list[ImagesRequest] = []
+
+    def read(body: bytes) -> PictureRequest:
+        asked.append(read_images_request(body))
+        return read_request(asked[0].wire)
+
+    ticket = await _submit(services, request, read)
+    return ImagesResponse(ticket, _leaver(services), asked[0], files)
+
+
+async def _submit(services: Services, request: Request, read: Callable[[bytes], PictureRequest]) -> Ticket:
+    """Reads a body with `read` and puts what it asks for in the queue. Raises: Refusal."""
     services.metrics.touch()
     offer, request_id = services.dispatcher.offer, "without an id"
     try:
         body = await read_body(request, offer.limits.body_bytes.max)
-        wanted = await asyncio.to_thread(read_request, body) if len(body) > LARGE_BYTES else read_request(body)
+        wanted = await asyncio.to_thread(read, body) if len(body) > LARGE_BYTES else read(body)
         del body
         request_id = wanted.request_id
         check(wanted, services.dispatcher.offer)
@@ -140,13 +174,18 @@ async def _draw(services: Services, request: Request) -> Response:
         log.info("request %s: refused, %s", request_id, refusal.code)
         raise
     log.info("request %s: accepted", request_id)
+    return ticket
+
+
+def _leaver(services: Services) -> Callable[[Ticket, bool], None]:
+    """What is done once a client has its answer, or is gone."""
 
     def leave(left: Ticket, answered: bool) -> None:
         services.metrics.touch()
         services.store.leave(left)
         _record(services.metrics, left, answered)
 
-    return (StreamResponse if wanted.call.streamEvents else ResultResponse)(ticket, leave)
+    return leave
 
 
 async def _with_images(wanted: PictureRequest) -> PictureRequest:
@@ -194,15 +233,16 @@ def _too_large(limit_bytes: int) -> Refusal:
 async def _refused(request: Request, exc: Exception) -> Response:
     if not isinstance(exc, Refusal):
         raise exc
-    return refusal_response(exc, close=exc.status in (408, 413))
+    return refusal_response(exc, close=exc.status in (408, 413), path=request.url.path)
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:
     """The framework's own refusals, in this server's words."""
     status = exc.status_code if isinstance(exc, HTTPException) else 500
     code = {404: "NO_SUCH_ROUTE", 405: "METHOD_NOT_ALLOWED"}.get(status, "BAD_REQUEST")
-    told = "Routes: GET /healthcheck, POST /, DELETE /requests/{id}, GET /metrics, POST /shutdown."
-    response = refusal_response(Refusal(status, code, told), close=request.method not in ("GET", "HEAD"))
+    told = f"Routes: GET /healthcheck, POST /, DELETE /requests/{{id}}, GET /metrics, POST /shutdown, {OPENAI_ROUTES}."
+    refusal, close = Refusal(status, code, told), request.method not in ("GET", "HEAD")
+    response = refusal_response(refusal, close=close, path=request.url.path)
     allowed = (exc.headers or {}).get("Allow") if isinstance(exc, HTTPException) else None
     if allowed:
         response.headers["Allow"] = ", ".join(sorted(allowed.split(", ")))
@@ -210,4 +250,4 @@ async def _http_error(request: Request, exc: Exception) -> Response:
 
 
 async def _unexpected(request: Request, exc: Exception) -> Response:
-    return refusal_response(failed(), close=True)
+    return refusal_response(failed(), close=True, path=request.url.path)

@@ -11,7 +11,7 @@ from inference_server.config import ConfigError
 from inference_server.errors import Refusal
 from inference_server.responses import refusal_response
 
-ANONYMOUS_PATHS = frozenset({"/healthcheck"})
+ANONYMOUS_PATHS = ("/healthcheck", "/v1/images/files/")  # the second: whoever has a picture's name may see it
 
 
 class BearerMiddleware:
@@ -26,11 +26,14 @@ class BearerMiddleware:
             await self._app(scope, receive, send)
             return
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        anonymous = not given and scope["path"] in ANONYMOUS_PATHS
+        health, files = ANONYMOUS_PATHS
+        anonymous = not given and (scope["path"] == health or scope["path"].startswith(files))
         trusted = self._digest is None or (len(given) == 1 and self._is_right(given[0]))
         if not trusted and not anonymous:
             told = "The bearer is wrong." if given else "This needs the server's bearer: Authorization: Bearer TOKEN."
-            await refusal_response(Refusal(401, "UNAUTHORIZED", told), close=True)(scope, receive, send)
+            await refusal_response(Refusal(401, "UNAUTHORIZED", told), close=True, path=scope["path"])(
+                scope, receive, send
+            )
             return
         scope.setdefault("state", {})["trusted"] = trusted
         await self._app(scope, receive, send)

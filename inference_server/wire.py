@@ -61,11 +61,11 @@ class PictureRequest:
 
 def read_request(raw: bytes) -> PictureRequest:
     """Raises: Refusal (INVALID_INPUTS), naming the input that is wrong."""
-    content = _read_json(raw)
+    content = read_json(raw)
     try:
         body = _Body.model_validate(content)
     except ValidationError as exc:
-        raise invalid_inputs(_told(exc)) from None
+        raise invalid_inputs(explain(exc)) from None
     model_inputs, call_inputs = content["modelInputs"], content.get("callInputs") or {}
     own_id = body.callInputs.startRequestId
     return PictureRequest(
@@ -79,21 +79,23 @@ def read_request(raw: bytes) -> PictureRequest:
     )
 
 
-def _read_json(raw: bytes) -> dict[str, Any]:
+def read_json(raw: bytes, holds: str = "modelInputs and callInputs") -> dict[str, Any]:
+    """The body's object. `holds`: what it should have been. Raises: Refusal."""
     try:
         content = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as exc:
-        raise invalid_inputs("The body is no UTF-8 text. Send JSON with modelInputs and callInputs.") from exc
+        raise invalid_inputs(f"The body is no UTF-8 text. Send JSON with {holds}.") from exc
     except RecursionError as exc:
         raise invalid_inputs(TOO_DEEP) from exc
     except ValueError as exc:
         raise invalid_inputs(f"The body is no JSON: {exc}") from exc
     if not isinstance(content, dict):
-        raise invalid_inputs("The body must be a JSON object with modelInputs and callInputs.")
+        raise invalid_inputs(f"The body must be a JSON object with {holds}.")
     return content
 
 
-def _told(exc: ValidationError) -> str:
+def explain(exc: ValidationError) -> str:
+    """Which values are wrong, and what is right; ASCII."""
     told = [f"{name}: {right}" for name, right, _ in wrong_values(exc)]
     return "; ".join(told[:5]).encode("ascii", "backslashreplace").decode("ascii")
 
