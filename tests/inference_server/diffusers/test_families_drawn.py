@@ -94,9 +94,10 @@ def test_a_negative_prompt_goes_where_it_has_an_effect() -> None:
     assert _draw(_loaded("z_image", "Z-Image"), negative_prompt="fog")["negative_prompt"] == ["fog"]
     flux = _loaded("flux", "FLUX.1-dev")
     assert "negative_prompt" not in _draw(flux, negative_prompt="fog")
-    assert of_pipeline(flux, 1).features == ("text2image", "guidance")
-    assert of_pipeline(_loaded("z_image", "Z-Image"), 1).features == ("text2image", "negative_prompt", "guidance")
-    assert of_pipeline(_loaded("z_image", "Z-Image-Turbo"), 1).features == ("text2image",)
+    assert of_pipeline(flux, 1).features == ("text2image", "img2img", "inpaint", "guidance")
+    from_images = ("text2image", "img2img", "inpaint")
+    assert of_pipeline(_loaded("z_image", "Z-Image"), 1).features == (*from_images, "negative_prompt", "guidance")
+    assert of_pipeline(_loaded("z_image", "Z-Image-Turbo"), 1).features == from_images
 
 
 def test_the_licence_and_what_it_asks_is_told() -> None:
