@@ -42,7 +42,8 @@ class ChainSettings:
     """A Fair chain's own part of the settings. `tunnel_node` None: no tunnel.
 
     A port of 0 stands for a free one (where all nodes are this machine). `inference`: what the inference server is
-    told, unless its image is not `configurable`: upstream's takes no endpoint.json.
+    told, unless its image is not `configurable`: upstream's takes no endpoint.json. `other_boxes`: the nodes of the
+    deployment's other chains, with the public port of each; the tunnel's server is one for all of them.
     """
 
     inference_node: str
@@ -57,6 +58,17 @@ class ChainSettings:
     tls: Literal["pinned", "none"] = "pinned"
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     configurable: bool = True
+    other_boxes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def tunnel_service(self) -> str:
+        """What the tunnel calls the way to this chain's inference server."""
+        return self.inference_node if self.other_boxes else tunnel.SERVICE
+
+    @property
+    def public_ports(self) -> dict[str, int]:
+        """The tunnel's public port of each service, in an order that is the same for every box."""
+        return dict(sorted({**self.other_boxes, self.tunnel_service: self.tunnel_public_port}.items()))
 
     def with_ports(self) -> "ChainSettings":
         """The same with a free port in each place of a 0."""
@@ -153,13 +165,18 @@ def plan(
 
 
 def strays(
-    services: Mapping[Role, Service], deployment: str, containers: Mapping[str, Sequence[Container]]
+    services: Mapping[Role, Service],
+    deployment: str,
+    containers: Mapping[str, Sequence[Container]],
+    other_boxes: Iterable[str] = (),
 ) -> list[tuple[str, Container]]:
     """Node and container of what runs of our deployment where the settings, changed since, do not want it any more.
 
-    A tunnel client that was left behind on another node would displace the new one for ever.
+    A tunnel client that was left behind on another node would displace the new one for ever. `other_boxes`: the nodes
+    of the deployment's other chains, which have what this chain has on its own.
     """
     wanted = {(service.node, str(role)) for role, service in services.items()}
+    wanted |= {(box, str(role)) for box in other_boxes for role in services if role is not Role.TUNNEL_SERVER}
     return [
         (node, row)
         for node, rows in containers.items()
@@ -237,14 +254,18 @@ def _endpoint_json(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tunnel_server(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
-    ports = {"control_port": chain.tunnel_control_port, "public_port": chain.tunnel_public_port}
-    config = tunnel.server_config(address, **ports, token=credentials.tunnel_token)
+    config = tunnel.server_config(
+        address,
+        control_port=chain.tunnel_control_port,
+        public_ports=chain.public_ports,
+        token=credentials.tunnel_token,
+    )
     return _labelled(Role.TUNNEL_SERVER, node, chain.deployment, _tunnel_end(chain.tunnel_image, "--server", config))
 
 
 def _tunnel_client(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
     ports = {"control_port": chain.tunnel_control_port, "local_port": chain.inference_host_port}
-    config = tunnel.client_config(address, **ports, token=credentials.tunnel_token)
+    config = tunnel.client_config(address, **ports, token=credentials.tunnel_token, service=chain.tunnel_service)
     return _labelled(Role.TUNNEL_CLIENT, node, chain.deployment, _tunnel_end(chain.tunnel_image, "--client", config))
 
 

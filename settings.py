@@ -14,13 +14,14 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from errors import SettingsError
 from network import tunnel as tunnel_program
@@ -64,6 +65,19 @@ def _one_line(value: SecretStr) -> SecretStr:
     return SecretStr(value.get_secret_value().strip("\r\n"))
 
 
+def _listed(value: object) -> object:
+    """The parts between the commas of a text; one value alone is a list, too."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values or len(set(values)) < len(values):
+        raise ValueError("must name each one once, with a comma in between")
+    return values
+
+
 def _sha256(value: str) -> str:
     """A certificate's SHA-256, with the colons and the label that openssl prints or without."""
     digits = value.rpartition("=")[2].replace(":", "").strip().lower()
@@ -83,6 +97,8 @@ def _long_secret(value: SecretStr) -> SecretStr:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Host = Annotated[str, AfterValidator(_host)]
+Nodes = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_each_once)]
+Ports = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]
 Line = Annotated[str, Field(max_length=2000)]
 Mode = Literal["local", "fair", "endpoint", "workers"]
 
@@ -148,15 +164,15 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
     )
     faircompute_server_address: HttpUrl | None = None
     faircompute_cert_sha256: Annotated[str, AfterValidator(_sha256)] | None = None
-    inference_node: str | None = None
+    inference_node: Nodes | None = None
     tunnel_node: str | None = None
     tunnel_address: Host | None = None
     inference_image: str | None = None
     tunnel_image: str = tunnel_program.IMAGE
     tunnel: tunnel_program.Tunnel = tunnel_program.PROGRAM
-    inference_host_port: Port | None = None
+    inference_host_port: Ports | None = None  # one for all boxes, or one for each
     tunnel_control_port: Port | None = None
-    tunnel_public_port: Port | None = None
+    tunnel_public_port: Ports | None = None  # one for each box
     endpoint_url: HttpUrl | None = None
     endpoint_secret: Annotated[SecretStr, AfterValidator(_long_secret)] | None = None
     endpoint_tls: Literal["pinned", "none"] = "pinned"
@@ -226,10 +242,15 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
         idle = {"idle_engine_s": 300.0, "idle_exit_s": 900.0} if self.mode == "fair" else {}
         return config.model_copy(update={name: s for name, s in idle.items() if getattr(self, name) is None})
 
-    def port(self, name: str) -> int:
-        """The port of that setting, such as `tunnel_public_port`; 0, for a free one, where all is on this machine."""
-        default = DEFAULT_PORTS[name] if self.mode == "fair" else 0
-        return getattr(self, name) or default
+    def port(self, name: str, box: int = 0) -> int:
+        """The port of that setting, such as `tunnel_public_port`; 0, for a free one, where all is on this machine.
+
+        `box`: which of several boxes it is for, as INFERENCE_NODE names them.
+        """
+        given = getattr(self, name)
+        if isinstance(given, tuple):
+            given = given[box] if len(given) > 1 else given[0]
+        return given or (DEFAULT_PORTS[name] if self.mode == "fair" else 0)
 
     @property
     def cache_folder(self) -> Path | None:
@@ -286,12 +307,18 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
 
     def _check_ports(self) -> None:
         """On one node two programs cannot have one port; on this machine alone, what is not set gets a free one."""
-        names = ["tunnel_control_port", "tunnel_public_port"] if self.has_tunnel else []
-        if self.mode in ("local", "workers") or self.inference_node == self.tunnel_node:
-            names.append("inference_host_port")
+        if self.mode == "endpoint":
+            return
+        boxes = len(self.inference_node or "1")
+        self._check_number_of_ports(boxes)
+        wanted = [("tunnel_control_port", 0)] if self.has_tunnel else []
+        wanted += [("tunnel_public_port", box) for box in range(boxes) if self.has_tunnel]
+        for box in range(boxes):
+            if self.mode in ("local", "workers") or (self.inference_node or [""])[box] == self.tunnel_node:
+                wanted.append(("inference_host_port", box))
         taken: dict[int, str] = {}
-        for name in names if self.mode != "endpoint" else ():
-            port = self.port(name)
+        for name, box in wanted:
+            port = self.port(name, box)
             if port in taken:
                 unset = ", ".join(f"{other.upper()} is {number} unless set" for other, number in DEFAULT_PORTS.items())
                 raise SettingsError(
@@ -300,6 +327,27 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
                 )
             if port:
                 taken[port] = name.upper()
+
+    def _check_number_of_ports(self, boxes: int) -> None:
+        """A tunnel needs a public port for each box; a box of its own may have the same host port as another one."""
+        public = len(self.tunnel_public_port or "1")
+        if self.has_tunnel and public < boxes:
+            raise SettingsError(
+                f"INFERENCE_NODE names {boxes} boxes, TUNNEL_PUBLIC_PORT has too few ports for them ({public}). Each "
+                "box needs one of its own on the tunnel node, in the same order: TUNNEL_PUBLIC_PORT=8080,80 for two (a "
+                "Space reaches 80, 443 and 8080 only)."
+            )
+        host = len(self.inference_host_port or "1")
+        if 1 < host < boxes:
+            raise SettingsError(
+                f"INFERENCE_NODE names {boxes} boxes, and INFERENCE_HOST_PORT has {host} ports: give one for all of "
+                "them, or one for each, in the same order."
+            )
+        if not self.has_tunnel and self.tunnel_address and host < boxes:
+            raise SettingsError(
+                "TUNNEL_ADDRESS is one address, and without a tunnel each box has its own: unset it where Fair tells "
+                "them, or give each box an INFERENCE_HOST_PORT of its own behind it."
+            )
 
     def _check_endpoint(self, url: str, fair: list[str]) -> None:
         fair = fair or sorted(name for name, value in os.environ.items() if name.startswith("FAIRCOMPUTE_") and value)

@@ -13,7 +13,7 @@ from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits
 from drawing.status import BackendStatus, Kind
 from endpoint.wire_format import Health
 from endpoint_client import EndpointClient
-from errors import GpuBusyError, ServiceError, StartError
+from errors import EndpointError, GpuBusyError, ServiceError, StartError
 
 Cancelled = Callable[[], bool]
 # What the deadline of a start does not cut short: this machine's own Fair server coming up, or a login, a healthcheck,
@@ -71,6 +71,17 @@ class EndpointBackend:
             self._ready.clear()
             raise
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is believed to draw at once."""
+        return self._ready.is_set()
+
+    @property
+    def health(self) -> Health | None:
+        """How it was when it was last seen; None while nothing is known, or it has failed since."""
+        seen = self._health
+        return seen if seen is None or self._ready.is_set() or seen.gpu_busy else None
+
     def status(self) -> BackendStatus:
         """See `Backend`."""
         health = self._health
@@ -83,6 +94,18 @@ class EndpointBackend:
             limits=(health.limits if health else None) or Limits(),
             defaults=health.defaults if health else Defaults(),
         )
+
+    def answers(self) -> bool:
+        """Whether its inference server can be reached now."""
+        try:
+            return self._endpoint is not None and bool(self._endpoint.health())
+        except EndpointError:
+            return False
+
+    def cancel(self, job_id: str) -> None:
+        """Tells the server, if it can be told, that nobody wants this drawing any more."""
+        if self._endpoint:
+            self._endpoint.cancel(job_id)
 
     def routes(self) -> Sequence[BaseRoute]:
         """See `Backend`. Nobody connects to this page for an endpoint elsewhere."""

@@ -2,10 +2,13 @@
 
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from backends.base import Backend
+from backends.boxes import Boxes
+from backends.deployment import SharedTunnel
 from backends.fair_chain import FairChain
 from backends.fixed_endpoint import FixedEndpoint
 from backends.start import Timing
@@ -89,7 +92,7 @@ def _fixed_endpoint(settings: Settings) -> FixedEndpoint:
     return FixedEndpoint(endpoint, timeout_s=settings.start_timeout_s)
 
 
-def _configured_chain(settings: Settings, timing: Timing) -> FairChain:
+def _configured_chain(settings: Settings, timing: Timing) -> FairChain | Boxes:
     if settings.fair_is_readable:
         log.warning(
             "FAIRCOMPUTE_SERVER_ADDRESS=%s is plain http to another machine: anyone on the way reads the Fair "
@@ -97,6 +100,32 @@ def _configured_chain(settings: Settings, timing: Timing) -> FairChain:
             "the way there within a network of your own.",
             settings.fair_address,
         )
+    boxes = settings.inference_node or ()
+
+    def make_chain(box: str, shared: SharedTunnel | None = None) -> FairChain:
+        chain = _chain(
+            settings,
+            inference_node=box,
+            inference_image=settings.inference_image or "",
+            tunnel_node=settings.tunnel_node if settings.has_tunnel else None,
+            configurable=settings.endpoint_tls == "pinned",  # else it may be upstream's image
+            box=boxes.index(box),
+        )
+        others = {other: settings.port("tunnel_public_port", boxes.index(other)) for other in boxes if other != box}
+        return FairChain(
+            replace(chain, other_boxes=others),
+            _connecting(settings, timing),
+            secret=_secret(settings),
+            kind="fair",
+            timing=timing,
+            shared=shared,
+        )
+
+    return make_chain(boxes[0]) if len(boxes) == 1 else Boxes(boxes, make_chain, timeout_s=timing.timeout_s)
+
+
+def _connecting(settings: Settings, timing: Timing) -> Callable[[], DeadlineFairClient]:
+    """Gives a chain's own client of the Fair server, logged in when it is first needed."""
 
     @functools.cache
     def connect() -> DeadlineFairClient:
@@ -109,19 +138,7 @@ def _configured_chain(settings: Settings, timing: Timing) -> FairChain:
             timeout_s=timing.fair_answer_s,
         )
 
-    return FairChain(
-        _chain(
-            settings,
-            inference_node=settings.inference_node or "",
-            inference_image=settings.inference_image or "",
-            tunnel_node=settings.tunnel_node if settings.has_tunnel else None,
-            configurable=settings.endpoint_tls == "pinned",  # else it may be upstream's image
-        ),
-        connect,
-        secret=_secret(settings),
-        kind="fair",
-        timing=timing,
-    )
+    return connect
 
 
 def _local_chain(settings: Settings, timing: Timing) -> FairChain:
@@ -140,7 +157,13 @@ def _local_chain(settings: Settings, timing: Timing) -> FairChain:
 
 
 def _chain(
-    settings: Settings, *, inference_node: str, inference_image: str, tunnel_node: str | None, configurable: bool = True
+    settings: Settings,
+    *,
+    inference_node: str,
+    inference_image: str,
+    tunnel_node: str | None,
+    configurable: bool = True,
+    box: int = 0,
 ) -> ChainSettings:
     return ChainSettings(
         inference_node=inference_node,
@@ -149,9 +172,9 @@ def _chain(
         tunnel_node=tunnel_node,
         tunnel_address=settings.tunnel_address,
         tunnel_image=settings.tunnel_image,
-        inference_host_port=settings.port("inference_host_port"),
+        inference_host_port=settings.port("inference_host_port", box),
         tunnel_control_port=settings.port("tunnel_control_port"),
-        tunnel_public_port=settings.port("tunnel_public_port"),
+        tunnel_public_port=settings.port("tunnel_public_port", box),
         tls=settings.endpoint_tls,
         inference=settings.inference,
         configurable=configurable,

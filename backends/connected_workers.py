@@ -1,12 +1,11 @@
 """The connected workers, taken together: which of them draws, what they can do, and why none draws."""
 
-import functools
 from collections.abc import Iterable, Sequence
 
 from backends.away import away_error
-from drawing.models import Defaults, GenerationRequest, Limits
+from backends.by_room import by_room, limits_of
+from drawing.models import Defaults
 from drawing.status import BackendStatus
-from endpoint.wire_format import Health
 from endpoint.worker_connection import WorkerConnection
 from errors import Absence, StartError
 
@@ -16,23 +15,6 @@ LINK = "Workers"
 def absence_of(worker: WorkerConnection) -> Absence | None:
     """Why its owner lets it draw nothing now."""
     return worker.health.absence if worker.health else None
-
-
-def by_room(workers: Iterable[WorkerConnection], request: GenerationRequest | None = None) -> list[WorkerConnection]:
-    """Those that take a drawing now, the one with the most room first; without those whose limits `request` exceeds,
-    if others are left. `workers`: the oldest line first.
-
-    One whose GPU is busy draws nothing, but has no room either: it comes last. Of equal ones the newest line comes
-    first: an older one may be what is left of a worker that has come back.
-    """
-    able = [
-        (worker.health, worker)
-        for worker in reversed(list(workers))
-        if not worker.is_going and worker.health is not None and worker.health.takes_posts
-    ]
-    fitting = [one for one in able if _allows(one[0], request)] or able
-    fitting.sort(key=lambda one: (one[0].gpu_busy, one[1].in_flight))
-    return [worker for _, worker in fitting]
 
 
 def paused(workers: Iterable[WorkerConnection]) -> list[WorkerConnection]:
@@ -80,9 +62,7 @@ def status_of(
     able = by_room(workers)
     worker = able[0] if able else newest
     health = worker.health if worker else None
-    healths = [one.health for one in able] if able else [health]
-    known = [one.limits for one in healths if one and one.limits]
-    limits = functools.reduce(Limits.wider, known) if known else Limits()
+    limits = limits_of([one.health for one in able] if able else [health])
     if stand_in is not None:
         limits = limits.model_copy(update={"images_at_once": stand_in.limits.images_at_once})
     return BackendStatus(
@@ -98,7 +78,3 @@ def status_of(
         absence=absence,
         wakes_in_s=health.wakes_in_s if health and health.engine == "asleep" else None,
     )
-
-
-def _allows(health: Health, request: GenerationRequest | None) -> bool:
-    return request is None or health.limits is None or request.within(health.limits) == request

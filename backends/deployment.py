@@ -3,11 +3,12 @@
 import logging
 import math
 import re
+import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from backends.start import FaultWindow, Start
 from errors import FairError, PortTakenError, StartError
@@ -30,10 +31,24 @@ class CannotListError(Exception):
     """This Fair server cannot list containers (the hosted one)."""
 
 
+@dataclass(frozen=True)
+class SharedTunnel:
+    """The tunnel's server of a deployment with several boxes: one for all of their chains, as one of them sees it.
+
+    `launched`: as in `FairDeployment`; `lock`: held by the chain that looks for the server and launches it; `in_use`:
+    whether another box is reached through it.
+    """
+
+    launched: dict[str, Program]
+    lock: threading.Lock
+    in_use: Callable[[], bool]
+
+
 class FairDeployment:
     """The services of one chain on Fair. `name`: the deployment's, on each container's label.
 
     `launched`: fingerprint -> program, all that this process has launched, earlier starts included; kept up here.
+    `other_boxes`: the nodes of the deployment's other chains, `shared`: the tunnel's server that they have in common.
     """
 
     def __init__(
@@ -43,9 +58,14 @@ class FairDeployment:
         name: str,
         launched: dict[str, Program],
         start: Start,
+        *,
+        other_boxes: Sequence[str] = (),
+        shared: SharedTunnel | None = None,
     ) -> None:
         self.services = services
         self.name = name
+        self.other_boxes = other_boxes
+        self._shared = shared
         self._fair = fair
         self._launched = launched
         self._start = start
@@ -92,8 +112,23 @@ class FairDeployment:
             launch.result()  # raises what it has raised
         self._start.end_silence()
 
+    @property
+    def tunnel_in_use(self) -> bool:
+        """Whether another box is reached through the tunnel's server: then it is not to be ended."""
+        return self._shared is not None and self._shared.in_use()
+
     def _launch(self, role: Role, listed: bool) -> None:
         """Launches one and waits until its node has it. A launch that Fair stumbles over is left to its list."""
+        if self._shared is None or role is not Role.TUNNEL_SERVER:
+            self._launch_one(role, listed)
+            return
+        with self._shared.lock:  # the starts of all boxes miss it at the same moment
+            if self._start.ask(lambda: self.still_runs(role)):
+                log.info("the start of another box has launched %s", role)
+            else:
+                self._launch_one(role, listed)
+
+    def _launch_one(self, role: Role, listed: bool) -> None:
         service = self.services[role]
         labels = {**service.spec.labels, "generation": self.generation} if listed else {}
         spec = replace(service.spec, labels=labels)
@@ -106,7 +141,9 @@ class FairDeployment:
                 raise
             log.warning("looking whether %s runs although its start failed: %s", role, error)
             return
-        self._launched[service.fingerprint] = program  # now: where its node does not accept it yet, it waits there
+        self._programs_of(role)[service.fingerprint] = (
+            program  # now: where its node does not accept it yet, it waits there
+        )
         self._wait_until_accepted(program)
         self._programs[role] = program
 
@@ -133,13 +170,17 @@ class FairDeployment:
 
     def still_runs(self, role: Role) -> bool:
         """Whether one that this process has launched, in an earlier start perhaps, runs or waits for its node."""
-        program = self._launched.get(self.services[role].fingerprint)
+        program = self._programs_of(role).get(self.services[role].fingerprint)
         try:
             return program is not None and self._fair.status(program) != "Completed"
         except FairError as error:
             if error.status == 404:  # a Fair server that was started anew
                 return False
             raise
+
+    def _programs_of(self, role: Role) -> dict[str, Program]:
+        shared = self._shared if role is Role.TUNNEL_SERVER else None
+        return shared.launched if shared else self._launched
 
     def forget(self, role: Role, end: ProgramEnd) -> None:
         """Takes note that one has ended because another process's own is in its place."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from backends.base import EndpointBackend
-from backends.deployment import FairDeployment
+from backends.deployment import FairDeployment, SharedTunnel
 from backends.reconcile import Reconciler
 from backends.start import Start, TellStage, Timing
 from endpoint.credentials import Credentials, new_secret
@@ -23,7 +23,8 @@ class FairChain(EndpointBackend):
 
     `connect` gives a logged-in client (and starts the Fair server where that is ours, too). `secret`: ENDPOINT_SECRET;
     None makes one for this run, which serves as long as all is on this machine. Containers on a Fair server that is
-    not ours run on after `close`: another process may adopt them.
+    not ours run on after `close`: another process may adopt them. `shared`: what it has in common with the chains of
+    the deployment's other boxes.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class FairChain(EndpointBackend):
         kind: Literal["local", "fair"],
         timing: Timing,
         close: Callable[[], None] = lambda: None,
+        shared: SharedTunnel | None = None,
     ) -> None:
         super().__init__(
             kind=kind,
             demo=kind == "local" and chain.inference.model_id is None,
             tunnel=chain.tunnel_node is not None,
-            starting="getting ready",
+            starting=f"getting {chain.inference_node} ready" if chain.other_boxes else "getting ready",
             timeout_s=timing.timeout_s,
         )
         self._chain = chain
@@ -49,6 +51,7 @@ class FairChain(EndpointBackend):
         self._superseded: SupersededError | None = None
         self._connect = connect
         self._close = close
+        self._shared = shared
         self._timing = timing
         self._secret_is_given = secret is not None
         self._credentials = Credentials.from_secret(secret or new_secret())
@@ -93,13 +96,27 @@ class FairChain(EndpointBackend):
         if self._endpoint is None or self._endpoint.url != endpoint.url:  # a node may come back with another address
             self._endpoint = endpoint
         services = chain_services(chain, self._credentials, inference_node, tunnel_node, address)
-        deployment = FairDeployment(fair, services, chain.deployment, self._launched, start)
+        others = start.ask(lambda: self._names_of_others(fair))
+        deployment = FairDeployment(
+            fair,
+            services,
+            chain.deployment,
+            self._launched,
+            start,
+            other_boxes=others,
+            shared=self._shared if tunnel_node else None,
+        )
         self._note(Reconciler(deployment, self._endpoint, start).run())
 
     def _nodes(self, fair: DeadlineFairClient) -> tuple[Node, Node | None]:
         """The inference node and, if there is a tunnel, its other one."""
         chain = self._chain
         return fair.node(chain.inference_node), fair.node(chain.tunnel_node) if chain.tunnel_node else None
+
+    def _names_of_others(self, fair: DeadlineFairClient) -> list[str]:
+        """The other boxes' nodes by the names that Fair tells; without those that it does not know."""
+        wanted = self._chain.other_boxes
+        return [node.name for node in (fair.nodes() if wanted else ()) if {node.name, node.id} & wanted.keys()]
 
     def _is_up(self) -> bool:
         """Whether what took posts before does so again: then Fair need not be asked (it may be away)."""

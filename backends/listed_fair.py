@@ -120,8 +120,9 @@ class ListedFair:
         """Ends what an earlier configuration left on nodes where it belongs no more."""
         try:
             everywhere = self._start.ask(self._deployment.containers_everywhere)
-            for node, row in strays(self._deployment.services, self._deployment.name, everywhere):
-                refuse_newer([row], node, self._deployment.name, self._deployment.generation)
+            deployment = self._deployment
+            for node, row in strays(deployment.services, deployment.name, everywhere, deployment.other_boxes):
+                refuse_newer([row], node, deployment.name, deployment.generation)
                 log.info("ending %s on node %s, container %s: it belongs elsewhere now", row.role, node, row.id)
                 self._deployment.stop(node, row)
         except FairError as error:

@@ -98,6 +98,8 @@ class Reconciler:
     def _suspects(self, answer: EndpointUnreachableError) -> list[Role]:
         """Whom to suspect, in order. A refused public port means that the tunnel's own ends have lost each other."""
         tunnel = [role for role in (Role.TUNNEL_CLIENT, Role.TUNNEL_SERVER) if role in self._deployment.services]
+        if self._deployment.tunnel_in_use:
+            tunnel.remove(Role.TUNNEL_SERVER)
         if answer.how == "refused" and tunnel:
             return tunnel
         return [Role.INFERENCE] if answer.how == "closed" else [Role.INFERENCE, *tunnel]

@@ -16,7 +16,8 @@ from starlette.websockets import WebSocket
 
 from backends.away import STANDS_IN, Awaited, as_sketch, away_error
 from backends.base import Backend, Cancelled
-from backends.connected_workers import LINK, absence_of, absence_of_all, by_room, none_draws, paused, status_of
+from backends.by_room import by_room
+from backends.connected_workers import LINK, absence_of, absence_of_all, none_draws, paused, status_of
 from backends.lost_drawings import LEASE_S, PROCESSES_MAX, LostDrawings, lost_error
 from backends.worker_door import WorkerDoor
 from backends.worker_status import no_websocket, status_rows

@@ -33,17 +33,24 @@ def look_at_fair(console: Console, settings: Settings, *, from_space: bool) -> N
         )
         console.ok("fair", f"{settings.fair_address} takes the login")
         console.check = "nodes"
-        names = [settings.inference_node, settings.tunnel_node if settings.has_tunnel else None]
-        nodes = [fair.node(name) for name in names if name]
+        boxes = [fair.node(name) for name in settings.inference_node or ()]
+        tunnel_node = fair.node(settings.tunnel_node) if settings.has_tunnel and settings.tunnel_node else None
     except FairError as error:
         console.failure(error)
         return
-    if away := [node.name for node in nodes if node.away]:
-        told = f"Fair does not reach {', '.join(away)}"
-        console.row("failed", "nodes", told, "Is the machine on, and its Fair agent connected?")
+    nodes = [*boxes, tunnel_node] if tunnel_node else boxes
+    away = [node.name for node in nodes if node.away]
+    is_missed = any(node.away for node in nodes if node not in boxes) or all(box.away for box in boxes)
+    if away:
+        told = f"Fair does not reach {', '.join(away)}" + ("" if is_missed else ": the others draw")
+        fix = "Is the machine on, and its Fair agent connected?"
+        console.row("failed" if is_missed else "warning", "nodes", told, fix)
+    if is_missed:
         return
-    console.ok("nodes", ", ".join(node.name for node in nodes) + " there")
-    _look_at_chain(console, settings, nodes[-1], from_space=from_space)
+    console.ok("nodes", ", ".join(node.name for node in nodes if not node.away) + " there")
+    for number, box in enumerate(boxes):
+        if not box.away:
+            _look_at_chain(console, settings, tunnel_node or box, number, from_space=from_space)
 
 
 def look_at_endpoint(console: Console, settings: Settings, *, from_space: bool) -> None:
@@ -75,11 +82,12 @@ def look_at_this_machine(console: Console, settings: Settings) -> None:
         console.row("failed", "model", str(error), "Check the repository's files out again.")
 
 
-def _look_at_chain(console: Console, settings: Settings, node: Node, *, from_space: bool) -> None:
-    """The way to the inference server. Nobody there is no fault: the first drawing starts what is missing."""
-    behind_tunnel = settings.has_tunnel
-    name = "tunnel_public_port" if behind_tunnel else "inference_host_port"
-    port = settings.port(name)
+def _look_at_chain(console: Console, settings: Settings, node: Node, number: int, *, from_space: bool) -> None:
+    """The way to one box's inference server. Nobody there is no fault: the first drawing starts what is missing."""
+    name = "tunnel_public_port" if settings.has_tunnel else "inference_host_port"
+    port = settings.port(name, number)
+    boxes = settings.inference_node or ()
+    box = f"{boxes[number]}: " if len(boxes) > 1 else ""
     host = settings.tunnel_address or node.host_address
     console.check = "endpoint"
     if host is None:
@@ -89,15 +97,15 @@ def _look_at_chain(console: Console, settings: Settings, node: Node, *, from_spa
     if from_space and not is_loopback(host) and not _reachable_port(console, name.upper(), port, ""):
         return
     scheme = "https" if settings.endpoint_tls == "pinned" else "http"
-    error = _tell_health(console, settings, f"{scheme}://{host_port(host, port)}")
+    error = _tell_health(console, settings, f"{scheme}://{host_port(host, port)}", box)
     if isinstance(error, EndpointUnreachableError) and error.how in ("refused", "closed"):
-        told = f"nothing runs at {host_port(host, port)} now: the first drawing starts it"
+        told = f"{box}nothing runs at {host_port(host, port)} now: the first drawing starts it"
         console.ok("endpoint", told)
     elif error is not None:
         console.failure(error)
 
 
-def _tell_health(console: Console, settings: Settings, url: str) -> EndpointError | None:
+def _tell_health(console: Console, settings: Settings, url: str, box: str = "") -> EndpointError | None:
     """The rows of a server that answers as it should; the error of one that does not, told by nobody yet."""
     pinned = settings.endpoint_tls == "pinned" and settings.endpoint_secret is not None
     secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else ""
@@ -127,7 +135,7 @@ def _tell_health(console: Console, settings: Settings, url: str) -> EndpointErro
     else:
         facts = [health.state, health.model, f"engine {health.engine}" if health.engine else None]
         gpu = "with a GPU" if health.gpu else "without a GPU"
-        console.ok("endpoint", f"{url}: {', '.join(fact for fact in facts if fact)}, {gpu}")
+        console.ok("endpoint", f"{box}{url}: {', '.join(fact for fact in facts if fact)}, {gpu}")
     if health.memory_plan:
         console.ok("memory", health.memory_plan)
     for notice in health.notices:

@@ -5,7 +5,9 @@ Source: https://github.com/rathole-org/rathole (README: configuration)
 """
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -14,6 +16,7 @@ from network.addresses import host_port, is_loopback
 PROGRAM: Final = "rathole"
 IMAGE = "rapiz1/rathole:v0.5.0"
 CONFIG_FILE = "/app/config.toml"
+SERVICE = "inference_server"  # what it carries, where it carries one thing
 Tunnel = Literal["rathole", "none"]
 
 
@@ -22,30 +25,39 @@ def find_program(root: Path) -> str | None:
     return shutil.which(PROGRAM) or shutil.which(PROGRAM, path=str(root / f".{PROGRAM}" / "bin"))
 
 
-def server_config(address: str, *, control_port: int, public_port: int, token: str) -> str:
-    """The configuration of the end that is reached at `address`."""
+def server_config(address: str, *, control_port: int, public_ports: Mapping[str, int], token: str) -> str:
+    """The configuration of the end that is reached at `address`. `public_ports`: of each service that it carries."""
     listen = _where_to_listen(address)
+    services = [
+        f"""
+[server.services.{_key(service)}]
+token = "{token}"
+bind_addr = "{host_port(listen, port)}"
+"""
+        for service, port in public_ports.items()
+    ]
     return f"""\
 [server]
 bind_addr = "{host_port(listen, control_port)}"
-
-[server.services.inference_server]
-token = "{token}"
-bind_addr = "{host_port(listen, public_port)}"
-"""
+{"".join(services)}"""
 
 
-def client_config(address: str, *, control_port: int, local_port: int, token: str) -> str:
+def client_config(address: str, *, control_port: int, local_port: int, token: str, service: str = SERVICE) -> str:
     """The configuration of the end that connects to `address` and hands what comes to this machine's `local_port`."""
     return f"""\
 [client]
 remote_addr = {json.dumps(host_port(address, control_port))}
 retry_interval = 1
 
-[client.services.inference_server]
+[client.services.{_key(service)}]
 token = "{token}"
 local_addr = "127.0.0.1:{local_port}"
 """
+
+
+def _key(name: str) -> str:
+    """A key of a TOML table: in quotes unless it is a plain word (JSON's strings are TOML's, too)."""
+    return name if re.fullmatch(r"\w+", name, re.ASCII) else json.dumps(name)
 
 
 def _where_to_listen(address: str) -> str:

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from drawing.status import BackendStatus
+from drawing.status import BackendStatus, BoxStatus
 from errors import Absence
 from page import absence as page_absence
+from page.redact import without_addresses
 from text_to_image import TextToImage
 
 PATH = "/chain"
@@ -36,7 +37,8 @@ class Link:
 def links(status: BackendStatus) -> list[Link]:
     """The links from the visitor to the model."""
     way = _WAYS[status.kind] + (", by a machine in between" if status.tunnel and status.kind == "fair" else "")
-    found = [Link("This page", "here"), Link("The way to the machine that draws", way), _machine(status)]
+    machines = [_box(box) for box in status.boxes] or [_machine(status)]
+    found = [Link("This page", "here"), Link("The way to the machine that draws", way), *machines]
     if status.stand_in:
         found.append(Link("Meanwhile", "a small model sketches on this page's server"))
     if status.model and not (status.demo and not status.stand_in):
@@ -52,6 +54,12 @@ def _machine(status: BackendStatus) -> Link:
         return Link(name, "ready")
     wakes = status.wakes_in_s
     return Link(name, f"asleep; it wakes in {wakes[0]} to {wakes[1]} s" if wakes else "asleep; a drawing wakes it")
+
+
+def _box(box: BoxStatus) -> Link:
+    if box.trouble:
+        return Link(f"The machine {box.name}", f"left out: {without_addresses(box.trouble)}", well=False)
+    return Link(f"The machine {box.name}", "ready" if box.ready else "asleep; a drawing wakes it")
 
 
 def _lower(sentence: str) -> str:

@@ -271,6 +271,50 @@ def test_strays() -> None:
     assert [(node, row.id) for node, row in found] == [("home", "moved"), ("attic", "left")]
 
 
+def two_boxes() -> tuple[dict[Role, Service], dict[Role, Service]]:
+    """The services of two boxes that share a tunnel."""
+    boxes = {"home": 8080, "attic": 80}
+    nodes = {"home": HOME, "attic": Node("attic", "n9", None)}
+    made = [
+        chain_services(
+            replace(
+                CHAIN,
+                inference_node=box,
+                tunnel_public_port=port,
+                other_boxes={name: boxes[name] for name in boxes.keys() - {box}},
+            ),
+            CREDENTIALS,
+            nodes[box],
+            VM,
+            "203.0.113.7",
+        )
+        for box, port in boxes.items()
+    ]
+    return made[0], made[1]
+
+
+def test_two_boxes_share_the_tunnel_s_server() -> None:
+    """Both chains want the very same server, with a public port for each box; each client goes by its box's name."""
+    one, two = two_boxes()
+    assert one[SERVER] == two[SERVER]
+    served = config_of(one[SERVER])["server"]["services"]
+    assert {name: service["bind_addr"] for name, service in served.items()} == {
+        "home": "0.0.0.0:8080",
+        "attic": "0.0.0.0:80",
+    }
+    assert [list(config_of(made[CLIENT])["client"]["services"]) for made in (one, two)] == [["home"], ["attic"]]
+    assert one[INFERENCE].fingerprint != two[INFERENCE].fingerprint
+
+
+def test_what_the_other_boxes_have_is_no_stray() -> None:
+    """A box's start ends what runs on nodes of before, and leaves alone what the deployment's other boxes have."""
+    one, _ = two_boxes()
+    rows = {name: [container(INFERENCE, id=name), container(CLIENT, id=name)] for name in ("home", "attic", "old")}
+    rows["vm"] = [container(SERVER, id="vm")]
+    found = [(node, row.role) for node, row in strays(one, "me/space", rows, ["attic"])]
+    assert found == [("old", "inference"), ("old", "tunnel-client")]
+
+
 def test_roles_in_a_visitors_words() -> None:
     """Every role has words for a visitor, without its technical name."""
     assert all(role.words and "-" not in role.words for role in Role)

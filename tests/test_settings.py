@@ -164,6 +164,9 @@ def test_deployment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
     [
         ("TUNNEL_PUBLIC_PORT", "hunter2"),
         ("TUNNEL_PUBLIC_PORT", "0"),
+        ("TUNNEL_PUBLIC_PORT", "8080,x"),
+        ("TUNNEL_PUBLIC_PORT", ","),
+        ("INFERENCE_NODE", "home,home"),
         ("GRADIO_SERVER_PORT", "70000"),
         ("INFERENCE_HOST_PORT", "65536"),
         ("TUNNEL_CONTROL_PORT", "80.5"),
@@ -218,6 +221,11 @@ def test_all_bad_values_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"TUNNEL_CONTROL_PORT": "8123", "TUNNEL_PUBLIC_PORT": "8123"}, "TUNNEL_CONTROL_PORT and TUNNEL_PUBLIC_PORT"),
         ({"TUNNEL_PUBLIC_PORT": "8123", "INFERENCE_HOST_PORT": "8123"}, "INFERENCE_HOST_PORT"),
         (FAIR | {"TUNNEL_CONTROL_PORT": "8080"}, "TUNNEL_PUBLIC_PORT is 8080 unless set"),
+        (FAIR | {"INFERENCE_NODE": "one,two"}, "names 2 boxes, TUNNEL_PUBLIC_PORT has too few ports for them (1)"),
+        (FAIR | {"INFERENCE_NODE": "one,two", "TUNNEL_PUBLIC_PORT": "8080,8080"}, "both 8080, on one node"),
+        (FAIR | {"INFERENCE_NODE": "one,two,vm", "TUNNEL_PUBLIC_PORT": "8080,80,5001"}, "INFERENCE_HOST_PORT"),
+        (FAIR | {"INFERENCE_NODE": "a,b,c", "TUNNEL": "none", "INFERENCE_HOST_PORT": "1,2"}, "INFERENCE_HOST_PORT"),
+        (FAIR | {"INFERENCE_NODE": "a,b", "TUNNEL": "none", "TUNNEL_ADDRESS": "gpu.example.org"}, "TUNNEL_ADDRESS"),
     ],
 )
 def test_what_does_not_go_together(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], named: str) -> None:
@@ -229,7 +237,18 @@ def test_ports_of_different_nodes_may_be_the_same(monkeypatch: pytest.MonkeyPatc
     """Only what would stand on one node needs a port of its own."""
     alone = load(monkeypatch, {}, TUNNEL="none", TUNNEL_PUBLIC_PORT="8123", INFERENCE_HOST_PORT="8123")
     assert alone.mode == "local"
-    assert load(monkeypatch, FAIR, TUNNEL="rathole", INFERENCE_HOST_PORT="8123").tunnel_public_port == 8123
+    assert load(monkeypatch, FAIR, TUNNEL="rathole", INFERENCE_HOST_PORT="8123").port("tunnel_public_port") == 8123
+
+
+def test_several_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes, and ports for them, stand between commas in the same order; one host port serves for all of them."""
+    found = load(monkeypatch, FAIR, INFERENCE_NODE="attic, cellar,", TUNNEL_PUBLIC_PORT="8080, 80,443")
+    assert found.inference_node == ("attic", "cellar")
+    assert [found.port("tunnel_public_port", box) for box in range(2)] == [8080, 80]
+    assert [found.port("inference_host_port", box) for box in range(2)] == [5001, 5001]
+    found = load(monkeypatch, {}, INFERENCE_HOST_PORT="5001,5002")
+    assert [found.port("inference_host_port", box) for box in range(2)] == [5001, 5002]
+    assert load(monkeypatch, {}, TUNNEL="none", TUNNEL_ADDRESS="gpu.example.org").mode == "fair"
 
 
 def test_white_space_around_a_value_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +256,7 @@ def test_white_space_around_a_value_does_not_count(monkeypatch: pytest.MonkeyPat
     found = load(
         monkeypatch, FAIR, INFERENCE_NODE=" gpu-box\n", FAIRCOMPUTE_PASSWORD=" of two words \r\n", MODEL_ID=" "
     )
-    assert (found.inference_node, found.model_id) == ("gpu-box", None)
+    assert (found.inference_node, found.model_id) == (("gpu-box",), None)
     assert found.faircompute_password is not None
     assert found.faircompute_password.get_secret_value() == " of two words "
     assert "INFERENCE_NODE" in refusal(monkeypatch, FAIR, INFERENCE_NODE="  ")

@@ -23,7 +23,7 @@ def test_fair_init(manage: Manage, processes: Processes, monkeypatch: pytest.Mon
     assert modes == dict.fromkeys(("nodes.toml", "accounts", "tls.crt", "tls.key", ".env"), 0o600)
     assert stat.S_IMODE(etc.stat().st_mode) == 0o700
     settings = Settings.load(_env_file=ran.folder / ".env")
-    assert (settings.mode, settings.inference_node, settings.tunnel_node) == ("fair", "gpu-box", "vm")
+    assert (settings.mode, settings.inference_node, settings.tunnel_node) == ("fair", ("gpu-box",), "vm")
     assert settings.fair_address == "https://203.0.113.7"
     assert settings.faircompute_password
     assert settings.endpoint_secret

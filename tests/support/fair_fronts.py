@@ -30,6 +30,31 @@ def fair_that_cannot_list(url: str, status: int = 404, body: str = "") -> Iterat
 
 
 @contextlib.contextmanager
+def fair_that_reaches_not_all(url: str, away: Container[str]) -> Iterator[HostileServer]:
+    """A front for the Fair server at `url` that tells the nodes `away` to be unreachable, for as long as they are in
+    there; what is to run on them waits.
+    """
+
+    def script(line: Line, request: Received) -> bool:
+        node = request.path.partition("/nodes/")[2].partition("/")[0]
+        if node in away and request.method == "PUT":
+            raise AssertionError(f"a program was put for {node}")
+        answer = _ask(url, request)
+        if request.path.endswith("/nodes/list"):
+            told = answer.json()
+            rows = told["nodes"] if isinstance(told, dict) else told
+            for row in rows:
+                row["status"] = "unreachable" if row["name"] in away else row.get("status")
+            line.answer(answer.status_code, json.dumps(told))
+        else:
+            _answer(line, answer)
+        return True
+
+    with hostile_server(script) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def fair_with_expired_tokens(url: str, expired: Container[str], at_once: int) -> Iterator[HostileServer]:
     """A front that takes these tokens for expired, and says so when so many requests have come with one."""
     all_came = threading.Barrier(at_once)
@@ -47,10 +72,15 @@ def fair_with_expired_tokens(url: str, expired: Container[str], at_once: int) ->
 
 
 def _pass_on(url: str, line: Line, request: Received) -> None:
+    _answer(line, _ask(url, request))
+
+
+def _ask(url: str, request: Received) -> requests.Response:
     headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
-    answer = requests.request(
-        request.method, url + request.path, headers=headers, data=request.body, timeout=DEADLINE_S
-    )
+    return requests.request(request.method, url + request.path, headers=headers, data=request.body, timeout=DEADLINE_S)
+
+
+def _answer(line: Line, answer: requests.Response) -> None:
     line.answer(answer.status_code, answer.content, Content_Type=answer.headers.get("Content-Type", "text/plain"))
 
 
