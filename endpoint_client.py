@@ -26,7 +26,8 @@ class EndpointClient:
     """A client of one endpoint; safe to use from many threads at once.
 
     `url`: `http://` or `https://`, host and port. `certificate_sha256`: the only certificate to trust, hexadecimal;
-    None over https means the system's authorities. `silence_s`: how long a connection may bring nothing before it
+    None over https: what the authorities vouch for, `authorities` (a file or folder of their certificates; None: those
+    of certifi). `silence_s`: how long a connection may bring nothing before it
     counts as dead; `upstream_silence_s`: the same for a server that tells no limits (upstream's) and so sends no signs
     of life. `drawing_s`: how long one drawing may take in all, whatever comes. `advice`: what its errors say to check.
     """
@@ -37,6 +38,7 @@ class EndpointClient:
         *,
         bearer: str | None = None,
         certificate_sha256: str | None = None,
+        authorities: str | None = None,
         silence_s: float = 10.0,
         upstream_silence_s: float = 300.0,
         drawing_s: float = 3600.0,
@@ -44,7 +46,7 @@ class EndpointClient:
         transport: Transport | None = None,
     ) -> None:
         transport = transport or EndpointTransport(
-            url, bearer=bearer, certificate_sha256=certificate_sha256, advice=advice
+            url, bearer=bearer, certificate_sha256=certificate_sha256, authorities=authorities, advice=advice
         )
         self._transport = transport
         self.url, self.link = transport.url, transport.trouble.link

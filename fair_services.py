@@ -11,14 +11,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from endpoint.credentials import Credentials
 from errors import FairError, StartError, SupersededError
 from fair_api.models import Container, ContainerSpec, Node
 from network import tunnel
 from network.addresses import free_ports, is_host
-from settings import DEFAULT_PORTS, InferenceConfig
+from settings import DEFAULT_PORTS, InferenceConfig, Tls
 
 CONFIG_OF_INFERENCE = "/app/endpoint.json"
 CONTAINER_PORT = 8000
@@ -43,7 +43,8 @@ class ChainSettings:
 
     A port of 0 stands for a free one (where all nodes are this machine). `inference`: what the inference server is
     told, unless its image is not `configurable`: upstream's takes no endpoint.json. `other_boxes`: the nodes of the
-    deployment's other chains, with the public port of each; the tunnel's server is one for all of them.
+    deployment's other chains, with the public port of each; the tunnel's server is one for all of them. `tls`:
+    `public` leaves TLS to what stands in front of the inference server, at `tls_port` of its node.
     """
 
     inference_node: str
@@ -55,10 +56,16 @@ class ChainSettings:
     inference_host_port: int = DEFAULT_PORTS["inference_host_port"]
     tunnel_control_port: int = DEFAULT_PORTS["tunnel_control_port"]
     tunnel_public_port: int = DEFAULT_PORTS["tunnel_public_port"]
-    tls: Literal["pinned", "none"] = "pinned"
+    tls: Tls = "pinned"
+    tls_port: int | None = None
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     configurable: bool = True
     other_boxes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def box_port(self) -> int:
+        """The inference node's port that drawings are sent to."""
+        return self.tls_port or self.inference_host_port
 
     @property
     def tunnel_service(self) -> str:
@@ -241,8 +248,10 @@ def _inference_server(chain: ChainSettings, credentials: Credentials, node: Node
     if not chain.configurable:
         return _labelled(Role.INFERENCE, node, chain.deployment, spec)
     config = chain.inference.model_dump(exclude_none=True) | {"deployment": chain.deployment}
+    if chain.tls != "none":
+        config["bearer"] = credentials.bearer
     if chain.tls == "pinned":
-        config |= {name: getattr(credentials, name) for name in ("bearer", "tls_key", "tls_certificate")}
+        config |= {name: getattr(credentials, name) for name in ("tls_key", "tls_certificate")}
     spec = replace(spec, command=["--config", CONFIG_OF_INFERENCE], files=_endpoint_json(config))
     service = _labelled(Role.INFERENCE, node, chain.deployment, spec)
     files = _endpoint_json(config | {"fingerprint": service.fingerprint})
@@ -264,7 +273,7 @@ def _tunnel_server(chain: ChainSettings, credentials: Credentials, node: Node, a
 
 
 def _tunnel_client(chain: ChainSettings, credentials: Credentials, node: Node, address: str) -> Service:
-    ports = {"control_port": chain.tunnel_control_port, "local_port": chain.inference_host_port}
+    ports = {"control_port": chain.tunnel_control_port, "local_port": chain.box_port}
     config = tunnel.client_config(address, **ports, token=credentials.tunnel_token, service=chain.tunnel_service)
     return _labelled(Role.TUNNEL_CLIENT, node, chain.deployment, _tunnel_end(chain.tunnel_image, "--client", config))
 

@@ -101,6 +101,7 @@ Nodes = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterVali
 Ports = Annotated[tuple[Port, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)]
 Line = Annotated[str, Field(max_length=2000)]
 Mode = Literal["local", "fair", "endpoint", "workers"]
+Tls = Literal["pinned", "public", "none"]
 
 
 def _env(*names: str) -> Any:
@@ -175,7 +176,9 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
     tunnel_public_port: Ports | None = None  # one for each box
     endpoint_url: HttpUrl | None = None
     endpoint_secret: Annotated[SecretStr, AfterValidator(_long_secret)] | None = None
-    endpoint_tls: Literal["pinned", "none"] = "pinned"
+    endpoint_tls: Tls = "pinned"
+    endpoint_tls_port: Port | None = None  # of the box, where TLS ends in front of the inference server
+    endpoint_authorities: str | None = _env("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")  # a file or folder, for `public`
     deployment: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         default="local", validation_alias=AliasChoices("DEPLOYMENT", "SPACE_ID")
     )
@@ -252,6 +255,14 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
             given = given[box] if len(given) > 1 else given[0]
         return given or (DEFAULT_PORTS[name] if self.mode == "fair" else 0)
 
+    def endpoint_port(self, box: int = 0) -> tuple[str, int]:
+        """The setting and the number of the port at which a box is asked; `box` as in `port`."""
+        if self.has_tunnel:
+            return "TUNNEL_PUBLIC_PORT", self.port("tunnel_public_port", box)
+        if self.endpoint_tls_port:
+            return "ENDPOINT_TLS_PORT", self.endpoint_tls_port
+        return "INFERENCE_HOST_PORT", self.port("inference_host_port", box)
+
     @property
     def cache_folder(self) -> Path | None:
         """Where this user keeps what can be found out again; None for a user without a home, in a container."""
@@ -270,7 +281,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
     @property
     def without_effect(self) -> list[str]:
         """Environment names of the settings given that reach no inference server: no configuration file does."""
-        if self.mode == "local" or (self.mode == "fair" and self.endpoint_tls == "pinned"):
+        if self.mode == "local" or (self.mode == "fair" and self.endpoint_tls != "none"):
             return []
         return [
             str(field.validation_alias or name.upper())
@@ -295,6 +306,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
     def _check_together(self) -> None:
         fair = self._fair_settings()
         self._check_ports()
+        self._check_tls()
         if self.endpoint_url:
             self._check_endpoint(self.endpoint_url, fair)
         elif fair:
@@ -349,6 +361,21 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
                 "them, or give each box an INFERENCE_HOST_PORT of its own behind it."
             )
 
+    def _check_tls(self) -> None:
+        if self.endpoint_tls != "public":
+            if self.endpoint_tls_port:
+                raise SettingsError("ENDPOINT_TLS_PORT goes with ENDPOINT_TLS=public: set that, or unset the port.")
+            return
+        if self.mode not in ("fair", "endpoint"):
+            raise SettingsError(
+                "ENDPOINT_TLS=public is for a machine that is reached through Fair or at ENDPOINT_URL: unset it here."
+            )
+        if self.endpoint_authorities and not Path(self.endpoint_authorities).exists():
+            raise SettingsError(
+                "REQUESTS_CA_BUNDLE or SSL_CERT_FILE names a file of authorities that is not there: unset it for those "
+                "that Python's certifi knows."
+            )
+
     def _check_endpoint(self, url: str, fair: list[str]) -> None:
         fair = fair or sorted(name for name, value in os.environ.items() if name.startswith("FAIRCOMPUTE_") and value)
         if fair:
@@ -359,12 +386,12 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
         parts = urlsplit(url)
         if is_loopback(parts.hostname or ""):
             return
-        if self.endpoint_tls == "pinned" and parts.scheme == "http":
+        if self.endpoint_tls != "none" and parts.scheme == "http":
             raise SettingsError(
-                "ENDPOINT_URL is plain http to another machine while ENDPOINT_TLS=pinned: use https, or set "
-                "ENDPOINT_TLS=none if prompts and pictures may be read on the way."
+                f"ENDPOINT_URL is plain http to another machine while ENDPOINT_TLS={self.endpoint_tls}: use https, or "
+                "set ENDPOINT_TLS=none if prompts and pictures may be read on the way."
             )
-        if self.endpoint_tls == "pinned" and not self.endpoint_secret:
+        if self.endpoint_tls != "none" and not self.endpoint_secret:
             raise SettingsError(
                 "ENDPOINT_URL leads to another machine, so ENDPOINT_SECRET is required: the one its endpoint.json was "
                 f"made from. To make a new one: {HOW_TO_MAKE_ONE}"

@@ -82,11 +82,13 @@ def _fallback(settings: Settings, timing: Timing) -> FairChain:
 
 def _fixed_endpoint(settings: Settings) -> FixedEndpoint:
     url, secret = settings.endpoint_url or "", _secret(settings)
-    trusted = Credentials.from_secret(secret) if secret and settings.endpoint_tls == "pinned" else None
+    trusted = Credentials.from_secret(secret) if secret and settings.endpoint_tls != "none" else None
+    pinned = settings.endpoint_tls == "pinned" and urlsplit(url).scheme == "https"
     endpoint = EndpointClient(
         url,
         bearer=trusted.bearer if trusted else None,
-        certificate_sha256=trusted.certificate_sha256 if trusted and urlsplit(url).scheme == "https" else None,
+        certificate_sha256=trusted.certificate_sha256 if trusted and pinned else None,
+        authorities=settings.endpoint_authorities,
         upstream_silence_s=settings.start_timeout_s,
     )
     return FixedEndpoint(endpoint, timeout_s=settings.start_timeout_s)
@@ -108,7 +110,7 @@ def _configured_chain(settings: Settings, timing: Timing) -> FairChain | Boxes:
             inference_node=box,
             inference_image=settings.inference_image or "",
             tunnel_node=settings.tunnel_node if settings.has_tunnel else None,
-            configurable=settings.endpoint_tls == "pinned",  # else it may be upstream's image
+            configurable=settings.endpoint_tls != "none",  # then it may be upstream's image
             box=boxes.index(box),
         )
         others = {other: settings.port("tunnel_public_port", boxes.index(other)) for other in boxes if other != box}
@@ -119,6 +121,7 @@ def _configured_chain(settings: Settings, timing: Timing) -> FairChain | Boxes:
             kind="fair",
             timing=timing,
             shared=shared,
+            authorities=settings.endpoint_authorities,
         )
 
     return make_chain(boxes[0]) if len(boxes) == 1 else Boxes(boxes, make_chain, timeout_s=timing.timeout_s)
@@ -176,6 +179,7 @@ def _chain(
         tunnel_control_port=settings.port("tunnel_control_port"),
         tunnel_public_port=settings.port("tunnel_public_port", box),
         tls=settings.endpoint_tls,
+        tls_port=settings.endpoint_tls_port,
         inference=settings.inference,
         configurable=configurable,
     )

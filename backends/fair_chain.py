@@ -24,7 +24,7 @@ class FairChain(EndpointBackend):
     `connect` gives a logged-in client (and starts the Fair server where that is ours, too). `secret`: ENDPOINT_SECRET;
     None makes one for this run, which serves as long as all is on this machine. Containers on a Fair server that is
     not ours run on after `close`: another process may adopt them. `shared`: what it has in common with the chains of
-    the deployment's other boxes.
+    the deployment's other boxes; `authorities`: see `EndpointClient`.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class FairChain(EndpointBackend):
         timing: Timing,
         close: Callable[[], None] = lambda: None,
         shared: SharedTunnel | None = None,
+        authorities: str | None = None,
     ) -> None:
         super().__init__(
             kind=kind,
@@ -52,6 +53,7 @@ class FairChain(EndpointBackend):
         self._connect = connect
         self._close = close
         self._shared = shared
+        self._authorities = authorities
         self._timing = timing
         self._secret_is_given = secret is not None
         self._credentials = Credentials.from_secret(secret or new_secret())
@@ -91,7 +93,7 @@ class FairChain(EndpointBackend):
         inference_node, tunnel_node = start.ask(lambda: self._nodes(fair))
         address = address_of(chain, tunnel_node or inference_node)
         self._require_secret(address, inference_node.host_address)
-        port = chain.tunnel_public_port if tunnel_node else chain.inference_host_port
+        port = chain.tunnel_public_port if tunnel_node else chain.box_port
         endpoint = self._new_endpoint(tunnel_node or inference_node, address, port)
         if self._endpoint is None or self._endpoint.url != endpoint.url:  # a node may come back with another address
             self._endpoint = endpoint
@@ -145,11 +147,12 @@ class FairChain(EndpointBackend):
             runs="the inference server and the tunnel run" if self._tunnel else "the inference server runs",
             address="TUNNEL_ADDRESS" if self._chain.tunnel_address else told_by_fair,
         )
-        pinned = self._chain.tls == "pinned"
+        tls = self._chain.tls
         return EndpointClient(
-            f"{'https' if pinned else 'http'}://{host_port(address, port)}",
-            bearer=self._credentials.bearer if pinned else None,
-            certificate_sha256=self._credentials.certificate_sha256 if pinned else None,
+            f"{'http' if tls == 'none' else 'https'}://{host_port(address, port)}",
+            bearer=None if tls == "none" else self._credentials.bearer,
+            certificate_sha256=self._credentials.certificate_sha256 if tls == "pinned" else None,
+            authorities=self._authorities,
             silence_s=self._timing.silence_s,
             upstream_silence_s=self._timing.timeout_s,
             advice=advice,

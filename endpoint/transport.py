@@ -1,7 +1,8 @@
 """Sends requests to one inference endpoint: a kept-alive, pinned session, bounded reading, typed errors.
 
-Over https the server's certificate is pinned by its SHA-256; nothing else is trusted, no certificate authority and no
-environment (a `REQUESTS_CA_BUNDLE` would switch the pin off).
+Over https the server's certificate is pinned by its SHA-256: then nothing else is trusted, no certificate authority and
+no environment (a `REQUESTS_CA_BUNDLE` would switch the pin off). Without a pin it is verified as usual, for the URL's
+host name.
 
 Source of the pinning: urllib3's `assert_fingerprint`, which works only with verification off.
 """
@@ -122,10 +123,13 @@ class Transport:
 class EndpointTransport(Transport):
     """Requests to one endpoint; safe to use from many threads at once. See `EndpointClient` for the parameters."""
 
-    def __init__(self, url: str, *, bearer: str | None, certificate_sha256: str | None, advice: Advice) -> None:
-        super().__init__(url.rstrip("/"), TransportErrors(url.rstrip("/"), advice))
+    def __init__(
+        self, url: str, *, bearer: str | None, certificate_sha256: str | None, authorities: str | None, advice: Advice
+    ) -> None:
+        super().__init__(url.rstrip("/"), TransportErrors(url.rstrip("/"), advice, pinned=bool(certificate_sha256)))
         self._bearer = bearer
         self._pin = certificate_sha256
+        self._authorities = authorities
         self._lock = threading.Lock()
         self._session = self._new_session()
 
@@ -209,8 +213,7 @@ class EndpointTransport(Transport):
         session.headers["Accept-Encoding"] = "identity"
         if self._bearer:
             session.headers["Authorization"] = f"Bearer {self._bearer}"
-        if self._pin:
-            session.verify = False
+        session.verify = False if self._pin else self._authorities or True
         session.mount("https://", _Adapter(self._pin))
         session.mount("http://", _Adapter(None))
         return session

@@ -37,9 +37,10 @@ _CALLERS_FAULT = ("INVALID_INPUTS", "INVALID_SCHEDULER", "NO_SUCH_PIPELINE", "MO
 
 
 class TransportErrors:
-    """Makes the errors of the endpoint at `url`."""
+    """Makes the errors of the endpoint at `url`. `pinned`: it may have one certificate alone, that of our secret."""
 
-    def __init__(self, url: str, advice: Advice, link: str | None = None) -> None:
+    def __init__(self, url: str, advice: Advice, link: str | None = None, *, pinned: bool = True) -> None:
+        self._pinned = pinned
         self.link = link or f"Inference endpoint {url}"
         self._url = url
         self._advice = advice
@@ -60,6 +61,14 @@ class TransportErrors:
         trouble = explain(error, self._url, time.monotonic() - since)
         if trouble.how != "untrusted":
             return self.unreachable(trouble.how, tried, trouble.came_back)
+        if not self._pinned:
+            return EndpointUntrustedError(
+                self.link,
+                tried=tried,
+                came_back=f"no authority vouches for its certificate under that name ({trouble.reason})",
+                next_step=f"Check that {self._advice.address} holds a host name of that certificate, and that the "
+                "certificate has not run out; REQUESTS_CA_BUNDLE or SSL_CERT_FILE names authorities of your own.",
+            )
         return EndpointUntrustedError(
             self.link,
             tried=tried,

@@ -84,8 +84,7 @@ def look_at_this_machine(console: Console, settings: Settings) -> None:
 
 def _look_at_chain(console: Console, settings: Settings, node: Node, number: int, *, from_space: bool) -> None:
     """The way to one box's inference server. Nobody there is no fault: the first drawing starts what is missing."""
-    name = "tunnel_public_port" if settings.has_tunnel else "inference_host_port"
-    port = settings.port(name, number)
+    name, port = settings.endpoint_port(number)
     boxes = settings.inference_node or ()
     box = f"{boxes[number]}: " if len(boxes) > 1 else ""
     host = settings.tunnel_address or node.host_address
@@ -94,9 +93,9 @@ def _look_at_chain(console: Console, settings: Settings, node: Node, number: int
         told = f"Fair does not tell the address of {node.name}"
         console.row("failed", "endpoint", told, "Set TUNNEL_ADDRESS to where that machine is reached.")
         return
-    if from_space and not is_loopback(host) and not _reachable_port(console, name.upper(), port, ""):
+    if from_space and not is_loopback(host) and not _reachable_port(console, name, port, ""):
         return
-    scheme = "https" if settings.endpoint_tls == "pinned" else "http"
+    scheme = "http" if settings.endpoint_tls == "none" else "https"
     error = _tell_health(console, settings, f"{scheme}://{host_port(host, port)}", box)
     if isinstance(error, EndpointUnreachableError) and error.how in ("refused", "closed"):
         told = f"{box}nothing runs at {host_port(host, port)} now: the first drawing starts it"
@@ -107,26 +106,29 @@ def _look_at_chain(console: Console, settings: Settings, node: Node, number: int
 
 def _tell_health(console: Console, settings: Settings, url: str, box: str = "") -> EndpointError | None:
     """The rows of a server that answers as it should; the error of one that does not, told by nobody yet."""
-    pinned = settings.endpoint_tls == "pinned" and settings.endpoint_secret is not None
     secret = settings.endpoint_secret.get_secret_value() if settings.endpoint_secret else ""
-    trusted = Credentials.from_secret(secret) if pinned else None
+    trusted = Credentials.from_secret(secret) if secret and settings.endpoint_tls != "none" else None
     https = url.startswith("https")
+    pinned = settings.endpoint_tls == "pinned" and https
     endpoint = EndpointClient(
         url,
         bearer=trusted.bearer if trusted else None,
-        certificate_sha256=trusted.certificate_sha256 if trusted and https else None,
+        certificate_sha256=trusted.certificate_sha256 if trusted and pinned else None,
+        authorities=settings.endpoint_authorities,
     )
     console.check = "endpoint"
     try:
         health = endpoint.health(timeout_s=10.0)
     except EndpointError as error:
         if isinstance(error, EndpointUntrustedError):
-            console.check = "pin"
+            console.check = "pin" if pinned else "certificate"
         return error
     finally:
         endpoint.close()
-    if trusted and https:
+    if trusted and pinned:
         console.ok("pin", "the certificate is the one made from ENDPOINT_SECRET")
+    elif https:
+        console.ok("certificate", "the authorities vouch for it")
     if health.broken:
         told = f"the server is there, its model is not: {health.reason or 'no reason given'}"
         console.row("failed", "endpoint", told, "See that server's log.")

@@ -15,9 +15,11 @@ from benchmarks._boxes import BOXES, TUNNEL_NODE, BoxesFair, boxes_fair
 from drawing.events import Step, Waking
 from drawing.jobs import Job
 from tests.support import process_tree
+from tests.support.certificates import Authority
 from tests.support.chain import DRAW_S, service_of
 from tests.support.fair_fronts import fair_that_reaches_not_all
-from tests.support.processes import wait_until
+from tests.support.processes import free_port, wait_until
+from tests.support.tls_front import tls_front
 from text_to_image import TextToImage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -151,3 +153,21 @@ def inference_pid(fair: BoxesFair, box: str) -> int:
     port = str(fair.ports[BOXES.index(box)])
     (pid,) = [pid for pid in process_tree.children(fair.program.pid) if port in process_tree.argv(pid)]
     return pid
+
+
+def test_a_certificate_that_the_world_trusts(fair: BoxesFair, tmp_path: Path) -> None:
+    """A chain whose TUNNEL_ADDRESS is a host name draws by that name's certificate, which something on the box holds in
+    front of the inference server.
+    """
+    authority, port = Authority(tmp_path), free_port()
+    changes = {
+        "ENDPOINT_TLS": "public",
+        "ENDPOINT_TLS_PORT": str(port),
+        "TUNNEL_ADDRESS": "localhost",
+        "REQUESTS_CA_BUNDLE": str(authority.file),
+    }
+    settings = fair.environment("box1", **changes)
+    with tls_front(port, fair.ports[0], *authority.certify("localhost")), service_of(settings) as service:
+        assert service.submit("trusted", num_inference_steps=1).result(DRAW_S).seed is not None
+    assert fair.drawn_file.read_text().count("trusted") == 1
+    assert ("box2", "inference") not in fair.running()  # it belongs to the deployment no more
