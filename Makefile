@@ -5,14 +5,14 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input
 MCP := .cache/mcp-1.30.0
 OLD_CLIENT := .cache/faircompute-0.20.1
-BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benchmarks/lines.py,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benchmarks/lines.py benchmarks/faults.py,$(wildcard benchmarks/*.py)))
 
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 # Every process that a test starts would compile this project's own modules again.
 unexport PYTHONDONTWRITEBYTECODE
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run worker test test-networks test-image check space-check lines bench clean demo-sheet demo-train install rathole debian-packages test-machines $(BENCHMARKS)
+.PHONY: help run worker test test-networks test-image check space-check lines faults bench clean demo-sheet demo-train install rathole debian-packages test-machines $(BENCHMARKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
@@ -53,6 +53,10 @@ space-check: .venv/installed-run ## find what a Hugging Face Space would refuse:
 lines: .venv/installed-test debian-packages ## try a worker's line, good and bad, with cuts and kills, as root: REQUESTS=200 SEED=1
 	@exec $(PYTHON) -m benchmarks.lines --requests $(or $(REQUESTS),200) --seed $(or $(SEED),1)
 
+faults: .venv/installed-test rathole ## strike the chain with fifteen faults, at moments that seeds decide: SEEDS=100 (Go or toxiproxy-server)
+	@$(PYTHON) -m tools.get_toxiproxy
+	@exec $(PYTHON) -m benchmarks.faults --seeds $(or $(SEEDS),2)
+
 bench: $(BENCHMARKS) ## run every benchmark; each prints a table
 
 demo-sheet: .venv/installed-run ## draw the demo model's prompt lists on contact sheets, in build/demo_sheets
@@ -81,7 +85,7 @@ $(TRAIN_FOLDER)/npm/node_modules: demo_model/training/package.json
 	@touch $@
 
 clean: ## remove what these commands have put into this folder (not: benchmarks/results, ~/.cache, Chromium)
-	rm -rf .venv .rathole .cache .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf .venv .rathole .toxiproxy .cache .mypy_cache .pytest_cache .ruff_cache build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 install: .venv/installed-test $(OLD_CLIENT)/installed $(MCP)/installed debian-packages rathole

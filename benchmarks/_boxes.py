@@ -78,8 +78,10 @@ class BoxesFair:
 
 
 @contextlib.contextmanager
-def boxes_fair(folder: Path, tunnel: str) -> Iterator[BoxesFair]:
-    """Starts the Fair server, nothing on it yet; ends it and all that runs on it. `tunnel`: the tunnel's program."""
+def boxes_fair(folder: Path, tunnel: str, temporary: Path | None = None) -> Iterator[BoxesFair]:
+    """Starts the Fair server, nothing on it yet; ends it and all that runs on it. `tunnel`: the tunnel's program;
+    `temporary`: where it keeps what it copies into containers.
+    """
     drawn_file = folder / "drawn.txt"
     drawn_file.touch()
     inference = [
@@ -95,7 +97,7 @@ def boxes_fair(folder: Path, tunnel: str) -> Iterator[BoxesFair]:
         program = subprocess.Popen(
             [sys.executable, "-m", "fair_server", "--port", "0", "--nodes", str(nodes), "--until-stdin-closes"],
             cwd=ROOT,
-            env=_environment(),
+            env={**_environment(), **({"TMPDIR": str(temporary)} if temporary else {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

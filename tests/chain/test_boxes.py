@@ -55,7 +55,7 @@ def wait_for_both(service: TextToImage) -> None:
 
 def begun(job: Job) -> None:
     """Returns once the drawing has made a step."""
-    wait_until("the first step", lambda: any(isinstance(event, Step) for event in job.events()))
+    wait_until("the first step", lambda: any(isinstance(event, Step) for event in job.events))
 
 
 def test_both_draw(fair: BoxesFair) -> None:
@@ -106,7 +106,7 @@ def test_a_box_dies_in_mid_picture(fair: BoxesFair) -> None:
         begun(job)
         os.kill(inference_pid(fair, "box1"), signal.SIGKILL)
         assert job.result(DRAW_S).receipt.worker == "box2"
-        assert Waking(ANOTHER) in job.events()
+        assert Waking(ANOTHER) in job.events
         assert fair.drawn_file.read_text().count("survives") == 1
         wait_until("both", lambda: draw_all(service, ["again"], steps=1) and both_ready(service), DRAW_S)
     assert fair.starts() - before == Counter({("box1", "inference"): 1})
