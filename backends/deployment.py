@@ -122,11 +122,16 @@ class FairDeployment:
         if self._shared is None or role is not Role.TUNNEL_SERVER:
             self._launch_one(role, listed)
             return
-        with self._shared.lock:  # the starts of all boxes miss it at the same moment
+        # The starts of all boxes miss it at the same moment. Whoever comes too late takes it for launched, and looks on.
+        if not self._shared.lock.acquire(timeout=max(1.0, self._start.left_s)):
+            return
+        try:
             if self._start.ask(lambda: self.still_runs(role)):
                 log.info("the start of another box has launched %s", role)
             else:
                 self._launch_one(role, listed)
+        finally:
+            self._shared.lock.release()
 
     def _launch_one(self, role: Role, listed: bool) -> None:
         service = self.services[role]
