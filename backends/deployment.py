@@ -122,7 +122,7 @@ class FairDeployment:
         if self._shared is None or role is not Role.TUNNEL_SERVER:
             self._launch_one(role, listed)
             return
-        # The starts of all boxes miss it at the same moment. Whoever comes too late takes it for launched, and looks on.
+        # The starts of all boxes miss it at the same moment. Whoever comes too late takes it for launched.
         if not self._shared.lock.acquire(timeout=max(1.0, self._start.left_s)):
             return
         try:

@@ -147,7 +147,7 @@ class Lane:
         rows = [row for row in self.rows() if row["status"] != "starting"]
         return sum(
             row["id"] not in known
-            and any(other is not row and other["role"] == row["role"] and _overlap(row, other) for other in rows)
+            and any(other is not row and other["role"] == row["role"] and overlap(row, other) for other in rows)
             for row in rows
         )
 
@@ -219,7 +219,7 @@ def running_lane(folder: Path, tunnel: str, proxy: Toxiproxy, number: int) -> It
             subprocess.run(["umount", str(disk)], check=False, capture_output=True)
 
 
-def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether both ran at the same time; of two, the one that began later counts."""
     later = (one["started_at"] or "", one["id"]) > (other["started_at"] or "", other["id"])
     return later and (other["ended_at"] is None or other["ended_at"] > (one["started_at"] or ""))

@@ -1,12 +1,14 @@
 """A chain's services as programs on Fair: how a launch is waited for, and when a port counts as taken."""
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from backends.deployment import FairDeployment, port_is_taken
+from backends.deployment import FairDeployment, SharedTunnel, port_is_taken
 from backends.start import Start, Timing
 from endpoint.credentials import Credentials
 from errors import FairError
@@ -99,3 +101,34 @@ def test_a_taken_port(words: str) -> None:
 def test_something_else_in_use(words: str) -> None:
     """A GPU that is in use is no port that is taken: other ports would not help."""
     assert not port_is_taken(words)
+
+
+def test_a_tunnel_that_boxes_share_is_launched_once() -> None:
+    """The starts of two boxes that miss the tunnel's server at the same moment launch one; each its own other end."""
+    put: list[str] = []
+
+    def script(line: Line, request: Received) -> None:
+        if request.path.endswith("/info"):
+            line.answer(200, json.dumps({"status": "Processing"}))
+            return
+        if request.path.endswith("/programs"):
+            put.append(json.loads(request.body)["commands"][0]["container_desc"]["command"][0])
+        line.answer(200, json.dumps({"program_id": len(put), "bucket_id": 2}))
+
+    boxes, vm, lock = {"home": 8080, "attic": 80}, Node("vm", "v", "127.0.0.1"), threading.Lock()
+    shared = SharedTunnel({}, lock, lambda: False)
+    roles = [Role.TUNNEL_SERVER, Role.TUNNEL_CLIENT]
+    with hostile_server(logs_in(script)) as server, ThreadPoolExecutor() as pool:
+        starts = []
+        for box, port in boxes.items():
+            others = {name: boxes[name] for name in boxes.keys() - {box}}
+            chain = ChainSettings(
+                box, "image", "me/space", tunnel_node="vm", tunnel_public_port=port, other_boxes=others
+            )
+            services = chain_services(chain, Credentials.from_secret(SECRET), Node(box, box, None), vm, "127.0.0.1")
+            start = Start(lambda stage: None, Timing())
+            made = FairDeployment(client_of(server.url), services, chain.deployment, {}, start, shared=shared)
+            starts.append(pool.submit(made.start, roles, listed=True))
+        for start_of_one in starts:
+            start_of_one.result(60)
+    assert sorted(put) == ["--client", "--client", "--server"]
