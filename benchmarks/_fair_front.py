@@ -16,12 +16,15 @@ _CARRIED = ("Authorization", "Content-Type")
 
 
 class FairFront:
-    """`mode`: how it is; `addresses`: node -> the address that is told of it; `clock_off_s`: how wrong its clock is."""
+    """`mode`: how it is; `addresses`: node -> the address that is told of it; `clock_off_s`: how wrong its clock is;
+    `faults`: how many answers were none, or told a wrong time.
+    """
 
     def __init__(self, behind: str) -> None:
         self.mode: Mode = "well"
         self.addresses: dict[str, str] = {}
         self.clock_off_s = 0.0
+        self.faults = 0
         front = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,6 +61,7 @@ class FairFront:
     def answer(self, method: str, behind: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
         """Status and body."""
         mode = self.mode
+        self.faults += mode != "well" or self.clock_off_s != 0
         if mode in ("401", "500"):
             return int(mode), b'{"error": "a fault that is tried"}'
         if mode == "hangs":

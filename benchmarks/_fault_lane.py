@@ -65,8 +65,8 @@ class Asked:
 class Lane:
     """`fair`, `front` before it, `proxy` and `flipper` before the tunnel's ports, `service`: the page's."""
 
-    def __init__(self, fair: BoxesFair, proxy: Toxiproxy, number: int, disk: Path | None) -> None:
-        self.fair, self.proxy, self.disk = fair, proxy, disk
+    def __init__(self, fair: BoxesFair, proxy: Toxiproxy, number: int, disk: Path | None, fair_log: Path) -> None:
+        self.fair, self.proxy, self.disk, self._fair_log = fair, proxy, disk, fair_log
         self.front = FairFront(fair.url)
         self._number = number
         self._addresses = (f"127.{number + 10}.0.{last}" for last in itertools.cycle(range(2, 250)))
@@ -78,6 +78,13 @@ class Lane:
         self._open("control", self._control, self._control)
         self.credentials = Credentials.from_secret(fair.secret)
         self.service = self._new_service()
+        self.hits = 0  # what was killed, moved, refused or cut
+
+    @property
+    def struck(self) -> int:
+        """How often anything has struck so far: a fault that strikes nothing shows nothing."""
+        full = self._fair_log.read_text(errors="replace").count("No space left")
+        return self.hits + self.front.faults + self.flipper.flipped + full
 
     @property
     def public(self) -> str:
@@ -90,11 +97,13 @@ class Lane:
 
     def restart_page(self) -> None:
         """Another process of the Space, as far as Fair and the box can tell: it knows nothing of before."""
+        self.hits += 1
         self.service.close()
         self.service = self._new_service()
 
     def move(self) -> None:
         """The tunnel node gets another address."""
+        self.hits += 1
         self.address = next(self._addresses)
         self.front.addresses = {"vm": self.address}
         self.proxy.move(self.public, f"{self.address}:{self._public}")
@@ -121,12 +130,14 @@ class Lane:
         for pid in self.pids(role):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+                self.hits += 1
 
     def kill_engine(self) -> None:
         for server in self.pids("inference"):
             for pid in _children(server):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+                    self.hits += 1
 
     def end_all(self) -> None:
         """Ends the services, as Fair ends them."""
@@ -209,7 +220,7 @@ def running_lane(folder: Path, tunnel: str, proxy: Toxiproxy, number: int) -> It
     has_disk = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
     try:
         with boxes_fair(folder, tunnel, disk if has_disk else None) as fair:
-            lane = Lane(fair, proxy, number, disk if has_disk else None)
+            lane = Lane(fair, proxy, number, disk if has_disk else None, folder / "fair.log")
             try:
                 yield lane
             finally:

@@ -56,6 +56,7 @@ def _tunnel_client_killed(lane: Lane, chance: Chance) -> None:
 
 
 def _tunnel_server_restarted(lane: Lane, chance: Chance) -> None:
+    lane.hits += 1
     lane.fair.end("vm", "tunnel-server")
 
 
@@ -63,6 +64,7 @@ def _half_open(lane: Lane, chance: Chance) -> Mend:
     """Nothing comes through any more, and no end is told."""
     for stream in chance.choice([("downstream",), ("downstream", "upstream")]):
         lane.proxy.spoil(lane.public, "timeout", stream, timeout=0)
+    lane.hits += 1
     return lambda: lane.proxy.mend(lane.public)
 
 
@@ -103,14 +105,15 @@ def _disk_full(lane: Lane, chance: Chance) -> Mend:
 
 def _corrupt_or_truncated(lane: Lane, chance: Chance) -> Mend:
     """A bit is flipped somewhere in what comes back, or it ends too early."""
-    place = int(2 ** chance.uniform(4, 18))
+    place = int(2 ** chance.uniform(4, 16))
     if chance.random() < 0.5:
         lane.proxy.spoil(lane.public, "limit_data", bytes=place)
+        lane.hits += 1
         return lambda: lane.proxy.mend(lane.public)
-    lane.flipper.flip_after = place
+    lane.flipper.flip_after(place)
 
     def mend() -> None:
-        lane.flipper.flip_after = None
+        lane.flipper.flip_after(None)
 
     return mend
 
@@ -125,6 +128,7 @@ def _slow_loris(lane: Lane, chance: Chance) -> Mend:
         while not stop.is_set():
             with contextlib.suppress(OSError), socket.create_connection(lane.public_address, timeout=5) as plain:
                 line = context.wrap_socket(plain) if in_tls else plain
+                lane.hits += 1
                 line.sendall(b"POST / HTTP/1.1\r\n" if in_tls else b"\x16\x03\x01\x02\x00")
                 while not stop.wait(0.5):
                     line.sendall(b"a")
@@ -172,11 +176,13 @@ def _must_refuse(lane: Lane, body: object) -> None:
     try:
         answer = lane.post(body, timeout_s=_PATIENCE_S)
     except requests.ConnectionError:
-        return  # cut off in the middle of what is too large
+        lane.hits += 1  # cut off in the middle of what is too large
+        return
     except requests.Timeout:
         raise NotRefused(f"no answer within {_PATIENCE_S:g} s to {str(body)[:80]}") from None
     if not (400 <= answer.status_code < 500 or answer.status_code == 503):
         raise NotRefused(f"{answer.status_code} to {str(body)[:80]}: {answer.text[:200]}")
+    lane.hits += 1
 
 
 _PROMPTS = (

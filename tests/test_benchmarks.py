@@ -75,8 +75,9 @@ def test_the_flipper_spoils_one_bit(tmp_path: Path) -> None:
         flipper = Flipper(server.getsockname()[1])
         try:
             assert _all_of(flipper.port) == sent
-            flipper.flip_after = 70_001
+            flipper.flip_after(70_001)
             spoilt = _all_of(flipper.port)
+            assert flipper.flipped == 1
         finally:
             flipper.close()
     assert len(spoilt) == len(sent)
