@@ -99,6 +99,7 @@ def launch(
     _reach_itself_without_a_proxy()
     everywhere = get_space() is not None and "GRADIO_SERVER_NAME" not in os.environ
     page.queue(max_size=QUEUE_MAX, default_concurrency_limit=None)
+    _let_it_rest(page)
     page.launch(
         server_name="0.0.0.0" if everywhere else None,  # noqa: S104  a Space's page is reached from outside
         server_port=port,
@@ -158,6 +159,12 @@ def _parameters(page: gr.Blocks) -> dict[str, tuple[list[str], int]]:
         required = sum(not parameter["parameter_has_default"] for parameter in told)
         found[name.removeprefix("/")] = ([parameter["parameter_name"] for parameter in told], required)
     return found
+
+
+def _let_it_rest(page: gr.Blocks) -> None:
+    """An idle page looks for new events 50 times a second. Gradio's 1,000 times took 7 % of a core."""
+    page._queue.sleep_when_free = 0.02  # Windows has 0.05
+    page._queue.progress_update_sleep_when_free = 0.1
 
 
 def _reach_itself_without_a_proxy() -> None:
