@@ -6,6 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+import inference_server.engines.diffusers.lean_imports  # noqa: F401 (before diffusers)
+
+# isort: split
 import torch
 from diffusers import (
     LatentConsistencyModelPipeline,
