@@ -126,7 +126,7 @@ def _our_way(raw: RawImage, image_format: str, png_compress_level: int | None) -
         seeds=(1,),
     )
     info = ModelInfo("a-model", "StableDiffusionPipeline", 512, 512, 25, 7.5, "EulerDiscreteScheduler", (), 1024, 8)
-    resolved = Resolved(params, info, image_format)
+    resolved = Resolved(params, info, info.pipeline, image_format)
     return lambda: pictures.encode(raw, resolved, 0, png_compress_level)
 
 

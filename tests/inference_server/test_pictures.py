@@ -40,7 +40,7 @@ def resolved(image_format: str = "PNG", scheduler: str = "EulerDiscreteScheduler
         scheduler=scheduler,
         seeds=(7, 8),
     )
-    return Resolved(params, MODEL_INFO, image_format)
+    return Resolved(params, MODEL_INFO, MODEL_INFO.pipeline, image_format)
 
 
 def raw_image(pixels: NDArray[np.uint8]) -> RawImage:
