@@ -123,6 +123,7 @@ def save_upscaler(folder: Path) -> Path:
             up_block_types=("UpDecoderBlock2D",) * 3,
             latent_channels=4,
             norm_num_groups=8,
+            scaling_factor=0.08333,
         ),
         text_encoder=CLIPTextModel(text_config()),
         tokenizer=tokenizer(),

@@ -12,6 +12,7 @@ import torch
 from inference_server.engine_config import EngineConfig
 from inference_server.engines.diffusers import image_tasks
 from inference_server.engines.diffusers.engine import DiffusersEngine, shares_steps
+from inference_server.engines.diffusers.loading import load
 from inference_server.engines.diffusers.pipeline_calls import PipelineCalls
 from inference_server.messages import Draw, GenerationParams, ModelInfo
 from tests.support import tiny_families, tiny_pipelines
@@ -101,17 +102,41 @@ def test_only_the_steps_that_are_drawn_are_told() -> None:
     assert [(step.step, step.num_steps) for step in steps] == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize("task", ["img2img", "inpaint"])
-def test_other_models_draw_by_their_own_pipelines(task: str) -> None:
+def test_other_models_draw_by_their_own_pipelines() -> None:
     """Of the same weights; each of several seeds gives the picture that it gives alone."""
-    drawn = one(1, task, scheduler="FlowMatchEulerDiscreteScheduler", strength=0.6, seeds=(1, 2))
-    channel = ScriptedChannel(drawn)
+    flow = {"scheduler": "FlowMatchEulerDiscreteScheduler", "strength": 0.6, "prompt": "a pear"}
+    channel = ScriptedChannel(one(1, "img2img", seeds=(1, 2), **flow))
     channel.close()
     PipelineCalls(with_nothing_learnt(loaded("sd3")), 4).work(channel)
     for image, seed in enumerate((1, 2)):
-        alone = one(seed, task, scheduler="FlowMatchEulerDiscreteScheduler", strength=0.6).params
-        assert difference(channel.picture_of(1, image), own("sd3", alone)) == 0
+        assert difference(channel.picture_of(1, image), own("sd3", one(seed, "img2img", **flow).params)) == 0
     assert {step.num_steps for step in channel.steps_of(1)} == {4}
+
+
+def test_other_models_fill_by_their_own_pipelines() -> None:
+    """Flux, whose pipeline for that takes image, mask and strength as they came."""
+    folder = str(tiny_families.folder("flux", "FLUX.1-dev"))
+    config = EngineConfig(engine="diffusers", model_id=folder, model_precision="fp32", device="cpu")
+    model = load(config, lambda stage: None)
+    flow = {"scheduler": "FlowMatchEulerDiscreteScheduler", "num_inference_steps": 2, "guidance_scale": 3.5}
+    drawn = one(1, "inpaint", strength=1.0, **flow)
+    channel = ScriptedChannel(drawn)
+    channel.close()
+    PipelineCalls(model, 4).work(channel)
+    own_pipeline = image_tasks.pipeline_for(model.pipeline, "inpaint")
+    assert type(own_pipeline) is diffusers.FluxInpaintPipeline
+    result = own_pipeline(
+        [drawn.params.prompt],
+        image=IMAGE,
+        mask_image=MASK,
+        strength=1.0,
+        height=64,
+        width=64,
+        num_inference_steps=2,
+        guidance_scale=3.5,
+        generator=torch.Generator("cpu").manual_seed(1),
+    )
+    assert difference(channel.picture_of(1), np.asarray(result.images[0])) == 0
 
 
 @pytest.mark.parametrize("name", list(image_tasks.SHARED))
@@ -193,7 +218,7 @@ def test_a_model_that_edits_draws_of_a_text_and_of_an_image() -> None:
     assert channel.picture_of(1).shape[2] == 3
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3"])
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
 def test_features_tell_what_can_be_done(kind: str) -> None:
     """Of a model that draws from texts: also from images, wholly or in part."""
     assert model_info(kind).features[:3] == ("text2image", "img2img", "inpaint")
