@@ -43,9 +43,10 @@ NO_IMAGES = InputImages()
 def read_images(encoded: Mapping[str, Any]) -> InputImages:
     """Of `image` and `mask_image` in base64; takes up to a second: call it on `DECODING`."""
     try:
-        return InputImages(**{name: read_image(value, name) for name, value in encoded.items()})
+        read = {name: read_image(value, name) for name, value in encoded.items()}
     except Refusal as refusal:
         return InputImages(refusal=refusal)
+    return InputImages(read.get("image"), read.get("mask_image"))
 
 
 def read_image(encoded: Any, name: str) -> RawImage:

@@ -104,7 +104,7 @@ def test_only_the_steps_that_are_drawn_are_told() -> None:
 
 def test_other_models_draw_by_their_own_pipelines() -> None:
     """Of the same weights; each of several seeds gives the picture that it gives alone."""
-    flow = {"scheduler": "FlowMatchEulerDiscreteScheduler", "strength": 0.6, "prompt": "a pear"}
+    flow: dict[str, Any] = {"scheduler": "FlowMatchEulerDiscreteScheduler", "strength": 0.6, "prompt": "a pear"}
     channel = ScriptedChannel(one(1, "img2img", seeds=(1, 2), **flow))
     channel.close()
     PipelineCalls(with_nothing_learnt(loaded("sd3")), 4).work(channel)
@@ -118,7 +118,11 @@ def test_other_models_fill_by_their_own_pipelines() -> None:
     folder = str(tiny_families.folder("flux", "FLUX.1-dev"))
     config = EngineConfig(engine="diffusers", model_id=folder, model_precision="fp32", device="cpu")
     model = load(config, lambda stage: None)
-    flow = {"scheduler": "FlowMatchEulerDiscreteScheduler", "num_inference_steps": 2, "guidance_scale": 3.5}
+    flow: dict[str, Any] = {
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+        "num_inference_steps": 2,
+        "guidance_scale": 3.5,
+    }
     drawn = one(1, "inpaint", strength=1.0, **flow)
     channel = ScriptedChannel(drawn)
     channel.close()
