@@ -51,6 +51,7 @@ class HubDownloader:
     report: Callable[[str], None]
     stall_s: float = STALL_S
     retry_s: float = RETRY_S
+    skipped: tuple[str, ...] = ()  # patterns of files that are not wanted, whatever is asked for
 
     def snapshot(
         self,
@@ -65,7 +66,8 @@ class HubDownloader:
 
         Raises: ModelLoadError for what is told to the maintainer in a sentence, else what the library raises.
         """
-        patterns: dict[str, Any] = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+        ignored = [*(ignore_patterns or ()), *self.skipped]
+        patterns: dict[str, Any] = {"allow_patterns": allow_patterns, "ignore_patterns": ignored or None}
         try:
             commit, wanted = _listing(repo_id, revision, patterns)
         except (HfHubHTTPError, httpx2.HTTPError, OSError):
@@ -186,6 +188,23 @@ class _DiskMayBeFull:
                 f"the disk at {self._folder.parent.parent} is full after {self._progress.so_far} of the model. "
                 f"{_MAKE_ROOM}"
             ) from error
+
+
+def file_names(repo_id: str) -> list[str]:
+    """The files of a repository; where the Hub does not answer, those that were downloaded once.
+
+    Raises: what the library raises.
+    """
+    try:
+        return [one.rfilename for one in HfApi().repo_info(repo_id).siblings or ()]
+    except (HfHubHTTPError, httpx2.HTTPError, OSError):
+        try:
+            folder = Path(snapshot_download(repo_id, local_files_only=True, ignore_patterns="*"))  # where it lies
+        except Exception:
+            folder = None
+        if folder is None:
+            raise
+        return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
 
 
 def _listing(repo_id: str, revision: str | None, patterns: dict[str, Any]) -> tuple[str, list[RepoFile]]:

@@ -6,16 +6,15 @@ import httpx2
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from inference_server.engine_config import EngineConfig
 from inference_server.engines import short_reason
 
 
-def explain(error: BaseException, config: EngineConfig) -> str:
-    """The sentence for what huggingface_hub or diffusers raised; it names no token."""
+def explain(error: BaseException, repo_id: str, revision: str | None = None, setting: str = "MODEL_ID") -> str:
+    """The sentence for what huggingface_hub or diffusers raised; it names no token. `setting`: which names the repo."""
     causes = _causes(error)
     for cause in causes:
         if isinstance(cause, HfHubHTTPError):
-            return _refusal(cause, config)
+            return _refusal(cause, repo_id, revision, setting)
         if isinstance(cause, httpx2.TransportError):
             told = f"{type(cause).__name__}: {short_reason(cause)}"
             return (
@@ -40,8 +39,8 @@ def _causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _refusal(error: HfHubHTTPError, config: EngineConfig) -> str:
-    status, page = error.response.status_code, f"{constants.ENDPOINT}/{config.model_id}"
+def _refusal(error: HfHubHTTPError, repo_id: str, revision: str | None, setting: str) -> str:
+    status, page = error.response.status_code, f"{constants.ENDPOINT}/{repo_id}"
     came_back = f"it answered {status}"
     if isinstance(error, GatedRepoError):
         return (
@@ -51,10 +50,10 @@ def _refusal(error: HfHubHTTPError, config: EngineConfig) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return (
             f"{came_back}, there is no such model, or none that may be seen without the right HF_TOKEN. Check the "
-            f"spelling of MODEL_ID={config.model_id}"
+            f"spelling of {setting}={repo_id}"
         )
     if isinstance(error, RevisionNotFoundError):
-        return f"{came_back}, the model has no revision {config.model_revision!r}. Check MODEL_REVISION at {page}"
+        return f"{came_back}, the model has no revision {revision!r}. Check MODEL_REVISION at {page}"
     if status in (401, 403):
         told = " ".join((error.server_message or "").split())[:200]
         return f"{came_back}{f' ({told})' if told else ''}. Check HF_TOKEN: it may not read {page}"

@@ -31,6 +31,7 @@ class FoundModel:
     folder: Path  # or a file that holds the whole model
     name: str
     encoder_prompt: Callable[..., str] = as_typed  # from a prompt to the text that the text encoder is given
+    configuration: Path | None = None  # of a model that is one file: a diffusers folder to read it from
 
 
 def snapshot(config: EngineConfig, report: Callable[[str], None]) -> Path:
@@ -88,7 +89,9 @@ def _fetched(config: EngineConfig, report: Callable[[str], None], fetch: Fetch) 
     except Exception as exc:
         from inference_server.engines.hub_errors import explain
 
-        raise ModelLoadError(f"Fetching {config.model_id} from the hub: {explain(exc, config)}") from exc
+        raise ModelLoadError(
+            f"Fetching {config.model_id} from the hub: {explain(exc, str(config.model_id), config.model_revision)}"
+        ) from exc
 
 
 def read_model_info(

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, hub_download, model_folder
 from inference_server.engines.hub_download import HubDownloader
+from inference_server.engines.named_files import NamedFile
 from tests.support.model_hub import ModelHub, running_model_hub
 from tests.support.processes import free_port
 
@@ -233,3 +234,50 @@ def test_a_disk_that_may_not_be_written(hub: ModelHub, monkeypatch: pytest.Monke
     told = refused()
     assert "cannot be written (Read-only file system)" in told
     assert "-v draw:/data" in told
+
+
+def named(source: str, *suffixes: str, usual: str | None = None) -> NamedFile:
+    return NamedFile("LORAS", source, suffixes or (".bin",), usual)
+
+
+def test_a_named_file_comes_alone_and_goes_on_after_a_cut(hub: ModelHub) -> None:
+    """`owner/repo/file` brings that file and no other, by ranges; it is the Hub's, bit for bit."""
+    hub.trouble.cuts = [400_000]
+    told: list[str] = []
+    file = named(f"{MODEL_ID}/vae.bin").find(told.append)
+    assert file.read_bytes() == SECOND
+    assert hub.starts == [0, 400_000]
+    assert not any("unet" in path for path in hub.asked if "/resolve/" in path)
+    assert any("Downloading the model" in stage for stage in told)
+
+
+def test_a_repository_alone_means_its_only_file(hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several fit they are listed; where the Hub is away, what came before is found."""
+    assert named(MODEL_ID, usual="vae.bin").find(print).read_bytes() == SECOND
+    assert named(MODEL_ID, ".json").find(print).name == "model_index.json"
+    with pytest.raises(ModelLoadError, match=r"unet/weights\.bin, vae\.bin"):
+        named(MODEL_ID).find(print)
+    with pytest.raises(ModelLoadError, match=r"LORAS: owner/model has no \.gguf file; there is "):
+        named(MODEL_ID, ".gguf").find(print)
+    hub.trouble.refusal = (503, "")
+    assert named(f"{MODEL_ID}/vae.bin").find(print).read_bytes() == SECOND
+    assert named(MODEL_ID, usual="vae.bin").find(print).read_bytes() == SECOND
+
+
+def test_a_file_on_this_machine_is_taken_where_it_lies(tmp_path: Path) -> None:
+    """A path, or a folder with one such file; what is neither file nor repository is told with the setting's name."""
+    (tmp_path / "a.bin").write_bytes(b"1")
+    assert named(str(tmp_path / "a.bin")).find(print) == tmp_path / "a.bin"
+    assert named(str(tmp_path)).find(print) == tmp_path / "a.bin"
+    for wrong in (str(tmp_path / "b.bin"), "./b.bin", "b.bin", "owner//b.bin"):
+        with pytest.raises(ModelLoadError, match=r"LORAS names .*which is no file here"):
+            named(wrong).find(print)
+
+
+@pytest.mark.parametrize("source", ["owner/misspelt/a.bin", "owner/misspelt", f"{MODEL_ID}/none.bin"])
+def test_a_misspelt_named_file_is_told_with_its_setting(hub: ModelHub, source: str) -> None:
+    """The sentence says LORAS, not MODEL_ID."""
+    with pytest.raises(ModelLoadError) as raised:
+        named(source).find(print)
+    assert "LORAS" in str(raised.value)
+    assert "MODEL_ID" not in str(raised.value)
