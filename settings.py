@@ -119,9 +119,13 @@ class InferenceConfig(BaseModel):
 
     engine: Literal["openvino", "diffusers"] | None = Field(default=None, validation_alias="INFERENCE_ENGINE")
     model_id: str | None = None
+    model_file: Line | None = None
     model_revision: str | None = None
     model_precision: str | None = None
     memory_plan: Literal["auto", "full", "fp8", "nf4", "offload"] | None = None
+    loras: Line | None = None  # name=source[:weight], ...
+    safety_checker_model: Line | None = None
+    public_page: bool | None = None
     idle_engine_s: Seconds | None = None
     idle_exit_s: Seconds | None = None
 
@@ -222,7 +226,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
             return "endpoint"
         if self._fair_settings():
             return "fair"
-        return "workers" if self.endpoint_secret and not (self.model_id or self.engine) else "local"
+        return "workers" if self.endpoint_secret and not (self.model_id or self.model_file or self.engine) else "local"
 
     @property
     def has_tunnel(self) -> bool:
@@ -311,7 +315,7 @@ class Settings(InferenceConfig, HouseSettings, BaseSettings):
             self._check_endpoint(self.endpoint_url, fair)
         elif fair:
             self._check_fair(fair)
-        elif self.engine and not self.model_id:
+        elif self.engine and not (self.model_id or self.model_file):
             raise SettingsError(
                 f"INFERENCE_ENGINE={self.engine} needs a model: set MODEL_ID (a folder or a hub id), "
                 "or unset INFERENCE_ENGINE to draw with the built-in demo model."

@@ -41,7 +41,7 @@ class FairChain(EndpointBackend):
     ) -> None:
         super().__init__(
             kind=kind,
-            demo=kind == "local" and chain.inference.model_id is None,
+            demo=kind == "local" and chain.inference.model_id is None and chain.inference.model_file is None,
             tunnel=chain.tunnel_node is not None,
             starting=f"getting {chain.inference_node} ready" if chain.other_boxes else "getting ready",
             timeout_s=timing.timeout_s,

@@ -50,6 +50,7 @@ def _bearer(value: SecretStr) -> SecretStr:
 Seconds = Annotated[Float, Field(ge=0, le=10**8)]
 Minutes = Annotated[Float, Field(gt=0, le=24 * 60)]  # of a day
 WORKER_IDLE_ENGINE_S = 300.0
+LOCAL = "local"  # the deployment of a page that draws with its own machine
 
 
 class InferenceConfig(EngineConfig):
@@ -70,6 +71,8 @@ class InferenceConfig(EngineConfig):
     def _fits_together(self) -> Self:
         if self.engine == "openvino" and self.device == "cuda":
             raise ValueError("the engine openvino draws on the CPU; for the device cuda take the engine diffusers")
+        if self.engine == "openvino" and (self.model_file or self.loras):
+            raise ValueError("model_file and loras need the engine diffusers (INFERENCE_ENGINE)")
         if (self.tls_key is None) != (self.tls_certificate is None):
             raise ValueError("one of tls_key and tls_certificate is missing; give both, or none for plain HTTP")
         self.limits.over(Limits())
@@ -78,7 +81,7 @@ class InferenceConfig(EngineConfig):
     @property
     def model_name(self) -> str:
         """What the wire calls the model."""
-        return self.model_id or DEMO_MODEL_NAME
+        return self.model_id or self.model_file or DEMO_MODEL_NAME
 
     @property
     def engine_config(self) -> EngineConfig:
@@ -142,6 +145,8 @@ def from_command_line(arguments: Sequence[str]) -> CommandLine:
         )
     if space and "idle_engine_s" not in config.model_fields_set:  # a GPU at home is its owner's when nobody draws
         config = config.model_copy(update={"idle_engine_s": WORKER_IDLE_ENGINE_S})
+    if config.public_page is None and (space or config.deployment not in (None, LOCAL)):
+        config = config.model_copy(update={"public_page": True})
     if options.lenient:
         config = config.model_copy(update={"lenient": True})
     return CommandLine(options.host, options.port, config, space)

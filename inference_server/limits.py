@@ -109,6 +109,7 @@ class Limits(_Frozen):
     body_bytes: Maximum = Maximum(max=16_000_000)
     schedulers: Annotated[tuple[str, ...], Field(min_length=1)] = ALL_SCHEDULERS
     image_formats: Annotated[tuple[ImageFormat, ...], Field(min_length=1)] = IMAGE_FORMATS
+    loras: dict[str, float] = {}  # name -> default strength of those that a request can have
     features: tuple[str, ...] = ("text2image",)  # what the loaded model can do beyond its bounds
 
 
@@ -191,7 +192,13 @@ def of_model(model_info: ModelInfo) -> Limits:
     """What this model can be asked for."""
     smallest = max(64, model_info.side_multiple_px)
     side = Side(min=smallest, max=model_info.max_side_px, multiple=model_info.side_multiple_px)
-    return Limits(width=side, height=side, schedulers=model_info.schedulers, features=model_info.features)
+    return Limits(
+        width=side,
+        height=side,
+        schedulers=model_info.schedulers,
+        loras=dict(model_info.loras),
+        features=model_info.features,
+    )
 
 
 def defaults_of_model(model_info: ModelInfo, limits: Limits) -> Defaults:

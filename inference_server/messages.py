@@ -11,6 +11,7 @@ from inference_server.raw_image import RawImage as RawImage
 from inference_server.tasks import TEXT2IMAGE, Task
 
 DOWNLOADING = "Downloading the model"  # begins the stages of a download, which takes as long as it brings bytes
+PROMPT_WEIGHTING, LONG_PROMPTS, LORAS = "prompt_weighting", "long_prompts", "loras"  # names of features
 # The wire's codes for a model that is not there.
 MODEL_NOT_LOADED, GPU_BUSY, NO_GPU = "MODEL_NOT_LOADED", "GPU_BUSY", "NO_GPU"
 
@@ -47,6 +48,7 @@ class ModelInfo:
     gpu: bool = False
     images_at_once: int = 1  # images side by side; a drawing with more is taken alone
     images_ahead: int = 0  # how many more it takes early and prepares
+    loras: tuple[tuple[str, float], ...] = ()  # names and default strengths of those that a request can have
     features: tuple[str, ...] = ("text2image", "negative_prompt", "guidance")  # what a request can make use of
     memory_plan: str = ""  # how it lies in the device's memory, and why; empty: all of it is there
     notices: tuple[str, ...] = ()  # for the maintainer: licence, precision; a sentence each

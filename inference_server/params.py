@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 
 from inference_server.json_model import Float, Int, JsonModel
+from inference_server.loras import Selection, Weight, read_request
 from inference_server.raw_image import RawImage
 from inference_server.tasks import TEXT2IMAGE
 
@@ -81,6 +82,9 @@ class CallInputs(_Inputs):
     PIPELINE: Text | None = None
     SCHEDULER: Text | None = None
     safety_checker: Flag = True  # where the model has one
+    prompt_weighting: Flag = False  # (word:1.3) and [word] weigh words
+    # LoRAs of this server by name, each with its strength; None: its default
+    loras: Annotated[dict[str, Weight | None], BeforeValidator(read_request)] = Field(default_factory=dict)
     image_format: Annotated[Text, AfterValidator(_image_format)] | None = None
     png_compress_level: Annotated[Int, Field(ge=0, le=9)] | None = None  # None: the fast encoder
     streamEvents: Flag = False
@@ -100,11 +104,18 @@ class GenerationParams:
     scheduler: str  # diffusers' class name
     seeds: tuple[int, ...]  # one per image, each 0 to 2**32-1
     safety_checker: bool = True  # where the model has one
+    loras: Selection = ()
+    prompt_weighting: bool = False
     task: str = TEXT2IMAGE
     strength: float | None = None  # None: the task takes none
     spreads_steps: bool = False  # whatever the strength, no step is skipped
     image: RawImage | None = field(default=None, repr=False)
     mask_image: RawImage | None = field(default=None, repr=False)  # white is drawn anew
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the model itself is to blame for a spoilt picture: LoRAs and weights can be too strong."""
+        return not (self.loras or self.prompt_weighting)
 
     @classmethod
     def of(cls, inputs: ModelInputs, call: CallInputs, decided: Mapping[str, Any]) -> "GenerationParams":
@@ -122,6 +133,10 @@ class GenerationParams:
         """Every parameter as used, by the name that a client posts it with; `seeds` has one for each image."""
         used = {field.name.removesuffix("_px"): getattr(self, field.name) for field in fields(self)}
         used["SCHEDULER"] = used.pop("scheduler")
+        if loras := dict(used.pop("loras")):
+            used["loras"] = loras
+        if not used["prompt_weighting"]:
+            del used["prompt_weighting"]
         for name in ("task", "spreads_steps", "image", "mask_image", *(["strength"] if self.strength is None else [])):
             del used[name]
         return used | {"seed": self.seeds[0], "num_images_per_prompt": len(self.seeds)}

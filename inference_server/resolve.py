@@ -12,7 +12,8 @@ from typing import Any
 from inference_server import asked_task, image_size
 from inference_server.errors import Refusal, invalid_inputs
 from inference_server.limits import Defaults, Limits, Scale
-from inference_server.messages import ModelInfo
+from inference_server.loras import Selection
+from inference_server.messages import PROMPT_WEIGHTING, ModelInfo
 from inference_server.params import MAX_SEED, GenerationParams, steps_left
 from inference_server.tasks import AUTO, TEXT2IMAGE, UPSCALE, Task
 from inference_server.wire import PictureRequest
@@ -30,6 +31,7 @@ class Offer:
     model_info: ModelInfo | None
     defaults: Defaults | None
     lenient: bool
+    checks: bool | None = None  # whether pictures are checked, as the maintainer wants it; None: as a request says
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class _Resolver:
         self._model()
         self.scheduler = self._choice("SCHEDULER", call.SCHEDULER, limits.schedulers, "INVALID_SCHEDULER")
         self.image_format = self._choice("image_format", call.image_format, limits.image_formats, "INVALID_INPUTS")
+        self._fetched_loras()
+        self.loras = self._loras()
+        self.prompt_weighting = self._prompt_weighting()
         self.bounded = {name: self._number(name, getattr(inputs, name), getattr(limits, name)) for name in BOUNDED}
         if self.task is not None and self._request.images.refusal is not None:
             raise self._request.images.refusal
@@ -89,6 +94,8 @@ class _Resolver:
         decided["spreads_steps"] = self.task.spreads_steps
         decided["strength"] = self._strength(self.task, decided["num_inference_steps"])
         decided["scheduler"] = self.scheduler or defaults.scheduler
+        decided["safety_checker"] = self._safety_checker()
+        decided["loras"], decided["prompt_weighting"] = self.loras, self.prompt_weighting
         first, count = request.inputs.seed, decided["num_images_per_prompt"]
         decided["seeds"] = tuple((first + image) % (MAX_SEED + 1) for image in range(count))
         params = GenerationParams.of(request.inputs, request.call, decided)
@@ -129,6 +136,55 @@ class _Resolver:
                 f"The model {_quoted(asked)} is not served here. This server draws with {_quoted(served)}.",
             )
         self._tell("MODEL_ID", asked, served)
+
+    def _loras(self) -> Selection:
+        """Those that were asked for, with their strengths; a strength of 0 is as good as none."""
+        asked, offered = self._request.call.loras, self._offer.limits.loras
+        if self._offer.model_info is None:
+            return ()
+        chosen = {}
+        for name, weight in asked.items():
+            if name in offered:
+                chosen[name] = offered[name] if weight is None else weight
+            elif self._offer.lenient:
+                self._tell(f"loras.{name[:64]}", weight, None)
+            else:
+                raise invalid_inputs(f"callInputs.loras: there is no LoRA {_quoted(name)} here. {self._offered_loras}")
+        return tuple(sorted((name, weight) for name, weight in chosen.items() if weight))
+
+    def _safety_checker(self) -> bool:
+        asked, checks = self._request.call.safety_checker, self._offer.checks
+        if checks and not asked:
+            self._tell("safety_checker", False, True)
+        return asked if checks is None else checks
+
+    def _prompt_weighting(self) -> bool:
+        """Whether prompts are read for weights, as asked, where the model can."""
+        asked = self._request.call.prompt_weighting
+        if not asked or self._offer.model_info is None or PROMPT_WEIGHTING in self._offer.limits.features:
+            return asked
+        if not self._offer.lenient:
+            raise invalid_inputs("callInputs.prompt_weighting: this model reads prompts as they are, without weights.")
+        self._tell("prompt_weighting", True, False)
+        return False
+
+    def _fetched_loras(self) -> None:
+        """Refuses upstream's way to name LoRAs by their addresses: nothing that a request names is fetched."""
+        if not self._request.fetched_loras:
+            return
+        if self._offer.lenient:
+            self._tell("lora_weights", "weights to fetch", None)
+        elif self._offer.model_info is not None:
+            raise invalid_inputs(
+                "callInputs.lora_weights: nothing that a request names is fetched here. callInputs.loras takes LoRAs "
+                f'by name, such as {{"name": 0.8}}. {self._offered_loras}'
+            )
+
+    @property
+    def _offered_loras(self) -> str:
+        offered = self._offer.limits.loras
+        told = ", ".join(f"{name} ({weight:g})" for name, weight in offered.items())
+        return f"Offered: {told}." if offered else "This server offers none; its maintainer can (LORAS)."
 
     def _text(self, name: str, text: str) -> None:
         longest = self._offer.limits.prompt_chars.max

@@ -22,7 +22,8 @@ class ServedModel:
     @property
     def offer(self) -> Offer:
         """What a request may ask for."""
-        return Offer(self._config.model_name, self.limits, self.info, self.defaults, self._config.lenient)
+        config = self._config
+        return Offer(config.model_name, self.limits, self.info, self.defaults, config.lenient, config.checks)
 
     @property
     def has_gpu(self) -> bool:

@@ -45,6 +45,7 @@ class PictureRequest:
     request_id: str
     has_own_id: bool  # the client gave the id: the result is kept, and a repeated post joins
     digest: bytes  # the same for the same body, however its answer is streamed
+    fetched_loras: bool  # upstream's `lora_weights`, which names files to fetch
     ignored: tuple[str, ...]
     encoded_images: Mapping[str, Any] = field(default_factory=dict, repr=False)  # as they came; until they are read
     images: InputImages = NO_IMAGES
@@ -74,6 +75,7 @@ def read_request(raw: bytes) -> PictureRequest:
         request_id=own_id or secrets.token_hex(16),
         has_own_id=own_id is not None,
         digest=_digest(model_inputs, call_inputs),
+        fetched_loras=bool(call_inputs.get("lora_weights")),
         ignored=_ignored({**model_inputs, **call_inputs}),
         encoded_images={IMAGE_INPUTS[name]: model_inputs[name] for name in IMAGE_INPUTS if model_inputs.get(name)},
     )
@@ -111,6 +113,6 @@ def _digest(model_inputs: dict[str, Any], call_inputs: dict[str, Any]) -> bytes:
 
 def _ignored(given: dict[str, Any]) -> tuple[str, ...]:
     """Names of inputs that nothing here uses, at most 20, each cut to 64 characters."""
-    known = {*ModelInputs.model_fields, *CallInputs.model_fields, *SILENTLY_IGNORED, *IMAGE_INPUTS}
+    known = {"lora_weights", *ModelInputs.model_fields, *CallInputs.model_fields, *SILENTLY_IGNORED, *IMAGE_INPUTS}
     unused = sorted(name[:64] for name, value in given.items() if name not in known and value is not None)
     return tuple(unused[:20])

@@ -19,7 +19,7 @@ import numpy as np
 import openvino_genai
 
 from inference_server.engine_config import EngineConfig
-from inference_server.engines import WorkChannel, one_at_a_time, spoilt
+from inference_server.engines import WorkChannel, one_at_a_time, safety_checker, spoilt
 from inference_server.engines.compiled_openvino import CompiledModel
 from inference_server.engines.model_folder import FoundModel, find, read_json, read_model_info, read_scheduler_config
 from inference_server.engines.one_at_a_time import DrawingStoppedError, OnStep
@@ -89,6 +89,10 @@ class OpenVinoEngine:
         self._own = self._scheduler = (self.model_info.scheduler, self._scheduler_config.get("timestep_spacing"))
         self._previews = PreviewMap()
         self._window = _PromptWindow(found)
+        index = read_json(found.folder / "model_index.json")
+        self._checker, notice = safety_checker.load_for(config, found.folder, index, report)
+        if notice:
+            self.model_info = dataclasses.replace(self.model_info, notices=(*self.model_info.notices, notice))
 
     def warm_up(self) -> None:
         """Two small pictures of one step each: memory is laid out, and the previews learn their first colours."""
@@ -123,7 +127,7 @@ class OpenVinoEngine:
         drawn = self._draw(order, on_step)
         wrong = _what_is_wrong(drawn)
         if wrong is None:
-            return drawn
+            return self._checked(drawn, order)
         if not self._is_exact:
             print(f"a picture is {wrong}: the model is loaded again, in fp32", flush=True)
             self._pipeline = self._load(**EXACT)
@@ -132,7 +136,10 @@ class OpenVinoEngine:
             wrong = _what_is_wrong(drawn)
         if wrong is not None:
             raise SpoiltPictureError(spoilt.reason(wrong, "fp32"))
-        return drawn
+        return self._checked(drawn, order)
+
+    def _checked(self, drawn: Drawn, order: Draw) -> Drawn:
+        return safety_checker.checked(drawn, self._checker, wanted=order.params.safety_checker)
 
     def _draw(self, order: Draw, on_step: OnStep) -> Drawn:
         started_s, params = time.monotonic(), order.params

@@ -123,7 +123,9 @@ def test_the_engine_process_is_told_no_secret(tmp_path: Path) -> None:
     """It gets all settings of an engine, and none of the server's own."""
     config = endpoint(tmp_path, {"bearer": "b", "model_id": "m", "deployment": "d"})
     assert set(config.engine_config.model_dump()) == set(EngineConfig.model_fields)
-    assert config.engine_config == EngineConfig(model_id="m", compile_cache=config.compile_cache)
+    assert config.engine_config == EngineConfig(
+        model_id="m", compile_cache=config.compile_cache, public_page=config.public_page
+    )
 
 
 def test_null_is_as_good_as_left_out(tmp_path: Path) -> None:

@@ -159,9 +159,9 @@ class Rig:
         model = with_nothing_learnt(loaded(kind, precision))
         info = model_info(kind, precision)
         buckets = tuple(buckets or buckets_up_to(16))
-        encoding = encoder(model.pipeline, model.device)
+        encoding = encoder(model.pipeline, model.device, model.loras)
         sizes = encoding.input_sizes(small_drawing(info))
-        self.unet = WatchedUNet(model.pipeline.unet, sizes)
+        self.unet = WatchedUNet(model.pipeline.unet, sizes, model.loras.switches.get("unet"))
         limits = BatchLimits(capacity or buckets[-1], buckets, info.width_px * info.height_px)
         self.steps = ContinuousBatching(model, encoding, self.unet, limits, preview_every_s)
 
@@ -245,7 +245,9 @@ def with_eta(order: Draw, eta: float) -> Draw:
     return Draw(order.number, ParamsWithEta(**vars(order.params), eta=eta))
 
 
-def own_picture(kind: str, params: GenerationParams, precision: str = "fp32", **arguments: Any) -> Any:
+def own_picture(
+    kind: str, params: GenerationParams, precision: str = "fp32", with_prompts: bool = True, **arguments: Any
+) -> Any:
     """What diffusers' own call, with these `arguments` too, makes of a drawing of one image, (H, W, 3) uint8."""
     pipeline = loaded(kind, precision).pipeline
     own = pipeline.scheduler
@@ -253,16 +255,17 @@ def own_picture(kind: str, params: GenerationParams, precision: str = "fp32", **
     pipeline.scheduler = getattr(diffusers, kind).from_config(own.config, **settings)
     if hasattr(pipeline.scheduler, "noise_sampler_seed"):
         pipeline.scheduler.noise_sampler_seed = params.seeds[0]
-    negative = {} if kind == "lcm" else {"negative_prompt": params.negative_prompt or None}
+    prompts = {"prompt": params.prompt} if with_prompts else {}
+    if kind != "lcm" and with_prompts:
+        prompts["negative_prompt"] = params.negative_prompt or None  # type: ignore[assignment]
     try:
         result = pipeline(
-            params.prompt,
             height=params.height_px,
             width=params.width_px,
             num_inference_steps=params.num_inference_steps,
             guidance_scale=params.guidance_scale,
             generator=torch.Generator("cpu").manual_seed(params.seeds[0]),
-            **negative,
+            **prompts,
             **arguments,
         )
     finally:

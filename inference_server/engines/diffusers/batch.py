@@ -7,6 +7,7 @@ import torch
 
 from inference_server.engines.diffusers.encode import ActiveImage, Conditioning
 from inference_server.engines.diffusers.unet import BatchShape, UNetInputs, UNetRunner
+from inference_server.loras import Selection
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,13 @@ class BatchKey:
     height_px: int
     width_px: int
     guided: bool
+    loras: Selection = ()
+    windows: int = 1  # of the text encoder, that the prompts take
 
     @classmethod
     def of(cls, image: ActiveImage) -> "BatchKey":
-        return cls(image.params.height_px, image.params.width_px, guided=image.unconditional is not None)
+        params, guided = image.params, image.unconditional is not None
+        return cls(params.height_px, params.width_px, guided, params.loras, image.windows)
 
     @property
     def area_px(self) -> int:
@@ -65,7 +69,8 @@ class Batch:
 
     @property
     def shape(self) -> BatchShape:
-        return BatchShape(self.bucket, self.key.guided, self.key.height_px, self.key.width_px)
+        key = self.key
+        return BatchShape(self.bucket, key.guided, key.height_px, key.width_px, key.loras, key.windows)
 
     @property
     def has_room(self) -> bool:

@@ -31,6 +31,7 @@ from inference_server.engines.diffusers.compile_child import (
 from inference_server.engines.diffusers.cuda_graphs import CudaCapture, CudaGraphs
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.loaded_package import PackageRefusedError, load_package
+from inference_server.engines.diffusers.loras import AdapterSwitch
 from inference_server.engines.diffusers.streams import empty_cache
 from inference_server.engines.diffusers.unet import (
     BatchShape,
@@ -50,15 +51,17 @@ NEEDED_DEVICE_BYTES = 2_000_000_000
 RETRY_S, MAX_RETRY_S = 60.0, 960.0  # until memory is looked for again; it doubles
 
 
-def make_runner(unet: Any, sizes: InputSizes, config: EngineConfig, info: ModelInfo) -> UNetRunner:
+def make_runner(
+    unet: Any, sizes: InputSizes, config: EngineConfig, info: ModelInfo, switch: AdapterSwitch | None = None
+) -> UNetRunner:
     """The UNet as it is on a CPU, unless sizes to compile are named (see above on what that costs there)."""
     cuda = sizes.device.type == "cuda"
     chosen = sizes_to_compile(config, info)
     if not cuda and not chosen:
-        return EagerUNet(unet, sizes)
+        return EagerUNet(unet, sizes, switch)
     folder = None if config.compile_cache is None else Path(config.compile_cache)
     plan = CompilePlan(chosen, max_rows=2 * info.images_at_once, folder=folder)
-    return CompilingUNet(unet, sizes, plan, CudaGraphs(CudaCapture(sizes.device)) if cuda else None)
+    return CompilingUNet(unet, sizes, plan, CudaGraphs(CudaCapture(sizes.device)) if cuda else None, switch)
 
 
 def sizes_to_compile(config: EngineConfig, info: ModelInfo) -> tuple[Size, ...]:
@@ -80,9 +83,16 @@ class CompilePlan:
 class CompilingUNet:
     """A runner that starts with the UNet as it is; its sizes are drawn compiled, and by CUDA graphs, once possible."""
 
-    def __init__(self, unet: Any, sizes: InputSizes, plan: CompilePlan, graphs: CudaGraphs | None) -> None:
+    def __init__(
+        self,
+        unet: Any,
+        sizes: InputSizes,
+        plan: CompilePlan,
+        graphs: CudaGraphs | None,
+        switch: AdapterSwitch | None = None,
+    ) -> None:
         self._eager, self._graphs = EagerUNet(unet, sizes), graphs
-        self._networks = Networks(unet)
+        self._networks = Networks(unet, switch)
         self._compiling = CompilingThread(unet, sizes, plan, self._networks)
 
     def inputs(self, shape: BatchShape) -> UNetInputs:

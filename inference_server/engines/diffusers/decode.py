@@ -42,7 +42,8 @@ class LatentDecoder:
         self._is_sdxl = isinstance(pipeline, StableDiffusionXLPipeline)
         if self._is_sdxl and self._vae.dtype == torch.float16 and self._vae.config.force_upcast:
             self._vae.to(dtype=torch.float32)  # overflows otherwise; diffusers does it again for each picture
-        self._has_checker = getattr(pipeline, "safety_checker", None) is not None
+        self._checker = loaded.checker  # the model's own comes first
+        self._has_own_checker = getattr(pipeline, "safety_checker", None) is not None
 
     def finish(self, request: ActiveRequest, index: int, latents: torch.Tensor) -> Unchecked | None:
         """Tells picture `index` of the request; returns it instead where the safety checker is to see it first.
@@ -57,9 +58,11 @@ class LatentDecoder:
             decoded = self._decode(latents)
             wrong, pixels = _look(request, decoded)
         if wrong:
-            self._loaded.on_spoilt(wrong)
+            if request.params.is_plain:
+                self._loaded.on_spoilt(wrong)
             raise NoPictureError(spoilt.reason(wrong, self._loaded.precision))
-        unchecked = self._has_checker and request.params.safety_checker
+        has_checker = self._has_own_checker or self._checker is not None
+        unchecked = has_checker and request.params.safety_checker
         if not unchecked:
             request.finish(index, pixels, None, mem_usage())
         self._previews.learn(latents[0].float().cpu().numpy(), pixels)
@@ -67,7 +70,7 @@ class LatentDecoder:
 
     def check(self, picture: Unchecked) -> None:
         """Tells a picture that was decoded, once the safety checker has seen it. Raises: what the checker raises."""
-        picture.request.finish(picture.index, picture.pixels, self._is_nsfw(picture.decoded), mem_usage())
+        picture.request.finish(picture.index, picture.pixels, self._is_nsfw(picture), mem_usage())
 
     def preview(self, request: ActiveRequest, denoised: torch.Tensor) -> None:
         """Tells a preview of latents (1, C, h, w), if one can be made."""
@@ -112,10 +115,12 @@ class LatentDecoder:
 
         return latents * of_channels(std) / config.scaling_factor + of_channels(mean)
 
-    def _is_nsfw(self, decoded: torch.Tensor) -> bool:
-        """Whether the model's safety checker finds something. The checker blackens its input, hence the copy."""
+    def _is_nsfw(self, picture: Unchecked) -> bool:
+        """Whether the safety checker finds something. The model's own blackens its input, hence the copy."""
+        if not self._has_own_checker:
+            return self._checker is not None and self._checker.is_unfit(picture.pixels)
         dtype = self._pipeline.safety_checker.dtype
-        _, found = self._pipeline.run_safety_checker(decoded.clone(), self._device, dtype)
+        _, found = self._pipeline.run_safety_checker(picture.decoded.clone(), self._device, dtype)
         return bool(found[0])
 
 

@@ -5,26 +5,19 @@ Source: `encode_prompt` and `__call__` of StableDiffusionPipeline, StableDiffusi
 LatentConsistencyModelPipeline (diffusers 0.42)
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionXLPipeline
 
-from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
 from inference_server.engines.diffusers.beginnings import Beginnings, Begun
+from inference_server.engines.diffusers.loras import LoadedLoras
+from inference_server.engines.diffusers.prompts import EncodedPrompts, PromptEncoder
 from inference_server.engines.diffusers.schedulers import SchedulerMaker
 from inference_server.engines.diffusers.unet import InputSizes, TensorFields
-from inference_server.engines.diffusers.unused_words import PromptWindows
 from inference_server.messages import GenerationParams
-
-KEPT_NEGATIVES = 8  # most visitors have the same negative prompt, none
-
-
-class PromptError(Exception):
-    """The text encoders failed; the text leaves out their words, which may hold the prompt."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +40,13 @@ class ActiveImage:
         conditional: Conditioning,
         unconditional: Conditioning | None,
         begun: Begun,
+        windows: int = 1,
     ) -> None:
         self.request, self.index = request, index  # index: which of the request's images
         self.conditional, self.unconditional = conditional, unconditional  # the second is None without guidance
         self.schedule = begun.schedule
         self.latents = begun.latents  # (1, C, h, w)
+        self.windows = windows  # of the text encoder, that its prompts take
         self.beside, self._kept = begun.beside, begun.kept
         self.preview_at_s = 0.0  # when the next preview is due, on the monotonic clock
 
@@ -80,9 +75,9 @@ class ActiveImage:
 class RequestEncoder:
     """Encodes the requests of one model. For one thread: tokenizers are not to be shared."""
 
-    def __init__(self, pipeline: Any, device: torch.device) -> None:
+    def __init__(self, pipeline: Any, device: torch.device, loras: LoadedLoras | None = None) -> None:
         self._pipeline, self._device = pipeline, device
-        self._prompts, self._windows = _PromptEncoder(pipeline, device), PromptWindows(pipeline)
+        self._prompts = PromptEncoder(pipeline, device, loras or LoadedLoras())
         self._beginnings = Beginnings(pipeline, SchedulerMaker(pipeline.scheduler, device), device)
         self._guidance_width: int | None = pipeline.unet.config.time_cond_proj_dim
         self._distilled = self._guidance_width is not None or isinstance(pipeline, LatentConsistencyModelPipeline)
@@ -90,7 +85,7 @@ class RequestEncoder:
     def input_sizes(self, params: GenerationParams) -> InputSizes:
         """Measured by encoding a drawing: what the text encoders really give."""
         with torch.inference_mode():
-            conditional, _ = self._conditioning(params)
+            conditional, _ = self._conditioning(params, self._prompts.encode(params, self._is_guided(params)))
         unet = self._pipeline.unet
         return InputSizes(
             self._device,
@@ -106,23 +101,28 @@ class RequestEncoder:
         Raises: PromptError, schedulers.StepsError, torch.OutOfMemoryError.
         """
         params = request.params
-        conditional, unconditional = self._conditioning(params)
-        request.unused_words = self._windows.unused_words(params.prompt)
-        if unconditional is not None:
-            request.unused_negative_words = self._windows.unused_words(params.negative_prompt)
+        prompts = self._prompts.encode(params, self._is_guided(params))
+        request.unused_words, request.unused_negative_words = prompts.unused, prompts.negative_unused
+        conditional, unconditional = self._conditioning(params, prompts)
         images = []
         for index, seed in enumerate(params.seeds):
             begun = self._beginnings.begin(params, seed, conditional.encoder_hidden_states.dtype)
-            images.append(ActiveImage(request, index, conditional, unconditional, begun))
+            images.append(ActiveImage(request, index, conditional, unconditional, begun, prompts.windows))
         return images
 
-    def _conditioning(self, params: GenerationParams) -> tuple[Conditioning, Conditioning | None]:
+    def _is_guided(self, params: GenerationParams) -> bool:
+        return params.guidance_scale > 1 and not self._distilled
+
+    def _conditioning(
+        self, params: GenerationParams, prompts: EncodedPrompts
+    ) -> tuple[Conditioning, Conditioning | None]:
         """With the prompt, and without it where there is guidance: the UNet then reads two rows an image."""
-        guided = params.guidance_scale > 1 and not self._distilled
-        embeds, pooled, negative, pooled_negative = self._prompts.encode(params.prompt, params.negative_prompt, guided)
+        embeds, pooled = prompts.embeds, prompts.pooled
         time_ids = self._time_ids(params, embeds.dtype)
         conditional = Conditioning(embeds, self._guidance_embedding(params, embeds.dtype), pooled, time_ids)
-        return conditional, Conditioning(negative, None, pooled_negative, time_ids) if guided else None
+        if prompts.negative is None:
+            return conditional, None
+        return conditional, Conditioning(prompts.negative, None, prompts.negative_pooled, time_ids)
 
     def _guidance_embedding(self, params: GenerationParams, dtype: torch.dtype) -> torch.Tensor | None:
         """(1, P), of models that were distilled to take the guidance as an input."""
@@ -143,48 +143,3 @@ class RequestEncoder:
             size, (0, 0), size, dtype=dtype, text_encoder_projection_dim=pipeline.text_encoder_2.config.projection_dim
         )
         return ids.to(self._device)
-
-
-class _PromptEncoder:
-    """Encodes prompts by the pipeline's own text encoders, and keeps the embeddings of the last negative prompts."""
-
-    def __init__(self, pipeline: Any, device: torch.device) -> None:
-        self._pipeline, self._device = pipeline, device
-        self._negatives: OrderedDict[str, dict[str, Any]] = OrderedDict()  # text -> what `encode_prompt` takes for it
-
-    def encode(self, prompt: str, negative_prompt: str, guided: bool) -> tuple[Any, Any, Any, Any]:
-        """The prompt's embeddings (1, tokens, D), those of SDXL pooled (1, D2), and both of the negative prompt.
-
-        The pooled ones are None without SDXL, the negative ones None without guidance.
-
-        Raises: PromptError, torch.OutOfMemoryError.
-        """
-        known = self._negatives.get(negative_prompt) if guided else None
-        negative = known or {"negative_prompt": negative_prompt or None}  # "" is not none to SDXL
-        try:
-            found = self._pipeline.encode_prompt(
-                prompt=prompt,
-                device=self._device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=guided,
-                **negative,
-            )
-        except Exception as exc:
-            if cuda_errors.is_out_of_memory(exc) or cuda_errors.is_fatal(exc):
-                raise
-            raise PromptError(f"the prompt could not be encoded ({type(exc).__name__})") from exc
-        embeds, negative_embeds, pooled, pooled_negative = (*found, None, None)[:4]  # the order of diffusers
-        if not guided:
-            return embeds, pooled, None, None
-        self._keep(negative_prompt, negative_embeds, pooled_negative)
-        return embeds, pooled, negative_embeds, pooled_negative
-
-    def _keep(self, negative_prompt: str, embeds: torch.Tensor, pooled: torch.Tensor | None) -> None:
-        """Saves the next request with this negative prompt half of the work on its text."""
-        kept: dict[str, Any] = {"negative_prompt_embeds": embeds}
-        if pooled is not None:
-            kept["negative_pooled_prompt_embeds"] = pooled
-        self._negatives[negative_prompt] = kept
-        self._negatives.move_to_end(negative_prompt)
-        if len(self._negatives) > KEPT_NEGATIVES:
-            self._negatives.popitem(last=False)

@@ -19,7 +19,7 @@ from diffusers import (
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, WorkChannel
-from inference_server.engines.diffusers import cuda_errors, image_tasks, loading, model_info, schedulers
+from inference_server.engines.diffusers import cuda_errors, image_tasks, loading, long_prompts, model_info, schedulers
 from inference_server.engines.diffusers.batch_queue import BUCKETS, BatchLimits, buckets_up_to
 from inference_server.engines.diffusers.compiling import make_runner
 from inference_server.engines.diffusers.continuous_batching import ContinuousBatching
@@ -30,7 +30,17 @@ from inference_server.engines.diffusers.pipeline_calls import IMAGES_AT_ONCE, Pi
 from inference_server.engines.diffusers.streams import empty_cache, synchronize
 from inference_server.engines.diffusers.unet import EagerUNet
 from inference_server.engines.lanczos import LanczosChannel
-from inference_server.messages import Draw, DrawFailed, Drawn, FromEngine, GenerationParams, ModelInfo, RawImage
+from inference_server.messages import (
+    LONG_PROMPTS,
+    PROMPT_WEIGHTING,
+    Draw,
+    DrawFailed,
+    Drawn,
+    FromEngine,
+    GenerationParams,
+    ModelInfo,
+    RawImage,
+)
 from inference_server.tasks import LANCZOS, TEXT2IMAGE
 
 # How long a thread that encodes or decodes may keep Python to itself while the step loop wants it. The loop lets go at
@@ -48,7 +58,9 @@ class DiffusersEngine:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         loaded = loading.load(config, report)
         shares = shares_steps(loaded.pipeline) and loaded.plan.placement in ("card", "encoders")
-        info = model_info.of_pipeline(loaded, min(config.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE))
+        images = min(config.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE)
+        more = (LONG_PROMPTS, PROMPT_WEIGHTING) if shares and long_prompts.is_available() else ()
+        info = model_info.of_pipeline(loaded, images, more)
         self.model_info = _within(info, loaded.store.known.max_area_px)
         if shares and loaded.device.type == "cuda":
             schedulers.use_pinned_noise()
@@ -98,10 +110,11 @@ def shares_steps(pipeline: Any) -> bool:
 
 
 def _continuous_batching(loaded: LoadedPipeline, config: EngineConfig, info: ModelInfo) -> ContinuousBatching:
-    encoder = RequestEncoder(loaded.pipeline, loaded.device)
+    encoder = RequestEncoder(loaded.pipeline, loaded.device, loaded.loras)
     sizes = encoder.input_sizes(small_drawing(info))
-    unet = loaded.pipeline.unet
-    runner = make_runner(unet, sizes, config, info) if loaded.plan.compiles else EagerUNet(unet, sizes)
+    unet, switch = loaded.pipeline.unet, loaded.loras.switches.get("unet")
+    compiles = loaded.plan.compiles
+    runner = make_runner(unet, sizes, config, info, switch) if compiles else EagerUNet(unet, sizes, switch)
     limits = BatchLimits(info.images_at_once, buckets_up_to(info.images_at_once), info.width_px * info.height_px)
     return ContinuousBatching(loaded, encoder, runner, limits)
 

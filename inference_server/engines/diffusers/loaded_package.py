@@ -16,7 +16,7 @@ from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.gpu_memory import is_free
 from inference_server.engines.diffusers.streams import ThreadStream, is_capturing, synchronize
 from inference_server.engines.diffusers.unet import Network, UNetInputs
-from inference_server.engines.diffusers.unet_package import PackageOrder, UNetOverTensors, torch_dtype
+from inference_server.engines.diffusers.unet_package import UNET, PackageOrder, base_weights, torch_dtype
 from inference_server.engines.package_cache import PackageCache, unpack
 
 # The largest difference as a share of the largest value. Kernels that sum in another order differ by a few of the last
@@ -67,7 +67,7 @@ def open_package(file: Path, folder: Path, order: PackageOrder, unet: Any) -> Ne
     _check_digest(file, order)
     # Single-threaded: one thread at a time calls it, and the other way cannot be captured as a CUDA graph.
     package = torch._inductor.aoti_load_package(str(folder), run_single_threaded=True)
-    weights = UNetOverTensors(unet, [one.name for one in order.inputs]).state_dict()
+    weights = {f"{UNET}.{name}": weight for name, weight in base_weights(unet).items()}
     wanted = package.get_constant_fqns()
     if unknown := set(wanted) - set(weights):
         raise PackageRefusedError(f"it wants weights that the UNet has not, such as {min(unknown)}")

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,17 +17,31 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from inference_server.engine_config import EngineConfig
-from inference_server.engines import ModelLoadError, model_folder, short_reason
-from inference_server.engines.diffusers import families, image_tasks, placing, planning, precision, single_file, weights
+from inference_server.engines import ModelLoadError, model_folder, safety_checker, short_reason
+from inference_server.engines.diffusers import (
+    families,
+    image_tasks,
+    loras,
+    model_file,
+    placing,
+    planning,
+    precision,
+    single_file,
+    weights,
+)
 from inference_server.engines.diffusers.cuda_errors import SaferPrecisionError
 from inference_server.engines.diffusers.devices import Card, choose_device, read_card
 from inference_server.engines.diffusers.family import Family
 from inference_server.engines.diffusers.gpu_memory import others_may_be_to_blame
 from inference_server.engines.diffusers.learnt import LearntStore
+from inference_server.engines.diffusers.loras import LoadedLoras
 from inference_server.engines.diffusers.memory_plan import EVERYTHING, MemoryPlan, ModelSize
+from inference_server.engines.diffusers.model_file import ModelFile
+from inference_server.engines.diffusers.named_weights import NamedWeights
 from inference_server.engines.diffusers.precision import Precision
 from inference_server.engines.hub_download import HubDownloader
 from inference_server.engines.model_folder import FoundModel
+from inference_server.engines.safety_checker import SafetyChecker
 
 USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
 INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
@@ -53,6 +67,8 @@ class LoadedPipeline:
     size: ModelSize = field(default_factory=lambda: ModelSize({}))
     notices: tuple[str, ...] = ()
     store: LearntStore = field(default_factory=lambda: LearntStore(None, ""))
+    loras: LoadedLoras = field(default_factory=LoadedLoras)
+    checker: SafetyChecker | None = None  # of a model without one of its own
 
     @property
     def precision(self) -> str:
@@ -81,36 +97,77 @@ def load(config: EngineConfig, report: Callable[[str], None]) -> LoadedPipeline:
     device = choose_device(config.device)
     fetched_dtype = choose_dtype(config.model_precision, device)
     _be_silent()
-    if not config.model_id:
+    named = model_file.find(config, report)
+    if not (config.model_id or named):
         raise ModelLoadError(
             "INFERENCE_ENGINE=diffusers needs a MODEL_ID (a folder or an id of the hub): the demo model, which serves "
             "without one, is made for INFERENCE_ENGINE=openvino"
         )
-    found = model_folder.find(config, report, fetch=partial(from_hub, fetched_dtype))
+    if named is None:
+        found = model_folder.find(config, report, fetch=partial(from_hub, fetched_dtype))
+    else:
+        found = _find_for(named, config, report, fetched_dtype)
     index = single_file.read_index(found.folder) if found.folder.is_file() else read_index(found.folder)
+    lora_files = loras.find_files(config, report)
+    checker = safety_checker.fetch(config, report) if safety_checker.needs_one(found.folder, index) else None
     report("loading the model")
-    return _load(config, found, index, device)
+    return _load(config, found, index, device, NamedWeights(named, lora_files, checker))
 
 
-def _load(config: EngineConfig, found: FoundModel, index: dict[str, Any], device: torch.device) -> LoadedPipeline:
+def _find_for(
+    named: ModelFile, config: EngineConfig, report: Callable[[str], None], fetched_dtype: torch.dtype
+) -> FoundModel:
+    """The pipeline's folder without what the file replaces; the file itself where it is a whole checkpoint.
+
+    Raises: ModelLoadError.
+    """
+    if not config.model_id:
+        return FoundModel(named.file, str(config.model_file))
+    fetch = partial(from_hub, fetched_dtype, skipped=named.skipped())
+    found = model_folder.find(config, report, fetch=fetch)
+    return found if named.network_alone else FoundModel(named.file, found.name, configuration=found.folder)
+
+
+def _load(
+    config: EngineConfig,
+    found: FoundModel,
+    index: dict[str, Any],
+    device: torch.device,
+    files: NamedWeights,
+) -> LoadedPipeline:
     card = read_card(device) if device.type == "cuda" else None
     family = families.find(index, found.name)
     folder = None if config.compile_cache is None else Path(config.compile_cache)
     store = LearntStore(folder, f"{card.name if card else 'cpu'} {found.name} {config.model_revision or ''}")
     chosen = _precision(config, family, card, store)
     size, variant = _size(found.folder, index, family, chosen.dtype)
+    size = files.added_to(size, index, chosen.dtype)
     plan = planning.choose(config, found, index, size, device)
     print(f"{found.name}: {chosen.name}. {plan.sentence if card else ''}", flush=True)
     _set_tf32(device, chosen.dtype)
     with others_may_be_to_blame(device, plan.needed_bytes):
         if found.folder.is_file():
-            pipeline = single_file.load(found.folder, index, chosen.dtype)
+            pipeline = single_file.load(found.folder, index, chosen.dtype, found.configuration)
         else:
-            pipeline = _pipeline(found.folder, index, chosen.dtype, variant, plan, size)
+            network = files.load_network(found, index, chosen.dtype)
+            pipeline = _pipeline(found.folder, index, chosen.dtype, variant, plan, size, network)
+        loaded_loras = loras.load(pipeline, files.loras, found.name, chosen.dtype)
+        checker = safety_checker.load(files.checker, config, device.type) if files.checker else None
         _place(pipeline, device, plan, chosen.dtype, found.name)
-    notices = (chosen.told, family.licence.sentence if family else "")
+    notices = (chosen.told, files.told, family.licence.sentence if family else "")
     return LoadedPipeline(
-        found, pipeline, device, chosen.dtype, family, card, plan, size, tuple(filter(None, notices)), store
+        found,
+        pipeline,
+        device,
+        chosen.dtype,
+        family,
+        card,
+        plan,
+        size,
+        tuple(filter(None, notices)),
+        store,
+        loaded_loras,
+        checker,
     )
 
 
@@ -170,15 +227,19 @@ def _be_silent() -> None:
         logging.disable_progress_bar()
 
 
-def from_hub(dtype: torch.dtype, config: EngineConfig, report: Callable[[str], None]) -> Path:
+def from_hub(
+    dtype: torch.dtype, config: EngineConfig, report: Callable[[str], None], skipped: Sequence[str] = ()
+) -> Path:
     """Downloads the files that this pipeline needs and no others; the fp16 variant if it is wanted and exists.
+
+    `skipped`: patterns of files that are not needed either.
 
     Raises: PickleError, ModularOnlyError, or what huggingface_hub raises.
     """
     name, revision = str(config.model_id), config.model_revision or None
     download = partial(diffusers.DiffusionPipeline.download, name, revision=revision, use_safetensors=True)
     # diffusers knows which files these are. It has no parameter for what brings them.
-    with mock.patch.object(pipeline_utils, "snapshot_download", HubDownloader(report).snapshot):
+    with mock.patch.object(pipeline_utils, "snapshot_download", HubDownloader(report, skipped=tuple(skipped)).snapshot):
         try:
             if dtype == torch.float16:
                 try:
@@ -200,10 +261,16 @@ def from_hub(dtype: torch.dtype, config: EngineConfig, report: Callable[[str], N
 
 
 def _pipeline(
-    folder: Path, index: dict[str, Any], dtype: torch.dtype, variant: str | None, plan: MemoryPlan, size: ModelSize
+    folder: Path,
+    index: dict[str, Any],
+    dtype: torch.dtype,
+    variant: str | None,
+    plan: MemoryPlan,
+    size: ModelSize,
+    network: dict[str, Any],
 ) -> Any:
     """Loads from the folder alone: it fetches nothing, and runs no code of the model's."""
-    options: dict[str, Any] = {} if variant is None else {"variant": variant}
+    options: dict[str, Any] = dict(network) if variant is None else {**network, "variant": variant}
     try:
         options |= placing.load_options(plan, size.parts, dtype)
         pipeline = _class_of(index).from_pretrained(

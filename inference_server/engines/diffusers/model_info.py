@@ -12,7 +12,7 @@ from inference_server.engines import model_folder
 from inference_server.engines.diffusers import image_tasks, schedulers
 from inference_server.engines.diffusers.family import Family
 from inference_server.engines.diffusers.loading import LoadedPipeline
-from inference_server.messages import ModelInfo
+from inference_server.messages import LORAS, ModelInfo
 from inference_server.tasks import TEXT2IMAGE, Task
 
 SMALLEST_MAX_SIDE_PX, LARGEST_MAX_SIDE_PX = 1024, 2048
@@ -21,7 +21,7 @@ DEFAULT_SIDE_PX = 1024
 FEW_STEPS = 10  # a model that wants fewer was distilled
 
 
-def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
+def of_pipeline(loaded: LoadedPipeline, images_at_once: int, further_features: Sequence[str] = ()) -> ModelInfo:
     """Allows sides up to twice the trained one; larger pictures repeat themselves, and memory grows with the area."""
     pipeline, family = loaded.pipeline, loaded.family
     tasks, draws_from_text = image_tasks.of_pipeline(pipeline), image_tasks.draws_from_text(pipeline)
@@ -42,7 +42,12 @@ def of_pipeline(loaded: LoadedPipeline, images_at_once: int) -> ModelInfo:
         gpu=loaded.device.type == "cuda",
         images_at_once=images_at_once,
         images_ahead=images_at_once if images_at_once > 1 else 0,
-        features=_features(pipeline, family, draws_from_text, tasks),
+        features=(
+            *_features(pipeline, family, draws_from_text, tasks),
+            *([LORAS] if loaded.loras.offers else []),
+            *further_features,
+        ),
+        loras=loaded.loras.offered,
         memory_plan=loaded.plan.sentence if loaded.device.type == "cuda" else "",
         notices=loaded.notices,
     )

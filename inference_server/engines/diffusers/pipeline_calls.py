@@ -149,6 +149,7 @@ class PipelineCalls:
         pipeline.scheduler = schedulers.new(self._own_scheduler, params.scheduler)
         if not params.safety_checker and self._own_checker is not None:
             pipeline.safety_checker = None
+        self._loaded.loras.use(params.loras)
         self._timer.begin()
         try:
             with torch.inference_mode():
@@ -160,6 +161,10 @@ class PipelineCalls:
             self._timer.drain()
         # By either name: the second is DeepFloyd's.
         found = getattr(result, "nsfw_content_detected", None) or getattr(result, "nsfw_detected", None)
+        checker = self._loaded.checker
+        if found is None and checker is not None and params.safety_checker:
+            with torch.inference_mode():
+                found = [checker.is_unfit(_pixels(picture)) for picture in result.images]
         return _CallResult(result.images, None if found is None else [bool(one) for one in found])
 
     def _callable(self, task: str) -> "_Callable":
@@ -261,7 +266,8 @@ class PipelineCalls:
         wrong = spoilt.what_is_wrong(picture)
         if wrong is None or (request.number == spoilt.WARM_UP_NUMBER and wrong != spoilt.NOT_A_NUMBER):
             return False
-        self._loaded.on_spoilt(wrong)
+        if request.params.is_plain:
+            self._loaded.on_spoilt(wrong)
         request.fail(spoilt.reason(wrong, self._loaded.precision))
         return True
 

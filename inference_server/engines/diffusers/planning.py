@@ -9,7 +9,7 @@ import torch
 
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError
-from inference_server.engines.diffusers import gpu_memory, memory_plan, placing, weights
+from inference_server.engines.diffusers import gpu_memory, memory_plan, model_file, placing, weights
 from inference_server.engines.diffusers.memory_plan import (
     EVERYTHING,
     Memory,
@@ -47,7 +47,8 @@ def choose(
         return replace(EVERYTHING, quantisation="fp8") if asked == "fp8" else EVERYTHING
     memory = (read or read_memory)(device)
     quantisations: tuple[Quantisation, ...] = placing.quantisations()
-    if found.folder.is_dir() and weights.is_quantised(found.folder, index):
+    comes_as_gguf = (config.model_file or "").lower().endswith(model_file.GGUF)
+    if comes_as_gguf or (found.folder.is_dir() and weights.is_quantised(found.folder, index)):
         quantisations = ("none",)  # it is as small as it gets
     try:
         return memory_plan.choose(size, memory, asked, quantisations)

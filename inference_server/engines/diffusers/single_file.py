@@ -75,9 +75,9 @@ def read_index(file: Path) -> dict[str, Any]:
     return {"_class_name": pipeline}
 
 
-def load(file: Path, index: dict[str, Any], dtype: torch.dtype) -> Any:
-    """Raises: ModelLoadError."""
-    folder = file.parent if (file.parent / "model_index.json").is_file() else None
+def load(file: Path, index: dict[str, Any], dtype: torch.dtype, configuration: Path | None = None) -> Any:
+    """`configuration`: a diffusers folder to read it from. Raises: ModelLoadError."""
+    folder = configuration or (file.parent if (file.parent / "model_index.json").is_file() else None)
     options = {} if folder is None else {"config": str(folder), "local_files_only": True}
     try:
         pipeline = getattr(diffusers, index["_class_name"]).from_single_file(str(file), dtype=dtype, **options)

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
+from inference_server.engines.diffusers.loras import AdapterSwitch
+from inference_server.loras import Selection
+
 MAX_KEPT_INPUTS = 24  # of some MB each; visitors may ask for any size
 
 
@@ -22,6 +25,8 @@ class BatchShape:
     guided: bool  # two rows an image: the first half of all rows unconditional, the second conditional
     height_px: int
     width_px: int
+    loras: Selection = ()  # which the network draws with
+    windows: int = 1  # of the text encoder, that the prompts take
 
     @property
     def rows(self) -> int:
@@ -78,8 +83,13 @@ class InputSizes:
         return UNetInputs(
             sample=zeros(self.channels, height, width),
             timestep=zeros(dtype=torch.float32),
-            **{name: zeros(*size) for name, size in self.conditioning.items()},
+            **{name: zeros(*_widened(name, size, shape.windows)) for name, size in self.conditioning.items()},
         )
+
+
+def _widened(name: str, size: tuple[int, ...], windows: int) -> tuple[int, ...]:
+    """The text, (tokens, D), is as long as all its windows."""
+    return (windows * size[0], *size[1:]) if name == "encoder_hidden_states" else size
 
 
 class UNetRunner(Protocol):
@@ -105,8 +115,9 @@ class UNetRunner(Protocol):
 class EagerUNet:
     """Runs the UNet as it is, for any shape."""
 
-    def __init__(self, unet: Any, sizes: InputSizes) -> None:
-        self._unet, self._sizes = unet, sizes
+    def __init__(self, unet: Any, sizes: InputSizes, switch: AdapterSwitch | None = None) -> None:
+        """`switch`: the UNet's LoRAs, where it has some."""
+        self._networks, self._sizes = Networks(unet, switch), sizes
         self._inputs: dict[BatchShape, UNetInputs] = {}  # the longest unused first
 
     def inputs(self, shape: BatchShape) -> UNetInputs:
@@ -117,7 +128,7 @@ class EagerUNet:
         return inputs
 
     def run(self, shape: BatchShape, inputs: UNetInputs) -> torch.Tensor:
-        return call_unet(self._unet, inputs)
+        return self._networks.of(shape)(inputs)
 
     def forget(self, shape: BatchShape | None = None) -> None:
         if shape is None:
@@ -153,9 +164,13 @@ class Networks:
     The compiling thread writes it, the step loop reads it before each step.
     """
 
-    def __init__(self, unet: Any) -> None:
-        self.eager: Network = partial(call_unet, unet)
+    def __init__(self, unet: Any, switch: AdapterSwitch | None = None) -> None:
+        self._unet, self._switch = unet, switch
+        self._with_loras: dict[Selection, Network] = {}  # the longest unused first
         self._compiled: dict[Size, Network] = {}
+        self.eager: Network = partial(call_unet, unet)
+        if switch is not None:
+            self.eager = partial(_call_with, switch, (), unet)
 
     def adopt(self, size: Size, network: Network) -> None:
         """Draws this size with `network` from the next step on."""
@@ -163,4 +178,20 @@ class Networks:
 
     def of(self, shape: BatchShape) -> Network:
         """The same object until `adopt` changes it."""
+        if shape.loras and self._switch is not None:
+            network = self._with_loras.pop(shape.loras, None)
+            network = network or partial(_call_with, self._switch, shape.loras, self._unet)
+            self._with_loras[shape.loras] = network
+            if len(self._with_loras) > MAX_KEPT_INPUTS:
+                del self._with_loras[next(iter(self._with_loras))]
+            return network
+        if shape.windows > 1:  # a compiled UNet reads one
+            return self.eager
         return self._compiled.get((shape.width_px, shape.height_px), self.eager)
+
+
+def _call_with(switch: AdapterSwitch, selection: Selection, unet: Any, inputs: UNetInputs) -> torch.Tensor:
+    """The lock: a compiled UNet may be compared with the UNet as it is, meanwhile."""
+    with switch.lock:
+        switch.use(selection)
+        return call_unet(unet, inputs)

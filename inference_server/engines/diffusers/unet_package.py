@@ -26,6 +26,7 @@ from inference_server.engines.diffusers.unet import BatchShape, InputSizes, UNet
 LEAST_MAX_ROWS = 4  # the exporter takes a range of 1 or 2 rows for a constant
 FORMAT = 1  # of the packages; counted up when the way they are made changes
 EXAMPLE_ROWS = 4  # the compiler tunes its kernels for so many
+UNET = "unet"  # the name of the UNet in `UNetOverTensors`
 ALIGN_BYTES = 64  # between the beginnings of two weights: none may look like another
 COMPILER_SETTINGS: dict[str, Any] = {
     "always_keep_tensor_constants": True,
@@ -81,13 +82,20 @@ def order_for(unet: Any, sizes: InputSizes, width_px: int, height_px: int, max_r
     config = {name: value for name, value in json.loads(unet.to_json_string()).items() if not name.startswith("_")}
     return PackageOrder(
         unet_config=config,
-        weights=tuple(layout(name, weight) for name, weight in unet.state_dict().items()),
+        weights=tuple(layout(name, weight) for name, weight in base_weights(unet).items()),
         inputs=tuple(layout(name, tensor) for name, tensor in one_row.tensors()),
         max_rows=max(LEAST_MAX_ROWS, max_rows),
         device=str(sizes.device),
         matmul_precision=torch.get_float32_matmul_precision(),
         made_with=_made_with(sizes.device),
     )
+
+
+def base_weights(unet: Any) -> dict[str, torch.Tensor]:
+    """The UNet's own weights by their own names, whatever LoRAs were loaded into it."""
+    return {
+        name.replace(".base_layer.", "."): weight for name, weight in unet.state_dict().items() if ".lora_" not in name
+    }
 
 
 def layout(name: str, tensor: torch.Tensor) -> TensorLayout:

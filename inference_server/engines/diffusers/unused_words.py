@@ -11,6 +11,8 @@ from typing import Any
 
 from inference_server.engines import prompt_window
 
+BOS_AND_EOS = 2  # tokens of each window that hold no word
+
 
 @dataclass(frozen=True)
 class _TextEncoderWindow:
@@ -27,16 +29,19 @@ class _TextEncoderWindow:
 class PromptWindows:
     """The windows of all text encoders of one pipeline. For one thread: tokenizers are not to be shared."""
 
-    def __init__(self, pipeline: Any, max_sequence_length: int | None = None) -> None:
-        """`max_sequence_length`: what the pipeline is called with; None: its own default."""
-        self._windows = _windows(pipeline, max_sequence_length)
+    def __init__(self, pipeline: Any, max_sequence_length: int | None = None, windows: int = 1) -> None:
+        """`max_sequence_length`: what the pipeline is called with; None: its own default.
+
+        `windows`: so many of CLIP are read one after the other.
+        """
+        self._windows = _windows(pipeline, max_sequence_length, windows)
 
     def unused_words(self, prompt: str) -> tuple[str, ...]:
         """The words, as typed, that begin beyond every window."""
         return min((window.unused_words(prompt) for window in self._windows), key=len, default=())
 
 
-def _windows(pipeline: Any, asked: int | None) -> list[_TextEncoderWindow]:
+def _windows(pipeline: Any, asked: int | None, windows_read: int) -> list[_TextEncoderWindow]:
     """None at all where one encoder is of another kind: it may read what the others do not."""
     windows = []
     for name, tokenizer in pipeline.components.items():
@@ -46,7 +51,7 @@ def _windows(pipeline: Any, asked: int | None) -> list[_TextEncoderWindow]:
         if not kind.startswith(("CLIP", "T5")):
             return []
         longest = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
-        tokens = tokenizer.model_max_length
+        tokens = windows_read * (tokenizer.model_max_length - BOS_AND_EOS) + BOS_AND_EOS
         if kind.startswith("T5") and longest is not None:
             tokens = asked or longest.default
         windows.append(_TextEncoderWindow(tokenizer, tokens))

@@ -47,7 +47,7 @@ def require_safe(folder: Path, index: Mapping[str, Any]) -> None:
 
 def choose_variant(folder: Path, dtype: torch.dtype) -> str | None:
     """`fp16` where those files exist and are wanted, or are the only ones."""
-    for part in ("unet", "transformer", "prior"):
+    for part in ("unet", "transformer", "prior", "text_encoder", "vae"):  # the first may come from elsewhere
         names = [file.name for file in _files(folder / part)]
         if names:
             has_half, has_plain = any(_FP16 in name for name in names), any(_FP16 not in name for name in names)
@@ -82,15 +82,25 @@ def loaded_bytes(file: Path, dtype: torch.dtype) -> int:
     return file.stat().st_size * int(dtype.itemsize) // stored if stored else file.stat().st_size
 
 
+def names_in(file: Path) -> list[str]:
+    """The weights' names; none of a file that cannot be read."""
+    return [name for name in _header(file) if name != "__metadata__"]
+
+
 def _stored_bytes(file: Path) -> int | None:
     """Of one number of the first weight; None where it is quantised."""
+    kinds = [entry["dtype"] for name, entry in _header(file).items() if name != "__metadata__" and "dtype" in entry]
+    return _STORED_BYTES.get(kinds[0]) if kinds else 4
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Empty where it cannot be read: loading it will tell what is wrong."""
     with file.open("rb") as opened:
         head = opened.read(8)
         if len(head) < 8 or (length := struct.unpack("<Q", head)[0]) > 100_000_000:
-            return 4  # loading it will tell what is wrong
+            return {}
         try:
             header = json.loads(opened.read(length))
         except ValueError:
-            return 4
-    kinds = [entry["dtype"] for name, entry in header.items() if name != "__metadata__" and "dtype" in entry]
-    return _STORED_BYTES.get(kinds[0]) if kinds else 4
+            return {}
+    return header if isinstance(header, dict) else {}

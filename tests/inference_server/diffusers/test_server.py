@@ -61,11 +61,15 @@ def test_formats_and_what_is_told_beside_the_picture(server: InferenceProcess, i
 
 
 def test_words_that_no_encoder_reads_are_told(server: InferenceProcess) -> None:
-    """The answer names the words of both prompts beyond the window (here 14 letters), and no word that is read."""
-    told = draw(server, prompt="a cat with a small hat", negative_prompt="fog, heavy rain and snow")["$meta"]
-    assert told["unused_prompt_words"] == ["hat"]
-    assert told["unused_negative_prompt_words"] == ["snow"]
-    assert "unused_prompt_words" not in draw(server)["$meta"]
+    """The answer names the words of both prompts beyond all windows (8 of 14 letters), and no word that is read."""
+    call = {"prompt_weighting": True}
+    long = " ".join(["a cat with a hat"] * 10)
+    told = draw(server, call=call, prompt=f"{long} and [fog:rain:0.5]", negative_prompt=f"{long} snow")["$meta"]
+    assert told["prompt_weighting"] is True
+    assert told["unused_prompt_words"][0] == "[fog:rain:0.5]"
+    assert told["unused_prompt_words"][-1] == "and"
+    assert told["unused_negative_prompt_words"][-1] == "snow"
+    assert "unused_prompt_words" not in draw(server, prompt="a cat with a small hat")["$meta"]
 
 
 def test_sizes_are_those_that_the_healthcheck_tells(server: InferenceProcess) -> None:

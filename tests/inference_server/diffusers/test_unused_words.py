@@ -39,9 +39,8 @@ def drawn(channel: ScriptedChannel, number: int) -> Drawn:
     return end
 
 
+# Shared steps read more than a window: test_long_prompts.py.
 WAYS = [
-    (by_shared_steps, "sd", "DDIMScheduler"),
-    (by_shared_steps, "sdxl", "DDIMScheduler"),
     (by_pipeline_calls, "sd", "DDIMScheduler"),
     (by_pipeline_calls, "sd3", "FlowMatchEulerDiscreteScheduler"),
 ]
