@@ -198,13 +198,18 @@ def file_names(repo_id: str) -> list[str]:
     try:
         return [one.rfilename for one in HfApi().repo_info(repo_id).siblings or ()]
     except (HfHubHTTPError, httpx2.HTTPError, OSError):
-        try:
-            folder = Path(snapshot_download(repo_id, local_files_only=True, ignore_patterns="*"))  # where it lies
-        except Exception:
-            folder = None
+        folder = _downloaded_once(repo_id)
         if folder is None:
             raise
         return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
+
+
+def _downloaded_once(repo_id: str) -> Path | None:
+    """The folder of what there is of a repository on this machine."""
+    try:
+        return Path(snapshot_download(repo_id, local_files_only=True, ignore_patterns="*"))
+    except Exception:  # the Hub's own answer is told instead
+        return None
 
 
 def _listing(repo_id: str, revision: str | None, patterns: dict[str, Any]) -> tuple[str, list[RepoFile]]:

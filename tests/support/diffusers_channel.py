@@ -255,9 +255,9 @@ def own_picture(
     pipeline.scheduler = getattr(diffusers, kind).from_config(own.config, **settings)
     if hasattr(pipeline.scheduler, "noise_sampler_seed"):
         pipeline.scheduler.noise_sampler_seed = params.seeds[0]
-    prompts = {"prompt": params.prompt} if with_prompts else {}
+    prompts: dict[str, Any] = {"prompt": params.prompt} if with_prompts else {}
     if kind != "lcm" and with_prompts:
-        prompts["negative_prompt"] = params.negative_prompt or None  # type: ignore[assignment]
+        prompts["negative_prompt"] = params.negative_prompt or None
     try:
         result = pipeline(
             height=params.height_px,

@@ -99,7 +99,7 @@ def load_network(one: ModelFile, folder: Path, index: Mapping[str, Any], model: 
             raise ModelLoadError("MODEL_FILE needs the package gguf, which is not installed here") from exc
         options["quantization_config"] = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
     try:
-        network = kind.from_single_file(  # type: ignore[union-attr]
+        network = kind.from_single_file(
             str(one.file), config=str(folder), subfolder=part, dtype=dtype, local_files_only=True, **options
         )
     except Exception as exc:
