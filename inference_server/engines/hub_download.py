@@ -196,7 +196,7 @@ def file_names(repo_id: str) -> list[str]:
     Raises: what the library raises.
     """
     try:
-        return [one.rfilename for one in HfApi().repo_info(repo_id).siblings or ()]
+        return [one.rfilename for one in HfApi().model_info(repo_id).siblings or ()]
     except (HfHubHTTPError, httpx2.HTTPError, OSError):
         folder = _downloaded_once(repo_id)
         if folder is None:

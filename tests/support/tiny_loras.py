@@ -12,7 +12,7 @@ RANK = 2
 def save_lora(pipeline: Any, file: Path, seed: int, parts: tuple[str, ...] = ("unet",)) -> Path:
     """Changes every attention of these parts, so much that a picture shows it."""
     generator = torch.Generator().manual_seed(seed)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for part in parts:
         for name, layer in getattr(pipeline, part).named_modules():
             if name.endswith(("to_q", "to_k", "to_v", "q_proj", "v_proj")) and isinstance(layer, torch.nn.Linear):

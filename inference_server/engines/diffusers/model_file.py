@@ -88,7 +88,7 @@ def load_network(one: ModelFile, folder: Path, index: Mapping[str, Any], model: 
     """
     part = part_of(index)
     name = str(index[part][1])
-    kind = getattr(diffusers, name, None)
+    kind: Any = getattr(diffusers, name, None)
     if not hasattr(kind, "from_single_file"):
         raise UnfitModelFileError(f"MODEL_FILE: diffusers loads {name} ({model}) from a folder alone")
     options: dict[str, Any] = {}

@@ -37,7 +37,8 @@ def folder_of(kind: str) -> str:
 
 
 def config(model: str, *loras: str) -> EngineConfig:
-    return EngineConfig(engine="diffusers", model_id=model, device="cpu", loras=",".join(loras))
+    told = {"engine": "diffusers", "model_id": model, "device": "cpu", "loras": ",".join(loras)}
+    return EngineConfig.model_validate(told)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.slow
 def test_a_named_checker_looks_at_every_picture(kind: str, checker: str) -> None:
     """In shared steps and in a pipeline's own call; what it finds is black and told, what it does not is shown."""
     told = {"model_id": str(tiny_pipelines.folder(kind)), "safety_checker_model": str(tiny_pipelines.folder(checker))}
-    engine = DiffusersEngine(EngineConfig(engine="diffusers", device="cpu", **told), lambda stage: None)
+    engine = DiffusersEngine(
+        EngineConfig.model_validate({"engine": "diffusers", "device": "cpu", **told}), lambda stage: None
+    )
     scheduler = engine.model_info.scheduler
     channel = ScriptedChannel(
         order(1, scheduler=scheduler, num_inference_steps=2),
@@ -38,7 +40,9 @@ def test_a_named_checker_looks_at_every_picture(kind: str, checker: str) -> None
 def test_a_models_own_checker_comes_first() -> None:
     """Another one is not even loaded beside it."""
     told = {"model_id": str(tiny_pipelines.folder("sd_strict")), "safety_checker_model": "owner/not-there"}
-    engine = DiffusersEngine(EngineConfig(engine="diffusers", device="cpu", **told), lambda stage: None)
+    engine = DiffusersEngine(
+        EngineConfig.model_validate({"engine": "diffusers", "device": "cpu", **told}), lambda stage: None
+    )
     channel = ScriptedChannel(order(1, num_inference_steps=1))
     channel.close()
     engine.work(channel)
