@@ -71,7 +71,7 @@ class FairFront:
         answer = requests.request(method, behind + path, headers=headers, data=body, timeout=60)
         if self.addresses and path.endswith("/nodes/list") and answer.ok:
             told = answer.json()
-            for row in told["nodes"] if isinstance(told, dict) else told:
+            for row in told["nodes"]:
                 row["host_address"] = self.addresses.get(row["name"], row.get("host_address"))
             return answer.status_code, json.dumps(told).encode()
         return answer.status_code, answer.content
