@@ -78,14 +78,15 @@ class BoxesFair:
 
 
 @contextlib.contextmanager
-def boxes_fair(folder: Path, tunnel: str, temporary: Path | None = None) -> Iterator[BoxesFair]:
+def boxes_fair(folder: Path, tunnel: str, temporary: Path | None = None, step_s: float = 0.05) -> Iterator[BoxesFair]:
     """Starts the Fair server, nothing on it yet; ends it and all that runs on it. `tunnel`: the tunnel's program;
-    `temporary`: where it keeps what it copies into containers.
+    `temporary`: where it keeps what it copies into containers; `step_s`: what a step of its engines takes.
     """
     drawn_file = folder / "drawn.txt"
     drawn_file.touch()
     inference = [
         *("env", f"INFERENCE_ENGINE={_lines_engine.NAME}", f"{_lines_engine.DRAWN_FILE}={drawn_file}"),
+        f"{_lines_engine.STEP_S}={step_s}",
         *(sys.executable, "-m", "benchmarks._lines_worker", "--host", "127.0.0.1", "--port", "{port:8000}"),
     ]
     nodes = folder / "nodes.toml"

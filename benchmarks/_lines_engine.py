@@ -14,7 +14,8 @@ from inference_server.messages import BatchStats, Cancelled, Draw, Drawn, ModelI
 NAME = "noise"
 SIDE_MAX_PX = 512
 DRAWN_FILE = "LINES_DRAWN_FILE"  # in the environment: where finished pictures are noted, a line each: time, prompt
-_STEP_S = 0.05
+STEP_S = "LINES_STEP_S"  # in the environment: seconds that a step takes, 0.05 unless set
+_STEP_S = float(os.environ.get(STEP_S, "0.05"))
 _MODEL_INFO = ModelInfo(
     name=NAME,
     pipeline="StableDiffusionPipeline",
