@@ -5,6 +5,7 @@ with the next prompts; each goes to sleep by itself. The tunnel's server, where 
 """
 
 import contextvars
+import functools
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,7 @@ class Boxes:
         launched: dict[str, Program] = {}
         lock = threading.Lock()
         self._boxes = [
-            Box(name, make_chain(name, SharedTunnel(launched, lock, lambda name=name: self._others_answer(name))))
+            Box(name, make_chain(name, SharedTunnel(launched, lock, functools.partial(self._others_answer, name))))
             for name in names
         ]
         self._flight = SingleFlight(self._wait_for_one, name="getting a GPU box ready")

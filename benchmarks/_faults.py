@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import requests
 
@@ -197,7 +198,7 @@ _PROMPTS = (
     "Z\u0351\u036b\u0343" * 300,
     "",
 )
-_NUMBERS = (0, -1, 2**63, float("nan"), float("inf"), "1e400", [], {}, True, "x" * 5000)
+_NUMBERS: tuple[Any, ...] = (0, -1, 2**63, float("nan"), float("inf"), "1e400", [], {}, True, "x" * 5000)
 
 
 def _hostile_input(lane: Lane, chance: Chance) -> None:
@@ -205,7 +206,8 @@ def _hostile_input(lane: Lane, chance: Chance) -> None:
     for prompt in chance.sample(_PROMPTS, 4):
         name = chance.choice(["seed", "width", "num_inference_steps", "guidance_scale"])
         with contextlib.suppress(InvalidRequestError):
-            job = lane.service.submit(prompt, **{name: chance.choice(_NUMBERS)}, visitor="a stranger")
+            values: dict[str, Any] = {name: chance.choice(_NUMBERS)}
+            job = lane.service.submit(prompt, visitor="a stranger", **values)
             with contextlib.suppress(SpaceError):
                 job.result(_PATIENCE_S)
         numbers = {"prompt": prompt, name: chance.choice(_NUMBERS)}

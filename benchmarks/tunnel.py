@@ -100,7 +100,7 @@ def _measure(program: str, space: _Place, home: _Place, pictures: int) -> dict[s
         token = os.urandom(32).hex()
         ends = {
             "--server": tunnel.server_config(
-                space.address, control_port=control_port, public_port=public_port, token=token
+                space.address, control_port=control_port, public_ports={tunnel.SERVICE: public_port}, token=token
             ),
             "--client": tunnel.client_config(
                 space.address, control_port=control_port, local_port=direct_port, token=token

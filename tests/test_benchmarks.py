@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -93,7 +94,7 @@ def _all_of(port: int) -> bytes:
 
 def test_what_ran_beside_another_one() -> None:
     """Two containers whose times overlap are one double start, told of the later one; one after the other is none."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": "1", "started_at": "2026-11-29T10:00:00Z", "ended_at": "2026-11-29T10:00:05Z"},
         {"id": "2", "started_at": "2026-11-29T10:00:04Z", "ended_at": None},
         {"id": "3", "started_at": "2026-11-29T10:00:06Z", "ended_at": None},

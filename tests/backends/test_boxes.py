@@ -118,7 +118,7 @@ def test_one_that_fails_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -
         assert draw(made).receipt.worker == "box2"
         trouble = wait_until("the trouble", lambda: made.status().boxes[0].trouble)
         assert made.status().boxes == (BoxStatus("box1", False, trouble), BoxStatus("box2", True))
-        assert "no such file: unet" in trouble
+        assert "no such file: unet" in str(trouble)
         assert posts(servers["box1"]) == 0
         panel = {link.name: link for link in links(made.status())}
     assert "no such file: unet" in panel["The machine box1"].state

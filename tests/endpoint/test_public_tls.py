@@ -89,13 +89,8 @@ def test_the_doctor(authority: Authority, server: HostileServer) -> None:
     """It walks such an endpoint: a row for the certificate, one for the server; what is wrong is told by its row."""
 
     def rows(authorities: Path | None) -> dict[str, str]:
-        settings = Settings(
-            _env_file=None,
-            endpoint_url=by_name(server),
-            endpoint_tls="public",
-            endpoint_secret=SECRET,
-            **({"REQUESTS_CA_BUNDLE": str(authorities)} if authorities else {}),
-        )
+        named = {"REQUESTS_CA_BUNDLE": str(authorities)} if authorities else {}
+        settings = Settings.load(_env_file=None, **PUBLIC, **named, ENDPOINT_URL=by_name(server))
         console, told = Console(as_json=True), io.StringIO()
         with redirect_stdout(told):
             look_at_endpoint(console, settings, from_space=False)
