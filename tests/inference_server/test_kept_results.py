@@ -185,7 +185,7 @@ def test_what_the_engine_has_finished_outlives_an_end(tmp_path: Path, told: str)
         kept.close()
 
     async def second() -> None:
-        store = IdempotencyStore(Ticket, lambda _: None, kept_in(tmp_path))
+        store = IdempotencyStore(Ticket, lambda _: None, kept_in(tmp_path, keep_bytes=10**6))
         outcome = store.join(request("a cat")).outcome
         assert outcome is not None
         assert "image_base64" in json.loads(outcome.body)
