@@ -10,6 +10,7 @@ PROGRESS_HTML = (
     f'<div class="progress" hidden><div role="progressbar" aria-label="{_WORDS["progress"]}" aria-valuemin="0" '
     'aria-valuemax="100"><i></i></div><span class="left" aria-hidden="true"></span></div>'
 )
+GRID_HTML = f'<div class="pictures-at-once" role="group" aria-label="{_WORDS["pictures_at_once"]}"></div>'
 CAPTION_HTML = f'<div class="how"><span>{_WORDS["caption_empty"]}</span></div>'
 STRIP_HTML = (
     f'<section aria-label="{_WORDS["strip"]}"><header><h2>{_WORDS["strip"]} <span class="count"></span></h2>'

@@ -10,6 +10,7 @@ from page import text as page_text
 from page.about import about_html
 from page.api import Api, add_endpoints
 from page.chain import ChainNews, chain_html
+from page.drawings import PICTURES_MOST
 from page.handlers import Handlers
 from page.ideas import ideas_html
 from page.options import limited, number_field, shapes, sizes
@@ -45,7 +46,14 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                 gr.HTML(ideas_html(status), elem_id="styles")
                 shape_choice = gr.Radio(shapes(status), value="", label=told["shape"], elem_id="size")
                 with gr.Column(elem_id="actions"):
-                    draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
+                    with gr.Row(elem_id="go"):
+                        draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
+                        count_choice = gr.Radio(
+                            [(f"×{n}", str(n)) for n in range(1, PICTURES_MOST + 1)],  # noqa: RUF001
+                            value="1",
+                            label=told["pictures_at_once"],
+                            elem_id="count",
+                        )
                     with gr.Row(elem_id="news"):
                         status_line = gr.HTML(
                             page_text.idle(status), elem_id="status", html_template=page_text.STATUS_TEMPLATE
@@ -64,6 +72,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                         elem_id="result",
                     )
                     preview = gr.HTML("", elem_id="preview")
+                    gr.HTML(frame.GRID_HTML, elem_id="grid")
                     gr.HTML(frame.PROGRESS_HTML, elem_id="progress")
                 gr.HTML(frame.CAPTION_HTML, elem_id="caption")
                 with gr.Row(elem_id="tools"):
@@ -113,7 +122,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                     gr.HTML(frame.OPEN_PICTURE_HTML, elem_id="open-picture")
             gr.HTML(frame.SAID_HTML, elem_id="said")
             # What the scripts of the page have to do with Gradio's fields goes through these two.
-            record = gr.JSON(None, visible=False)
+            records = gr.JSON(None, visible=False)
             fill_button = gr.Button(visible="hidden", elem_id="fill")
 
             with gr.Column(elem_id="small-print"):
@@ -129,6 +138,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             "num_inference_steps": steps_box,
             "guidance_scale": guidance_box,
             "size": size_choice,
+            "num_images_per_prompt": count_choice,
         }
         handlers = Handlers(service, result_image.GRADIO_CACHE, tuple(fields))
         screen = [
@@ -140,7 +150,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             seed_number,
             job_id,
             prompt_box,
-            record,
+            records,
         ]
         options = [shape_choice, size_choice, *(fields[name] for name in limited(fields))]
 
@@ -161,7 +171,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
         cancel_button.click(handlers.cancel, job_id, None, api_name="cancel_drawing", queue=False, **_RAW, **_PRIVATE)
         # The rest of the events ask the page's scripts alone, see script/ for each.
         kept = list(fields.values())
-        gr.on([result_image.change, record.change], None, [result_image, record], None, js="keepPicture", **_PRIVATE)
+        records.change(None, records, None, js="keepPicture", **_PRIVATE)
         shape_choice.input(None, shape_choice, size_choice, js="(size) => size", **_PRIVATE)
         size_choice.change(None, size_choice, shape_choice, js="(size) => size", **_PRIVATE)
         tell_box.input(None, tell_box, None, js="wantTelling", **_PRIVATE)
@@ -175,7 +185,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             handlers.resume,
             [job_id, prompt_box],
             screen,
-            js="(jobId, typed) => [linkedPicture() || jobId, keptFields(typed)[0]]",
+            js="(jobId, typed) => [pictureToFind(jobId), keptFields(typed)[0]]",
             **_RAW,
             **_PRIVATE,
         ).then(None, None, None, js="showLast", **_PRIVATE)

@@ -3,24 +3,26 @@
 from dataclasses import asdict
 from typing import Any
 
+from gradio.data_classes import FileData
+
 from drawing.events import Picture, Step
 from drawing.jobs import Job
 from page.receipt import receipt
 
 
-def record(picture: Picture, job: Job, path: str) -> dict[str, Any]:
-    """The record of a job's finished picture, as JSON. `path`: its file, by which the browser knows it.
+def record(picture: Picture, job: Job, file: FileData) -> dict[str, Any]:
+    """The record of a job's finished picture, as JSON.
 
-    `size`: as the page's field has it, such as "512x384", "" for the model's own; `width`, `height`: the picture's, in
-    pixels; `num_inference_steps`: as asked for, None for the model's own; `steps`: as drawn, None when it was not told;
-    `receipt`: labels and values, see page/receipt.py.
+    `file`: the picture's, for the browser to fetch; `size`: as the page's field has it, such as "512x384", "" for the
+    model's own; `width`, `height`: the picture's, in pixels; `num_inference_steps`: as asked for, None for the model's
+    own; `steps`: as drawn, None when it was not told; `receipt`: labels and values, see page/receipt.py.
     """
     request, generated = job.request, picture.generated
     steps = next((event.num_inference_steps for event in reversed(job.events) if isinstance(event, Step)), None)
     return {
         **asdict(request),
         "id": job.id,
-        "path": path,
+        "file": file.model_dump(),
         "seed": generated.seed,
         "size": f"{request.width}x{request.height}" if request.width and request.height else "",
         "width": generated.image.width,

@@ -12,6 +12,7 @@ _FILES = (  # in this order: each may use what those before it define when it be
     "album",
     "zip",
     "strip",
+    "grid",
     "picture",
     "progress",
     "times",

@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
 
-from drawing.events import Event, Picture, Step
+from drawing.events import Cancelled, Event, Failed, Picture, Step
 from drawing.jobs import Job
 from page import text as page_text
+from page.drawings import Drawings
 from page.picture_file import preview_html
 from page.record import record
+from page.several import several_html
 
 NO_JOB = "none"  # nothing falsy: Gradio's BrowserState does not save that, and the browser would remember the old job
 
@@ -23,7 +25,7 @@ class View:
     """What changes on the screen; None leaves a part as it is.
 
     `busy`: a drawing is under way; `job_id`: what the browser remembers, `NO_JOB` makes it forget; `seed`: for its
-    field; `record`: what the browser keeps beside the picture, see page/record.py.
+    field; `records`: what the browser keeps beside each picture that is there, see page/record.py.
     """
 
     status: str
@@ -34,42 +36,72 @@ class View:
     seed: int | None = None
     job_id: str | None = None
     prompt: str | None = None
-    record: dict[str, Any] | None = None
+    records: list[dict[str, Any]] | None = None
 
     def outputs(self) -> tuple[Any, ...]:
-        """In the order of layout.py's `screen`: status, preview, Draw, Cancel, result, seed, job id, prompt, record."""
+        """In the order of layout.py's `screen`: status, preview, Draw, Cancel, result, seed, job, prompt, records."""
         draw, cancel, result = gr.skip(), gr.skip(), gr.skip()
         if self.busy is not None:
             draw = gr.update(value="Drawing…" if self.busy else "Draw", interactive=not self.busy)
             cancel = gr.update(visible=self.busy)
         if self.picture is not None:
             result = gr.update(value=self.picture.model_dump(), alt_text=self.alt_text)
-        rest = (gr.skip() if value is None else value for value in (self.seed, self.job_id, self.prompt, self.record))
+        rest = (gr.skip() if value is None else value for value in (self.seed, self.job_id, self.prompt, self.records))
         return (self.status, gr.skip() if self.preview is None else self.preview, draw, cancel, result, *rest)
 
 
 UNCHANGED = (gr.skip(),) * len(View("").outputs())
 
 
-def in_progress(event: Event | None, elapsed_s: float) -> View:
-    """The view for an event before the last one, or for none yet."""
+def look(drawings: Drawings, events: Sequence[Event | None], files: dict[str, FileData], note: str = "") -> View:
+    """The view of drawings whose newest events are these. `files`: of the finished pictures, by job; `note`: what else
+    to say of them, plain text.
+    """
+    kept = [(event, job) for event, job in zip(events, drawings.jobs, strict=True) if isinstance(event, Picture)]
+    records = [record(event, job, files[job.id]) for event, job in kept]
+    if len(events) > 1:
+        return _look_at_several(drawings, events, records, note)
+    (event,) = events
+    if isinstance(event, Picture):
+        return View(
+            page_text.picture_html(event.generated, drawings.elapsed_s, note),
+            preview="",
+            busy=False,
+            picture=files[drawings.jobs[0].id],
+            alt_text=drawings.jobs[0].request.prompt,
+            seed=event.generated.seed,
+            records=records,
+        )
     if event is None:
-        return View(page_text.waiting_html(page_text.ASKED, elapsed_s))
-    preview = preview_html(event.preview) if isinstance(event, Step) and event.preview else None
-    return View(page_text.event_html(event, elapsed_s), preview=preview)
+        return View(page_text.waiting_html(page_text.ASKED, drawings.elapsed_s))
+    sentence = page_text.event_html(event, drawings.elapsed_s)
+    if isinstance(event, Failed | Cancelled):
+        return ended(sentence)
+    return View(sentence, preview=preview_html(event.preview) if isinstance(event, Step) and event.preview else None)
 
 
-def finished(event: Picture, job: Job, picture: FileData, note: str = "") -> View:
-    """The view of a finished picture. `note`: what else to say of it, plain text."""
-    return View(
-        page_text.picture_html(event.generated, job.elapsed_s, note),
-        preview="",
-        busy=False,
-        picture=picture,
-        alt_text=job.request.prompt,
-        seed=event.generated.seed,
-        record=record(event, job, picture.path),
-    )
+def _look_at_several(
+    drawings: Drawings, events: Sequence[Event | None], records: list[dict[str, Any]], note: str
+) -> View:
+    """The browser shows the pictures that are there, as a grid, and the previews of the others in their places."""
+    ids = [job.id for job in drawings.jobs]
+    for one in records:
+        one["set"] = {"id": ids[0], "place": ids.index(one["id"]), "of": len(ids)}
+    sentence = several_html(events, drawings.elapsed_s, note, drawings.refused)
+    if not all(isinstance(event, Picture | Failed | Cancelled) for event in events):
+        return View(sentence, preview=_previews_html(events, drawings), records=records or None)
+    if not records:
+        return ended(sentence)
+    records[-1]["set"]["is_complete"] = True
+    return View(sentence, preview="", busy=False, seed=records[0]["seed"], records=records)
+
+
+def _previews_html(events: Sequence[Event | None], drawings: Drawings) -> str:
+    shown = [preview_html(event.preview) if isinstance(event, Step) and event.preview else "" for event in events]
+    tiles = "".join(f"<div>{one}</div>" for one in shown)
+    asked = drawings.jobs[0].request
+    wide = " is-wide" if len(events) == 2 and (asked.width or 0) > (asked.height or 0) else ""
+    return f'<div class="tiles of-{len(events)}{wide}">{tiles}</div>' if any(shown) else ""
 
 
 def ended(sentence: str) -> View:
@@ -80,24 +112,26 @@ def ended(sentence: str) -> View:
 
 
 async def follow_latest(
-    job: Job, *, at_least_every_s: float = 1.0, at_most_every_s: float = 0.1
-) -> AsyncIterator[Event | None]:
-    """The newest event whenever there is one, at most one per `at_most_every_s`; the last event comes without delay.
+    *jobs: Job, at_least_every_s: float = 1.0, at_most_every_s: float = 0.1
+) -> AsyncIterator[tuple[Event | None, ...]]:
+    """The newest event of each job whenever there is one, at most once per `at_most_every_s`; the last ones come
+    without delay.
 
-    Yields None when nothing new came for `at_least_every_s`: Gradio notices only at a yield that a visitor has gone.
-    Skips the events in between, so that a slow reader never lags behind. Holds no thread, and leaves the job alone when
-    it is closed early.
+    Yields the same again when nothing new came for `at_least_every_s`: Gradio notices only at a yield that a visitor
+    has gone. Skips the events in between, so that a slow reader never lags behind. Holds no thread, and leaves the jobs
+    alone when it is closed early.
     """
-    newest: list[Event] = []
+    newest: list[Event | None] = [None for _ in jobs]
     news = asyncio.Event()
 
-    async def pump() -> None:
+    async def pump(number: int, job: Job) -> None:
         async with contextlib.aclosing(job.follow()) as events:  # type: ignore[type-var]
             async for event in events:
-                newest[:] = [event]
+                newest[number] = event
                 news.set()
 
-    pumping = asyncio.create_task(pump())
+    pumps = [asyncio.create_task(pump(number, job)) for number, job in enumerate(jobs)]
+    pumping = asyncio.gather(*pumps)
     try:
         while news.is_set() or not pumping.done():
             waiting = asyncio.create_task(news.wait())
@@ -105,10 +139,11 @@ async def follow_latest(
             waiting.cancel()
             if news.is_set():
                 news.clear()
-                yield newest[0]
+                yield tuple(newest)
                 await asyncio.wait({pumping}, timeout=at_most_every_s)
             elif not pumping.done():
-                yield None
+                yield tuple(newest)
         await pumping  # a fault in there must not look like an end
     finally:
-        pumping.cancel()
+        for one in pumps:
+            one.cancel()

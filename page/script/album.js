@@ -39,11 +39,11 @@ const album = (() => {
 
   return {
     isKept: async () => (await opened, isKept),
-    // The newest first.
+    // The newest first; those that were drawn at once in the order of their seeds.
     all: async () => {
       const stored = (await opened) ? await answered((await read("pictures")).getAll()) : [];
       const loose = [...held.values()].map(({ picture }) => picture);
-      return [...stored, ...loose].sort((one, other) => other.at - one.at);
+      return [...stored, ...loose].sort((one, other) => other.at - one.at || (one.set?.place ?? 0) - (other.set?.place ?? 0));
     },
     file: async (id) => held.get(id)?.file ?? ((await opened) ? answered((await read("files")).get(id)) : undefined),
     put: async (picture, file) => {

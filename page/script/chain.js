@@ -10,5 +10,9 @@ const lookAtChain = async () => {
 setInterval(lookAtChain, 3000);
 document.addEventListener("toggle", ({ target }) => target.closest?.("#chain") && lookAtChain(), true);
 
-// A link to a drawing, `?picture=` with its id, shows it to whoever has the link.
-window.linkedPicture = () => new URLSearchParams(location.search).get("picture");
+// A link to a drawing, `?picture=` with its id, shows it to whoever has the link. Who asked for it may cancel it as well,
+// by what the browser remembers.
+window.pictureToFind = (jobId) => {
+  const linked = new URLSearchParams(location.search).get("picture");
+  return linked && !jobId?.includes(linked) ? linked : jobId;
+};

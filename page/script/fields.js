@@ -1,6 +1,7 @@
 // The fields' values: kept in this tab alone, taken from the page's address, or set by what the visitor touches.
 
-const FIELDS = ["prompt", "negative_prompt", "seed", "randomize_seed", "num_inference_steps", "guidance_scale", "size"];
+const FIELDS = ["prompt", "negative_prompt", "seed", "randomize_seed", "num_inference_steps", "guidance_scale", "size",
+  "num_images_per_prompt"];
 const KEPT = "text-to-image-fields";
 const USED_ADDRESS = "text-to-image-address";
 const TEXT_CHARS = { prompt: 2000, negative_prompt: 2000 }; // what comes from outside is cut: a field of megabytes freezes
@@ -22,7 +23,7 @@ window.keepFields = (...values) => {
 };
 
 window.keptFields = (...values) => {
-  if (!isFreshAddress) return kept ?? values;
+  if (!isFreshAddress) return kept?.length === FIELDS.length ? kept : values;
   const { fields, bad } = readAddress(new URLSearchParams(location.search));
   if (values.length < FIELDS.length) return [fields.prompt ?? values[0]]; // asked for the prompt alone
   if (bad.length) say(tell("bad_address", { names: bad.join(", ") }));

@@ -66,7 +66,7 @@ document.addEventListener("click", ({ target }) => {
 
 let wantsToDraw = false;
 window.drawIfWanted = () => {
-  if (wantsToDraw && isBusy()) say(tell("still_drawing"));
+  if (wantsToDraw && find("#draw:disabled")) say(tell("still_drawing"));
   else if (wantsToDraw) find("#draw")?.click();
   wantsToDraw = false;
   return [];

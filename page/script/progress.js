@@ -15,6 +15,7 @@ const lookAtProgress = () => {
     else if (wasBusy) setTitle("…");
     else if (!isNewsUnseen) setTitle("");
     if (!wasBusy) find("#page")?.classList.remove("looking-back");
+    drawGrid();
   }
   const told = find("#status [data-step]")?.dataset;
   const now = performance.now();
@@ -87,8 +88,8 @@ const setIcon = (isReady) => {
 };
 
 // A picture has just been finished, and the visitor may be elsewhere.
-const announce = () => {
-  if (recall("localStorage", TELL)) ring();
+const announce = (prompt) => {
+  if (recall("localStorage", TELL)) ring(prompt);
   if (!document.hidden) return;
   isNewsUnseen = true;
   setTitle(`✓ ${tell("ready")}:`);
@@ -125,11 +126,11 @@ const beep = () => {
     tone.stop(sound.currentTime + 0.4);
   } catch {} // a machine without sound
 };
-const ring = () => {
+const ring = (prompt) => {
   beep();
   if (!document.hidden || !("Notification" in window) || Notification.permission !== "granted") return;
   try {
-    const note = new Notification(tell("ready"), { body: shown?.prompt, tag: "text-to-image" });
+    const note = new Notification(tell("ready"), { body: prompt, tag: "text-to-image" });
     note.addEventListener("click", () => (window.focus(), note.close()));
   } catch {} // Android's Chrome lets service workers alone do that
 };

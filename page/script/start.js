@@ -2,7 +2,8 @@
 // layout.py gives, and little of Gradio's inside.
 const find = (selector) => document.querySelector(selector);
 const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
-const isBusy = () => Boolean(find("#cancel")); // Gradio mounts the button while there is something to cancel
+// Gradio mounts Cancel while there is something to cancel; what another visitor draws can be watched alone.
+const isBusy = () => Boolean(find("#cancel, #status .watched"));
 const isTyping = (element) => element.matches("textarea, select, [contenteditable], input:not([type=checkbox])");
 
 // A sentence of words/*.json; `values` go where it has {name}.
@@ -67,18 +68,21 @@ const say = (sentence, undo) => {
   hiding = setTimeout(() => line.replaceChildren(), undo ? 12_000 : 7_000);
 };
 
-// Calls back once for all that has changed on the page until the next frame, and a little later in a hidden tab.
-const onChange = (callback) => {
-  let isAsked = false;
-  const call = () => {
-    if (!isAsked) return;
-    isAsked = false;
-    callback();
-  };
-  new MutationObserver(() => {
-    if (isAsked) return;
-    isAsked = true;
-    requestAnimationFrame(call);
-    setTimeout(call, 200);
-  }).observe(document, { subtree: true, childList: true, characterData: true, attributeFilter: ["class", "disabled"] });
+// Calls back once for all that has changed on the page until the next frame, and a little later in a hidden tab. What the
+// callbacks change themselves is no news.
+const watchers = [];
+const onChange = (callback) => void watchers.push(callback);
+let isAsked = false;
+const callWatchers = () => {
+  if (!isAsked) return;
+  isAsked = false;
+  for (const callback of watchers) callback();
+  changes.takeRecords();
 };
+const changes = new MutationObserver(() => {
+  if (isAsked) return;
+  isAsked = true;
+  requestAnimationFrame(callWatchers);
+  setTimeout(callWatchers, 200);
+});
+changes.observe(document, { subtree: true, childList: true, characterData: true, attributeFilter: ["class", "disabled"] });

@@ -13,36 +13,48 @@ const addresses = new Map(); // id: address of its small picture
 
 document.documentElement.classList.toggle("has-strip", Boolean(recall("localStorage", HAS_STRIP)));
 
-// A picture is finished: layout.py hands over its file and record whenever one of them changes, the other comes next.
-window.keepPicture = (file, record) => {
-  if (record && file && record.path === file.path && !seen.has(record.id)) {
-    seen.add(record.id);
-    const { path, ...kept } = JSON.parse(JSON.stringify(record)); // Gradio's own is a proxy, which no storage takes
-    keep(file, kept);
+// Pictures are finished: layout.py hands over the records of all that are there, each with its file.
+window.keepPicture = (records) => {
+  for (const { file, ...record } of JSON.parse(JSON.stringify(records ?? []))) { // Gradio's own is a proxy, which no storage takes
+    keeping = keeping.then(() => keep(file, record));
   }
   return [];
 };
+let keeping = Promise.resolve();
 const seen = new Set();
 
 const keep = async (file, record) => {
   if ((recall("localStorage", DELETED) ?? []).includes(record.id)) return;
   const isNews = wasBusy || performance.now() - busyUntil < 3000;
+  if (isNews && (record.set?.is_complete ?? !record.set)) announce(record.prompt);
+  if (seen.has(record.id)) return;
+  seen.add(record.id);
   await strip;
   const before = pictures.find(({ id }) => id === record.id);
   const asked = before ? album.file(before.id) : fetch(file.url).then((answer) => answer.blob());
-  const picture = before ?? { ...record, name: file.orig_name ?? "picture.png", at: Date.now() };
-  setShown(picture, asked);
-  if (isNews) announce();
-  if (before) return;
+  const first = partsOf(setOf(record))[0]; // those that were drawn at once stand side by side
+  const picture = before ?? { ...record, name: file.orig_name ?? "picture.png", at: first?.at ?? Date.now() };
+  if (!record.set) setShown(picture, asked);
   try {
     const blob = await asked;
-    const thumb = await smallPicture(blob).catch(() => blob);
-    await album.put({ ...picture, bytes: blob.size, thumb }, blob);
-    await changed();
-    await trim();
+    if (!before) {
+      const thumb = await smallPicture(blob).catch(() => blob);
+      await album.put({ ...picture, bytes: blob.size, thumb }, blob);
+      await changed();
+      await trim();
+    }
+    if (record.set) await growGrid(picture, blob);
   } catch {
     seen.delete(record.id); // its file did not come: the next news of it may
   }
+};
+
+// The first picture of a new set brings the grid; the others come into it, wherever the visitor looks meanwhile.
+const growGrid = async (picture, blob) => {
+  if (growingSet !== picture.set.id) {
+    growingSet = picture.set.id;
+    await show(picture, { withSettings: false, set: growingSet });
+  } else await drawGrid();
 };
 
 const smallPicture = async (blob) => {
@@ -78,7 +90,8 @@ const removeByHand = async (ids) => {
   const at = pictures.findIndex(({ id }) => id === ids[0]);
   await remove(ids);
   if (shown && ids.includes(shown.id)) {
-    if (pictures.length) show(pictures[Math.min(at, pictures.length - 1)], { withSettings: false });
+    const next = pictures[Math.min(at, pictures.length - 1)];
+    if (next) show(next, { withSettings: false, set: openSet && setOf(next) === openSet ? openSet : null });
     else setShown(null, null), fill({ picture: null });
   }
   say(tell(ids.length === 1 ? "deleted_one" : "deleted_all", { count: ids.length }), async () => {
@@ -95,11 +108,11 @@ const changed = async () => {
 };
 otherTabs?.addEventListener("message", () => drawStrip());
 
-// Shows a picture of the album large, with its settings in the fields.
-const show = async (picture, { withSettings = true } = {}) => {
+// Shows a picture of the album, with its settings in the fields. `set`: in the grid of that set, if it is open.
+const show = async (picture, { withSettings = true, set = null } = {}) => {
   const file = await album.file(picture.id);
   if (!file) return drawStrip(); // deleted in another tab
-  setShown(picture, file);
+  setShown(picture, file, set);
   fill({ picture: pictureValue(picture, file), fields: withSettings ? settingsOf(picture) : {} });
 };
 
@@ -114,24 +127,27 @@ const pictureValue = ({ name, prompt }, file) => {
   return { __type__: "update", value, alt_text: prompt };
 };
 
-const setShown = (picture, file) => {
-  [shown, shownFile] = [picture, file];
-  find("#page")?.classList.toggle("looking-back", isBusy());
+const setShown = (picture, file, set = null) => {
+  [shown, shownFile, openSet] = [picture, file, set];
+  find("#page")?.classList.toggle("looking-back", isBusy() && !(set && set === growingSet));
   showCaption();
   markShown();
+  drawGrid();
 };
 
 // After a reload, and where the server has nothing to show, the newest picture is there again.
 window.showLast = async () => {
   await strip;
-  if (!shown && pictures.length && !find("#result img")) show(pictures[0], { withSettings: false });
+  if (shown || !pictures.length || find("#result img")) return;
+  show(pictures[0], { withSettings: false, set: setOf(pictures[0]) });
 };
 
 // The next older (1) or newer (-1) picture.
 const leaf = (by) => {
   const at = pictures.findIndex(({ id }) => id === shown?.id);
   const next = pictures[at + by];
-  if (next && !(at < 0 && by < 0)) show(next);
+  const set = openSet && setOf(next) === openSet ? openSet : null; // within a grid it stays open
+  if (next && !(at < 0 && by < 0)) show(next, { set });
 };
 
 const drawStrip = async () => {
@@ -150,6 +166,7 @@ const drawStrip = async () => {
   document.documentElement.classList.toggle("has-strip", pictures.length > 0 || !isKept);
   remember("localStorage", HAS_STRIP, pictures.length > 0);
   markShown();
+  drawGrid();
 };
 
 const stripItem = (picture) => {

@@ -46,8 +46,8 @@ def test_following_skips_to_the_newest_and_ends_with_the_last() -> None:
 
     async def scene() -> list[Event]:
         seen: list[Event] = []
-        async for event in follow_latest(job):
-            seen += [event] if event else []
+        async for (event,) in follow_latest(job):
+            seen += [event] if event and event not in seen else []
             if len(seen) == 1:  # while the reader is at the first event, all steps are told
                 service.let("waking")
                 await asyncio.to_thread(wait_until, "the last step", lambda: _is_step(job.events[-1], STEPS))
@@ -75,14 +75,15 @@ def test_following_shows_a_sign_of_life() -> None:
 
     async def scene() -> list[Event | None]:
         seen: list[Event | None] = []
-        async for event in follow_latest(job, at_least_every_s=0.05):
+        async for (event,) in follow_latest(job, at_least_every_s=0.05):
             seen.append(event)
-            if seen[-2:] == [None, None]:
+            if len(seen) == 3:  # all of the same event
                 service.let("waking")
         return seen
 
     seen = asyncio.run(scene())
     assert isinstance(seen[0], Waking)
+    assert seen[:3] == [seen[0]] * 3
     assert isinstance(seen[-1], Picture)
 
 
@@ -261,12 +262,12 @@ def test_a_view_fills_every_output() -> None:
 
 
 def _handlers(service: StandInService, folder: Path) -> Handlers:
-    fields = ("prompt", "randomize_seed", "size")
+    fields = ("prompt", "randomize_seed", "size", "num_images_per_prompt")
     return Handlers(service, str(folder), fields)  # type: ignore[arg-type]  # a stand-in: it has what the page uses
 
 
-def _draw(handlers: Handlers, prompt: str, visitor: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
-    return handlers.draw(visitor, None, prompt, True, None)
+def _draw(handlers: Handlers, prompt: str, visitor: gr.Request, count: str = "1") -> AsyncIterator[tuple[Any, ...]]:
+    return handlers.draw(visitor, None, prompt, True, None, count)
 
 
 def test_the_news_of_an_opened_page_comes_too_late_for_a_quick_visitor(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gradio.data_classes import FileData
 
 import demo_model
 from drawing.events import Picture
@@ -89,7 +90,7 @@ def test_a_record_brings_back_what_was_asked() -> None:
     assert isinstance(event, Picture)
     told = replace(event.generated.receipt, model="/home/ada/models/tiny")
     event = Picture(replace(event.generated, receipt=told))
-    kept = json.loads(json.dumps(record(event, job, "/folder/a-castle-42.png")))
+    kept = json.loads(json.dumps(record(event, job, FileData(path="/folder/a-castle-42.png"))))
     assert kept["id"] == job.id
     assert {
         name: kept[name] for name in ("prompt", "guidance_scale", "num_inference_steps", "size", "seed", "steps")

@@ -41,13 +41,16 @@ class StandInService:
     """Takes the place of `TextToImage`. A drawing passes the gates in order: waking, queued, drawing, done.
 
     Gates are open unless `hold(name)` closed one; `let(name)` opens it again. `fail_with`: the error that the next
-    drawings end in; `refuse_with`: the error that the next requests are refused with; `words_read`: how many words of a
-    prompt the model reads, None for all.
+    drawings end in, those of `fail_seeds` alone if there are any; `refuse_with`: the error that the next requests are
+    refused with, after `refuse_after` more that are taken; `words_read`: how many words of a prompt the model reads,
+    None for all.
     """
 
     def __init__(self, *, demo: bool = True, tunnel: bool = True) -> None:
         self.fail_with: SpaceError | None = None
+        self.fail_seeds: set[int | None] = set()
         self.refuse_with: SpaceError | None = None
+        self.refuse_after = 0
         self.words_read: int | None = None
         self.model: str | None = None
         self.limits = Limits()
@@ -87,8 +90,9 @@ class StandInService:
     ) -> Job:
         """See TextToImage. There is no line: who asked is kept in `visitors`."""
         self.visitors.append((visitor, address))
-        if self.refuse_with is not None:
+        if self.refuse_with is not None and self.refuse_after <= 0:
             raise self.refuse_with
+        self.refuse_after -= 1
         free = self._newcomers_are_free  # decided here: the job's thread may begin much later
         request = GenerationRequest.checked(self.limits, *values, **named)
         job = self.jobs.start(request, lambda job: self._draw(job, free), patience_s=patience_s)
@@ -123,7 +127,7 @@ class StandInService:
             if step == STEPS * 2 // 5:
                 self._pass("drawing", job, free)
         self._pass("done", job, free)
-        if self.fail_with is not None:
+        if self.fail_with is not None and (not self.fail_seeds or job.request.seed in self.fail_seeds):
             raise self.fail_with
         unused = () if self.words_read is None else tuple(job.request.prompt.split()[self.words_read :])
         return picture(job.request, 42 if job.request.seed is None else job.request.seed, unused)
