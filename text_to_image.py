@@ -73,10 +73,12 @@ class TextToImage:
 
         `visitor`: who asks, for turns go round by visitor; `address`: where from, for the pictures an hour, "" means
         the visitor; `patience_s`: see `Job`; `nearest`: numbers that turn out to lie outside the model's limits are
-        moved inside, which the receipt tells, instead of refused.
+        moved inside, and a scheduler that it does not offer becomes its own, instead of refused; the receipt tells it.
         Raises: InvalidRequestError with the reason in a visitor's words, BusyError.
         """
-        request = GenerationRequest.checked(self._backend.status().limits, *values, **named)
+        limits = self._backend.status().limits
+        any_scheduler = {"schedulers": ()} if nearest else {}
+        request = GenerationRequest.checked(limits.model_copy(update=any_scheduler), *values, **named)
         self._blocked.check(request.prompt)
         turn = self._turns.ask(visitor)
         with contextlib.ExitStack() as refused:
@@ -150,11 +152,14 @@ class TextToImage:
         fitting = job.request.nearest(limits) if nearest else job.request
         fitting.check(limits)
         asked, job.request = job.request, fitting
-        return [
+        moved = [
             f"{name.replace('_', ' ').capitalize()}: {value:g}, the nearest that this model draws, instead of {old:g}"
             for name, old in vars(asked).items()
-            if (value := getattr(fitting, name)) != old
+            if (value := getattr(fitting, name)) != old and value is not None
         ]
+        if fitting.scheduler != asked.scheduler:
+            moved.append(f"Scheduler: the model's own, for there is no {asked.scheduler} here")
+        return moved
 
 
 def _with_receipt(

@@ -93,6 +93,7 @@ class EndpointBackend:
             model=health.model if health else None,
             limits=(health.limits if health else None) or Limits(),
             defaults=health.defaults if health else Defaults(),
+            licence=health.licence if health else "",
         )
 
     def answers(self) -> bool:

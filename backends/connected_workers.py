@@ -73,6 +73,7 @@ def status_of(
         model=health.model if health else None,
         limits=limits,
         defaults=health.defaults if health else Defaults(),
+        licence=health.licence if health else "",
         away=absence is not None,
         stand_in=stand_in is not None,
         absence=absence,

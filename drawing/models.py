@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from errors import InvalidRequestError
 
 SEED_MAX = 2**32 - 1
+_SCHEDULERS_MAX, _NAME_CHARS = 100, 100
 NUMBER_MAX = 2**53  # beyond it no float is exact, and a Python integer may not even fit into one
 
 
@@ -52,7 +53,8 @@ class Range(BaseModel):
 class Limits(BaseModel):
     """What the inference server says that it can do; the values here hold until it was asked.
 
-    Sides in pixels, `prompt_chars` in characters; `images_at_once`: how many it draws side by side.
+    Sides in pixels, `prompt_chars` in characters; `images_at_once`: how many it draws side by side; `schedulers`: by
+    the names that it takes, diffusers' and people's, none where it does not tell.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -63,6 +65,7 @@ class Limits(BaseModel):
     guidance_scale: Range = Range(min=0, max=30)
     prompt_chars: int = 2000
     images_at_once: Annotated[int, Field(ge=1)] = 1
+    schedulers: tuple[str, ...] = ()
 
     @classmethod
     def from_health(cls, answer: dict[str, Any]) -> "Limits":
@@ -72,7 +75,14 @@ class Limits(BaseModel):
             told = read.pop(name, None)
             if isinstance(told, dict) and "max" in told:
                 read[name] = told["max"]
+        named = read.pop("schedulers", None)
+        if isinstance(named, list | tuple):
+            read["schedulers"] = [one for one in named[:_SCHEDULERS_MAX] if isinstance(one, str) and len(one) < 100]
         return cls.model_validate(read)
+
+    def offers_scheduler(self, name: str) -> bool:
+        """Whether a request may name it; where nothing is known of schedulers it may name any."""
+        return not self.schedulers or name.lower() in (one.lower() for one in self.schedulers)
 
     def wider(self, other: "Limits") -> "Limits":
         """What one of two servers can do, and how much both together."""
@@ -83,6 +93,7 @@ class Limits(BaseModel):
             guidance_scale=self.guidance_scale.wider(other.guidance_scale),
             prompt_chars=max(self.prompt_chars, other.prompt_chars),
             images_at_once=self.images_at_once + other.images_at_once,
+            schedulers=tuple(dict.fromkeys((*self.schedulers, *other.schedulers))),
         )
 
 
@@ -95,6 +106,7 @@ class Defaults(BaseModel):
     height: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    scheduler: str | None = None
 
 
 def _number(name: str, value: Any, *, integer: bool) -> float | int | None:
@@ -143,7 +155,8 @@ class GenerationRequest:
     """One picture to draw: its parameters under diffusers' names. None means: the server's own default.
 
     A parameter is written down here and nowhere else on the page's side: the page, `submit` and the wire take the
-    fields as they are. `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards.
+    fields as they are. `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards. What
+    has no description, such as `scheduler` (one of the limits' names), is no parameter of the page's API.
     """
 
     prompt: str = field(metadata=_described("What to draw, in words."))
@@ -162,6 +175,7 @@ class GenerationRequest:
             "Where the randomness begins, 0 to 4294967295: the same again; null or -1: another each time."
         ),
     )
+    scheduler: str | None = field(default=None, kw_only=True)
 
     @classmethod
     def checked(cls, limits: Limits, *values: Any, **named: Any) -> "GenerationRequest":
@@ -177,6 +191,8 @@ class GenerationRequest:
             with _about(name):
                 if value is None and parameter.default is not MISSING:
                     read[name] = parameter.default
+                elif parameter.type == str | None:
+                    read[name] = _text(_label(name), value, _NAME_CHARS) or None
                 elif parameter.type is str:
                     read[name] = _text(_label(name), value, limits.prompt_chars)
                 else:
@@ -194,7 +210,7 @@ class GenerationRequest:
         return request
 
     def within(self, limits: Limits) -> "GenerationRequest":
-        """The request without the numbers that lie outside `limits`: there the server takes its own."""
+        """The request without what lies outside `limits`: there the server takes its own."""
         outside: dict[str, Any] = {}
         for parameter in fields(self):
             try:
@@ -204,8 +220,12 @@ class GenerationRequest:
         return replace(self, **outside)
 
     def nearest(self, limits: Limits) -> "GenerationRequest":
-        """The request with each number that lies outside `limits` moved to the nearest that does not."""
+        """The request with each number that lies outside `limits` moved to the nearest that does not, and without a
+        scheduler that is not offered.
+        """
         moved: dict[str, Any] = {}
+        if self.scheduler is not None and not limits.offers_scheduler(self.scheduler):
+            moved["scheduler"] = None
         for parameter in fields(self):
             bounds, value = getattr(limits, parameter.name, None), getattr(self, parameter.name)
             if isinstance(bounds, Range) and value is not None:
@@ -213,7 +233,7 @@ class GenerationRequest:
         return replace(self, **moved)
 
     def check(self, limits: Limits) -> None:
-        """Raises: InvalidRequestError if a number lies outside `limits` (a server may be stricter than the first)."""
+        """Raises: InvalidRequestError if something lies outside `limits` (a server may be stricter than the first)."""
         for parameter in fields(self):
             self._check_parameter(parameter.name, limits)
 
@@ -222,6 +242,10 @@ class GenerationRequest:
         if isinstance(bounds, Range) and value is not None:
             with _about(name):
                 bounds.check(_label(name), value, " px" if name in ("width", "height") else "")
+        if name == "scheduler" and value is not None and not limits.offers_scheduler(value):
+            with _about(name):
+                offered = ", ".join(limits.schedulers)
+                raise InvalidRequestError(f"There is no scheduler {value!r} here. There are: {offered}.")
 
 
 @contextlib.contextmanager

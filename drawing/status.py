@@ -26,7 +26,7 @@ class BackendStatus:
     cold start; `model`: as the server names it, None until seen; `away`: the owner's machine draws nothing now, and
     `absence` why, where that is known; `stand_in`: another model draws meanwhile, on this machine's own CPU;
     `wakes_in_s`: how long it took to wake lately, at least and at most, while it is asleep; `boxes`: the GPU boxes
-    where there are several.
+    where there are several; `licence`: a sentence about the model's, empty where the server tells none.
     """
 
     kind: Kind
@@ -41,3 +41,4 @@ class BackendStatus:
     absence: Absence | None = None
     wakes_in_s: tuple[int, int] | None = None
     boxes: tuple[BoxStatus, ...] = ()
+    licence: str = ""

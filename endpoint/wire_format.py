@@ -28,7 +28,7 @@ from errors import (
 
 PIXELS_MAX = 4096 * 4096
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-_WORDS_MAX = 200
+_WORDS_MAX, _NOTICE_CHARS = 200, 500
 _MS_MAX = 7 * 24 * 3600 * 1000.0
 _LEFT_MAX_S, _WAKE_MAX_S = 400 * 24 * 3600, 24 * 3600
 
@@ -71,6 +71,11 @@ class Health(BaseModel):
     wakes_in_s: tuple[int, int] | None = None
     memory_plan: str = ""  # how the model lies on the GPU, and why
     notices: tuple[str, ...] = ()  # for the maintainer: the model's licence and what it asks, its precision
+
+    @property
+    def licence(self) -> str:
+        """The sentence about the model's licence; empty where it is not known."""
+        return next((notice[:_NOTICE_CHARS] for notice in self.notices if notice.startswith("Licence: ")), "")
 
     @property
     def gpu_busy(self) -> bool:
@@ -147,10 +152,10 @@ def _seconds_range(told: Any) -> tuple[int, int] | None:
 def write_request(request: GenerationRequest, request_id: str) -> dict[str, Any]:
     """The body of `POST /`: streamed, and repeatable under `request_id`."""
     inputs = {name: value for name, value in vars(request).items() if value not in (None, "")}
-    return {
-        "modelInputs": inputs,
-        "callInputs": {"startRequestId": request_id, "streamEvents": 1, "PIPELINE": "AutoPipelineForText2Image"},
-    }
+    call = {"startRequestId": request_id, "streamEvents": 1, "PIPELINE": "AutoPipelineForText2Image"}
+    if scheduler := inputs.pop("scheduler", None):
+        call["SCHEDULER"] = scheduler
+    return {"modelInputs": inputs, "callInputs": call}
 
 
 def read_object(link: str, text: str | bytes) -> dict[str, Any]:

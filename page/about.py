@@ -82,7 +82,7 @@ def _model_html(house: HouseSettings, status: BackendStatus) -> str:
     card = house.model_card_url or (f"{_HUB}/{name}" if _HUB_NAME.fullmatch(name) else None)
     named = _link(card, name) if card else escape(name.rstrip("/").rpartition("/")[2])
     licence = f", {escape(house.model_license)}" if house.model_license else ""
-    return f"{named}{licence}."
+    return f"{named}{licence}. {'' if licence else escape(status.licence)}".rstrip()
 
 
 def _report_html(house: HouseSettings) -> str:

@@ -40,14 +40,15 @@ _UNKNOWN = (
 def takes_the_parameters(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a handler of `*values` the names, types, defaults and descriptions of GenerationRequest's fields.
 
-    Its last value is Gradio's request. A new field there is a new parameter of the endpoint.
+    Its last value is Gradio's request. A new field there with a description is a new parameter of the endpoint.
     """
     signature = inspect.signature(handler)
     asked = signature.parameters["request"].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = [*inspect.signature(GenerationRequest).parameters.values(), asked]
-    handler.__annotations__ |= typing.get_type_hints(GenerationRequest)
+    public, types = [one for one in fields(GenerationRequest) if one.metadata], typing.get_type_hints(GenerationRequest)
+    parameters = [*(inspect.signature(GenerationRequest).parameters[one.name] for one in public), asked]
+    handler.__annotations__ |= {one.name: types[one.name] for one in public}
     handler.__signature__ = signature.replace(parameters=[signature.parameters["self"], *parameters])  # type: ignore[attr-defined]
-    described = "\n".join(f"    {one.name}: {one.metadata['description']}" for one in fields(GenerationRequest))
+    described = "\n".join(f"    {one.name}: {one.metadata['description']}" for one in public)
     head, _, tail = (handler.__doc__ or "").partition("Returns:")
     handler.__doc__ = f"{inspect.cleandoc(head)}\n\nParameters:\n{described}\n\nReturns:{tail}"
     return handler

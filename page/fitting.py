@@ -6,6 +6,8 @@ from errors import InvalidRequestError
 from page.options import number_field, parse_size
 from page.script import words
 
+_NAME_CHARS = 60  # of a scheduler's name
+
 
 def fitting_size(value: object, status: BackendStatus) -> tuple[str, str] | None:
     """The nearest size that can be drawn, such as "512x384", and a sentence; None where `value` can stay.
@@ -49,3 +51,11 @@ def fitted_number_field(name: str, value: object, status: BackendStatus) -> dict
     """What changes in the field for a number."""
     field, fitting = number_field(status, name), fitting_number(name, value, status)
     return field if fitting is None else {**field, "value": fitting[0], "info": f"{field['info']}. {fitting[1]}"}
+
+
+def scheduler_field(value: object, status: BackendStatus) -> dict[str, str]:
+    """What changes in the field for the scheduler: one that is not offered becomes the model's own."""
+    is_known = status.model is not None and bool(status.limits.schedulers)
+    if not value or not is_known or status.limits.offers_scheduler(str(value)):
+        return {"info": words()["scheduler_hint"]}
+    return {"value": "", "info": f"There is no {str(value)[:_NAME_CHARS]} here: the model's own is taken."}

@@ -20,8 +20,8 @@ from page import text as page_text
 from page import view as page_view
 from page.drawings import Drawings, count_of
 from page.faults import as_space_error
-from page.fitting import fitted_number_field, size_field
-from page.options import limited, parse_size, shapes, sizes
+from page.fitting import fitted_number_field, scheduler_field, size_field
+from page.options import limited, offer_html, parse_size, schedulers, shapes, sizes
 from page.picture_file import saved
 from page.view import View, follow_latest
 from page.visitor import page_visitor
@@ -99,13 +99,19 @@ class Handlers:
         if found is not None and found.may_cancel:
             found.cancel()
 
-    async def options(self, size: str | None = None, *numbers: str | None) -> tuple[Any, ...]:
-        """What the fields offer by now: the shapes, the sizes, then every number that has limits (`limited`).
+    async def options(self, size: str | None = None, scheduler: str | None = None, *numbers: str) -> tuple[Any, ...]:
+        """What the fields offer by now: to the page's scripts, the shapes, the sizes, the schedulers, then every number
+        that has limits (`limited`).
 
-        `size`, `numbers`: what stands in them. What the model cannot draw becomes the nearest, and the field says so.
+        The values are what stands in them. What the model cannot draw becomes the nearest, and the field says so.
         """
         status, names = self._service.status(), limited(self._fields)
-        fields = [gr.update(choices=shapes(status)), gr.update(choices=sizes(status), **size_field(size, status))]
+        fields = [
+            offer_html(status),
+            gr.update(choices=shapes(status)),
+            gr.update(choices=sizes(status), **size_field(size, status)),
+            gr.update(choices=schedulers(status), **scheduler_field(scheduler, status)),
+        ]
         for name, value in zip_longest(names, numbers[: len(names)]):
             fields.append(gr.update(**fitted_number_field(name, value, status)))
         return tuple(fields)

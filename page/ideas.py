@@ -5,7 +5,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from drawing.models import SEED_MAX
 from drawing.status import BackendStatus
 from page.script import words
 
@@ -23,15 +22,14 @@ def surprises(*, demo: bool) -> list[str]:
 
 
 def ideas_html(status: BackendStatus) -> str:
-    """The row of buttons under the prompt. It also holds the limits that an address' values are held against."""
+    """The row of buttons under the prompt."""
     told = words()
     buttons = "".join(
         f'<button type="button" aria-pressed="false" data-words="{escape(added)}">{escape(name)}</button>'
         for name, added in styles().items()
     )
-    limits = {**status.limits.model_dump(), "seed": {"min": 0, "max": SEED_MAX}}
     offered = escape(json.dumps(surprises(demo=status.demo), ensure_ascii=False))
     return (
-        f'<div role="group" aria-label="{escape(told["styles"])}" data-limits="{escape(json.dumps(limits))}">'
+        f'<div role="group" aria-label="{escape(told["styles"])}">'
         f'<button type="button" id="surprise" data-ideas="{offered}">{escape(told["surprise"])}</button>{buttons}</div>'
     )

@@ -13,7 +13,7 @@ from page.chain import ChainNews, chain_html
 from page.drawings import PICTURES_MOST
 from page.handlers import Handlers
 from page.ideas import ideas_html
-from page.options import limited, number_field, shapes, sizes
+from page.options import limited, number_field, offer_html, schedulers, shapes, sizes
 from page.script import words
 from page.serve import Page
 from settings import HouseSettings
@@ -81,6 +81,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                     gr.Button(told["copy_link"], elem_id="copy-link", size="md")
                     gr.Button(told["again"], elem_id="again", size="md")
                     gr.Button(told["same_seed"], elem_id="same-seed", size="md")
+                    gr.Button(told["larger"], elem_id="larger", size="md")
                 gr.HTML(frame.STRIP_HTML, elem_id="strip")
             with gr.Column(elem_id="extras"):
                 gr.Examples(
@@ -118,12 +119,21 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                         allow_custom_value=True,
                         elem_id="size-list",
                     )
+                    scheduler_choice = gr.Dropdown(
+                        schedulers(status),
+                        value="",
+                        label=told["scheduler"],
+                        info=told["scheduler_hint"],
+                        allow_custom_value=True,
+                        elem_id="scheduler",
+                    )
                     tell_box = gr.Checkbox(False, label=told["tell_me"], elem_id="tell-me")
                     gr.HTML(frame.OPEN_PICTURE_HTML, elem_id="open-picture")
             gr.HTML(frame.SAID_HTML, elem_id="said")
-            # What the scripts of the page have to do with Gradio's fields goes through these two.
+            # What the scripts of the page have to do with Gradio's fields goes through these.
             records = gr.JSON(None, visible=False)
             fill_button = gr.Button(visible="hidden", elem_id="fill")
+            offer = gr.HTML(offer_html(status), elem_id="offer")
 
             with gr.Column(elem_id="small-print"):
                 gr.HTML(chain_html(chain_news), elem_id="chain")
@@ -139,6 +149,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             "guidance_scale": guidance_box,
             "size": size_choice,
             "num_images_per_prompt": count_choice,
+            "scheduler": scheduler_choice,
         }
         handlers = Handlers(service, result_image.GRADIO_CACHE, tuple(fields))
         screen = [
@@ -152,7 +163,8 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             prompt_box,
             records,
         ]
-        options = [shape_choice, size_choice, *(fields[name] for name in limited(fields))]
+        asked = [size_choice, scheduler_choice, *(fields[name] for name in limited(fields))]
+        options = [offer, shape_choice, *asked]
 
         drawn = gr.on(
             [draw_button.click, prompt_box.submit],
@@ -165,7 +177,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
         )
         # Not in the queue: when an event in the queue ends and Gradio knows of no other, it closes the page's stream of
         # news, and a Draw that is on its way just then would wait for ever.
-        drawn.then(handlers.options, options[1:], options, queue=False, **_RAW, **_PRIVATE)
+        drawn.then(handlers.options, asked, options, queue=False, **_RAW, **_PRIVATE)
         # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
         seed_number.input(None, None, randomize_box, js="() => false")
         cancel_button.click(handlers.cancel, job_id, None, api_name="cancel_drawing", queue=False, **_RAW, **_PRIVATE)
@@ -190,7 +202,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             **_PRIVATE,
         ).then(None, None, None, js="showLast", **_PRIVATE)
         page.load(None, None, tell_box, js="tellWanted", **_PRIVATE)
-        page.load(handlers.options, options[1:], options, queue=False, **_RAW, **_PRIVATE)
+        page.load(handlers.options, asked, options, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: about_html(house, service.status()), None, about, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
         add_endpoints(Api(service, result_image.GRADIO_CACHE), status.limits)

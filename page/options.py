@@ -1,9 +1,11 @@
-"""What the fields under "More" offer, from what the inference server can do: sizes, and hints for numbers."""
+"""What the fields offer, from what the inference server can do: sizes, schedulers, and hints for numbers."""
 
+import json
 import re
 from collections.abc import Iterable
+from html import escape
 
-from drawing.models import Limits, Range
+from drawing.models import SEED_MAX, Limits, Range
 from drawing.status import BackendStatus
 from errors import InvalidRequestError
 from page.script import words
@@ -45,6 +47,26 @@ def sizes(status: BackendStatus) -> list[tuple[str, str]]:
             if (width, height) != (defaults.width, defaults.height) and _fits(status.limits, width, height):
                 offered.append((f"{name} {width} × {height}", f"{width}x{height}"))  # noqa: RUF001
     return offered
+
+
+def schedulers(status: BackendStatus) -> list[tuple[str, str]]:
+    """The schedulers on offer, each a label and a name that the server takes; the first, "", is the model's own.
+
+    The names that people know come first; a server tells those behind diffusers' class names.
+    """
+    own = status.defaults.scheduler
+    named = sorted(status.limits.schedulers, key=lambda name: name.endswith("Scheduler"))
+    return [(f"The model's own ({own})" if own else "The model's own", ""), *((name, name) for name in named)]
+
+
+def offer_html(status: BackendStatus) -> str:
+    """What the page's scripts know of the model, as JSON in an attribute: `limits`, `own` (its defaults), and whether
+    they are the model's at all (`is_known`).
+    """
+    limits = {**status.limits.model_dump(mode="json"), "seed": {"min": 0, "max": SEED_MAX}}
+    own = status.defaults.model_dump(mode="json")
+    told = json.dumps({"limits": limits, "own": own, "is_known": status.model is not None}, ensure_ascii=False)
+    return f'<div data-offer="{escape(told)}"></div>'
 
 
 def parse_size(value: object) -> tuple[int | None, int | None]:

@@ -304,6 +304,26 @@ def test_a_cold_page_draws_the_nearest() -> None:
     assert generated.receipt.substituted == ("Width: 256, the nearest that this model draws, instead of 1024",)
 
 
+def test_a_scheduler_that_is_not_offered() -> None:
+    """The page's drawing with a scheduler that the model does not offer takes the model's own, and says so, also when
+    that is known before; a program's is refused with those that are offered.
+    """
+    backend = ScriptedBackend(limits=Limits(schedulers=("DDIMScheduler", "Euler a")))
+    service = TextToImage(backend)
+    for _ in ("cold", "warm"):
+        job = service.submit("x", scheduler="Heun", nearest=True)
+        assert job.result(PATIENT_S).receipt.substituted == ("Scheduler: the model's own, for there is no Heun here",)
+        assert job.request.scheduler is None
+    kept = service.submit("x", scheduler="euler A", nearest=True)
+    assert kept.result(PATIENT_S).receipt.substituted == ()
+    assert kept.request.scheduler == "euler A"
+    with pytest.raises(
+        InvalidRequestError, match=r"no scheduler 'Heun' here\. There are: DDIMScheduler, Euler a"
+    ) as caught:
+        service.submit("x", scheduler="Heun")
+    assert caught.value.parameter == "scheduler"
+
+
 def test_where_the_time_went() -> None:
     """A picture's receipt has the time in line and until all was ready."""
     receipt = TextToImage(ScriptedBackend()).submit("x").result(PATIENT_S).receipt

@@ -57,6 +57,8 @@ const settingsInText = (text) => {
     guidance_scale: value("CFG scale"),
     size: value("Size"),
     model: value("Model"),
+    sampler: value("Sampler"),
+    schedule: value("Schedule type"),
   };
 };
 
@@ -69,6 +71,9 @@ const takeFile = async (file) => {
   }).filter(([, value]) => value != null && value !== ""));
   for (const name of Object.keys(settings)) settings[name] = settings[name].slice(0, TEXT_CHARS[name] ?? 100);
   if (!settings.prompt) return say(tell("dropped_nothing"));
+  // Ours tells diffusers' name as well; others write "DPM++ 2M Karras", or in two parts.
+  const { sampler, schedule } = settings;
+  settings.scheduler = offeredScheduler(schedule && `${sampler} ${schedule}`, texts.scheduler, sampler);
   const seed = Number(settings.seed);
   settings.seed = settings.seed && Number.isSafeInteger(seed) && seed >= 0 ? seed : null;
   const bitmap = await createImageBitmap(file).catch(() => null);

@@ -1,16 +1,26 @@
 // The fields' values: kept in this tab alone, taken from the page's address, or set by what the visitor touches.
 
 const FIELDS = ["prompt", "negative_prompt", "seed", "randomize_seed", "num_inference_steps", "guidance_scale", "size",
-  "num_images_per_prompt"];
+  "num_images_per_prompt", "scheduler"];
 const KEPT = "text-to-image-fields";
 const USED_ADDRESS = "text-to-image-address";
-const TEXT_CHARS = { prompt: 2000, negative_prompt: 2000 }; // what comes from outside is cut: a field of megabytes freezes
+const TEXT_CHARS = { prompt: 2000, negative_prompt: 2000, scheduler: 100 }; // what comes from outside is cut: a field of megabytes freezes
 const UNCHANGED = { __type__: "update" };
 
 // They are read once, before anything on the page changes.
 const kept = recall("sessionStorage", KEPT);
-const isFreshAddress = /[?&](prompt|negative_prompt|seed|steps|guidance|width|height)=/.test(location.search)
+const isFreshAddress = /[?&](prompt|negative_prompt|seed|steps|guidance|width|height|scheduler)=/.test(location.search)
   && recall("sessionStorage", USED_ADDRESS) !== location.search;
+
+// What the model can do, as far as the server knows.
+const offer = () => JSON.parse(find("#offer [data-offer]")?.dataset.offer ?? '{"limits": {}, "own": {}}');
+// A scheduler by the name that the server takes, "" for the model's own; undefined where it offers none of these.
+const offeredScheduler = (...names) => {
+  const { limits, own } = offer();
+  const wanted = names.filter(Boolean).map((name) => name.toLowerCase());
+  const name = wanted.map((one) => (limits.schedulers ?? []).find((other) => other.toLowerCase() === one)).find(Boolean);
+  return name === own.scheduler && name ? "" : name;
+};
 
 let current = null; // what stands in the fields, by name
 const named = (values) => Object.fromEntries(FIELDS.map((name, at) => [name, values[at]]));
@@ -35,7 +45,7 @@ window.keptFields = (...values) => {
 const readAddress = (query) => {
   const fields = {};
   const bad = [];
-  const limits = JSON.parse(find("#styles [data-limits]")?.dataset.limits ?? "{}");
+  const { limits } = offer();
   const number = (name, limit, isWhole = true) => {
     const text = query.get(name)?.trim().replace(",", ".");
     if (!text) return null;
@@ -46,6 +56,10 @@ const readAddress = (query) => {
     return isRight ? value : null;
   };
   for (const [name, most] of Object.entries(TEXT_CHARS)) if (query.get(name)) fields[name] = query.get(name).slice(0, most);
+  if (fields.scheduler && limits.schedulers?.length && offeredScheduler(fields.scheduler) == null) {
+    bad.push("scheduler");
+    delete fields.scheduler;
+  }
   const seed = number("seed", "seed");
   if (seed !== null) Object.assign(fields, { seed, randomize_seed: false });
   const steps = number("steps", "num_inference_steps");
@@ -59,9 +73,10 @@ const readAddress = (query) => {
 };
 
 // The address that brings these settings back.
-const addressOf = ({ prompt, negative_prompt, seed, num_inference_steps, guidance_scale, size }) => {
+const addressOf = ({ prompt, negative_prompt, seed, num_inference_steps, guidance_scale, size, scheduler }) => {
   const [width, height] = (size || "").split("x");
-  const all = { prompt, negative_prompt, seed, steps: num_inference_steps, guidance: guidance_scale, width, height };
+  const all = { prompt, negative_prompt, seed, steps: num_inference_steps, guidance: guidance_scale, width, height,
+    scheduler };
   const query = new URLSearchParams(Object.entries(all).filter(([, value]) => value !== "" && value != null));
   return `${location.origin}${location.pathname}?${query}`;
 };
@@ -83,11 +98,12 @@ const settingsOf = (picture, isOther = false) => ({
   num_inference_steps: String(picture.num_inference_steps ?? ""),
   guidance_scale: String(picture.guidance_scale ?? ""),
   size: picture.size ?? "",
+  scheduler: picture.scheduler ?? "",
 });
 
 // An error that names its parameter is tied to that field, until the field is changed or the sentence goes.
 const FIELD_OF = { prompt: "#prompt", negative_prompt: "#negative-prompt", seed: "#seed", num_inference_steps: "#steps",
-  guidance_scale: "#guidance", size: "#size-list", width: "#size-list", height: "#size-list" };
+  guidance_scale: "#guidance", scheduler: "#scheduler", size: "#size-list", width: "#size-list", height: "#size-list" };
 const untie = (field) => {
   field.removeAttribute("aria-invalid");
   field.removeAttribute("aria-describedby");

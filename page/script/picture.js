@@ -5,12 +5,14 @@ const showCaption = () => {
   if (!place) return;
   find("#page").classList.toggle("has-picture", Boolean(shown));
   for (const [id, name] of [["again", "again_hint"], ["same-seed", "same_seed_hint"]]) find(`#${id}`).title = tell(name);
+  showLarger();
   if (!shown) return place.replaceChildren(make("span", {}, tell("caption_empty")));
-  const { prompt, width, height, seed, steps, model, seconds, machine, receipt } = shown;
+  const { prompt, width, height, seed, steps, model, seconds, machine, receipt, scheduler } = shown;
   const parts = [
     width && `${width} × ${height}`,
     seed != null && tell("caption_seed", { seed }),
     steps && tell("caption_steps", { steps }),
+    scheduler,
     model?.split("/").at(-1),
     seconds && tell("caption_seconds", { seconds: seconds.toLocaleString(language, { maximumFractionDigits: 1 }) }),
     machine && tell("caption_machine", { machine }),
@@ -24,6 +26,25 @@ const receiptOf = (receipt) => {
   const lines = Object.entries(receipt).flatMap(([label, value]) => [make("dt", {}, label), make("dd", {}, value)]);
   return make("details", {}, make("summary", {}, tell("receipt")), make("dl", {}, ...lines));
 };
+
+// The next larger size of a picture: by half, or as far as the model goes; null where that is not much.
+const LARGER = [1.2, 1.5];
+const largerSize = ({ width, height }) => {
+  const { limits, own, is_known } = offer();
+  if (!is_known || !width || !height) return null;
+  const by = Math.min(LARGER[1], limits.width.max / width, limits.height.max / height);
+  const sides = [[width, limits.width], [height, limits.height]];
+  const [w, h] = sides.map(([side, { multiple }]) => Math.floor((side * by) / (multiple || 1) + 1e-6) * (multiple || 1));
+  if (by < LARGER[0] || w <= width || h <= height) return null;
+  return { size: w === own.width && h === own.height ? "" : `${w}x${h}`, told: `${w} × ${h}` };
+};
+const showLarger = () => {
+  const [button, larger] = [find("#larger"), shown && largerSize(shown)];
+  if (!button) return;
+  button.hidden = !larger;
+  if (larger) button.title = tell("larger_hint", { size: larger.told });
+};
+onChange(showLarger); // what the model can do may become known later
 
 const ACTIONS = {
   save: async () => download(await shownFile, shown.name),
@@ -50,13 +71,17 @@ const ACTIONS = {
   },
   // The same seed with other words or settings; with the very same ones it would be the same picture.
   "same-seed": () => {
-    const { seed, randomize_seed, ...now } = { ...settingsOf(shown), ...current };
+    const { seed, randomize_seed, num_images_per_prompt, ...now } = { ...settingsOf(shown), ...current };
     const { seed: _, randomize_seed: __, ...then } = settingsOf(shown);
     wantsToDraw = JSON.stringify(Object.entries(now).sort()) !== JSON.stringify(Object.entries(then).sort());
-    fill({ fields: { seed: shown.seed, randomize_seed: false } });
+    fill({ fields: { seed: shown.seed, randomize_seed: false, num_images_per_prompt: "1" } });
     if (wantsToDraw) return;
     say(tell("seed_kept", { seed: shown.seed }));
     find("#prompt textarea")?.focus();
+  },
+  larger: () => {
+    wantsToDraw = true;
+    fill({ fields: { ...settingsOf(shown), size: largerSize(shown).size, num_images_per_prompt: "1" } });
   },
 };
 document.addEventListener("click", ({ target }) => {

@@ -323,4 +323,30 @@ def test_request() -> None:
     assert body["modelInputs"] == {"prompt": "x", "seed": 0, "guidance_scale": 0.0}
     assert body["callInputs"]["startRequestId"] == "id-1"
     assert body["callInputs"]["streamEvents"] == 1
+    assert "SCHEDULER" not in body["callInputs"]
     assert GenerationRequest.checked(Limits(), **body["modelInputs"]).seed == 0
+    body = wire_format.write_request(GenerationRequest("x", scheduler="Euler a"), "id-1")
+    assert (body["modelInputs"], body["callInputs"]["SCHEDULER"]) == ({"prompt": "x"}, "Euler a")
+
+
+def test_what_a_server_tells_of_its_model() -> None:
+    """A server's schedulers, its default one and the model's licence are known by its healthcheck; what is no name is
+    passed over.
+    """
+    limits = {"schedulers": ["DDIMScheduler", 7, None, "x" * 1000, "Euler a", *["y"] * 500]}
+    notices = ["It draws in bf16.", "Licence: Apache-2.0."]
+    defaults = {"scheduler": "DDIMScheduler"}
+    answer = {"state": "healthy", "limits": limits, "defaults": defaults, "notices": notices}
+    health = wire_format.read_health(LINK, json.dumps(answer))
+    assert health.limits
+    assert health.limits.schedulers[:2] == ("DDIMScheduler", "Euler a")
+    assert len(health.limits.schedulers) < 100
+    assert (health.defaults.scheduler, health.licence) == ("DDIMScheduler", "Licence: Apache-2.0.")
+    other = Limits(schedulers=("UniPC", "Euler a"))
+    assert Limits(schedulers=("DDIMScheduler", "Euler a")).wider(other).schedulers == (
+        "DDIMScheduler",
+        "Euler a",
+        "UniPC",
+    )
+    assert GenerationRequest("x", scheduler="UniPC").within(health.limits).scheduler is None
+    assert GenerationRequest("x", scheduler="UniPC").within(Limits()).scheduler == "UniPC"

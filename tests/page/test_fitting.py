@@ -20,8 +20,13 @@ KNOWN = BackendStatus(
     False,
     False,
     "sd",
-    Limits(width=SIDE, height=SIDE, num_inference_steps=Range(min=1, max=50)),
-    Defaults(width=512, height=512),
+    Limits(
+        width=SIDE,
+        height=SIDE,
+        num_inference_steps=Range(min=1, max=50),
+        schedulers=("DDIMScheduler", "EulerAncestralDiscreteScheduler", "Euler a"),
+    ),
+    Defaults(width=512, height=512, scheduler="DDIMScheduler"),
 )
 
 
@@ -98,13 +103,19 @@ def test_the_fields_follow_the_model(tmp_path: Path) -> None:
     service = StandInService()
     fields = ("prompt", "num_inference_steps", "guidance_scale", "size")
     handlers = Handlers(service, str(tmp_path), fields)  # type: ignore[arg-type]  # a stand-in
-    asked = ("1024x384", "100", "7.5")
-    cold = asyncio.run(handlers.options(*asked))
+    asked = ("1024x384", "Heun", "100", "7.5")
+    _, *cold = asyncio.run(handlers.options(*asked))
     assert not any("value" in field for field in cold)
     service.model, service.limits, service.defaults = KNOWN.model, KNOWN.limits, KNOWN.defaults
-    _, size, steps, guidance = asyncio.run(handlers.options(*asked))
+    _, _, size, scheduler, steps, guidance = asyncio.run(handlers.options(*asked))
     assert (size["value"], steps["value"]) == ("512x384", "50")
     assert size["info"].startswith("1024 × 384 px cannot be drawn here")  # noqa: RUF001
     assert steps["info"] == "1 to 50. 100 cannot be drawn here: 50 is the nearest."
     assert "value" not in guidance
-    assert len(asyncio.run(handlers.options())) == 4
+    assert (scheduler["value"], scheduler["info"]) == ("", "There is no Heun here: the model's own is taken.")
+    names = ["", "Euler a", "DDIMScheduler", "EulerAncestralDiscreteScheduler"]
+    assert [value for _, value in scheduler["choices"]] == names
+    assert scheduler["choices"][0][0] == "The model's own (DDIMScheduler)"
+    *_, known, _, _ = asyncio.run(handlers.options("", "euler A", "", ""))
+    assert "value" not in known
+    assert len(asyncio.run(handlers.options())) == 6

@@ -178,6 +178,9 @@ def test_about_is_sensible_without_settings() -> None:
     assert re.search(r"<dt>Not allowed</dt><dd>Please do not", html)
     space = about_html(HouseSettings(space_id="ada/draw"), StandInService().status())
     assert 'href="https://huggingface.co/spaces/ada/draw/discussions"' in space
+    asks = "Licence: Krea 2 <Community>. It asks a host to filter or review what is drawn."
+    told = about_html(HouseSettings(), _status(model="krea/turbo", licence=asks))  # type: ignore[arg-type]
+    assert "Licence: Krea 2 &lt;Community&gt;. It asks a host to filter" in told
     local = about_html(HouseSettings(), _status(model="/home/ada/models/tiny"))  # type: ignore[arg-type]
     assert "/home" not in local
 
