@@ -17,13 +17,13 @@ const showCaption = () => {
     seconds && tell("caption_seconds", { seconds: seconds.toLocaleString(language, { maximumFractionDigits: 1 }) }),
     machine && tell("caption_machine", { machine }),
   ];
-  place.replaceChildren(make("q", { dir: "auto" }, prompt ?? ""), make("span", {}, parts.filter(Boolean).join(" · ")));
-  if (receipt && Object.keys(receipt).length) place.append(receiptOf(receipt));
+  place.replaceChildren(make("span", {}, parts.filter(Boolean).join(" · ")), receiptOf(prompt, receipt ?? {}));
 };
 
-// On demand, where the time went and what drew it.
-const receiptOf = (receipt) => {
+// On demand, the prompt, which stands in its field until the visitor writes another, where the time went and what drew.
+const receiptOf = (prompt, receipt) => {
   const lines = Object.entries(receipt).flatMap(([label, value]) => [make("dt", {}, label), make("dd", {}, value)]);
+  if (prompt) lines.unshift(make("dt", {}, tell("receipt_prompt")), make("dd", { dir: "auto" }, prompt));
   return make("details", {}, make("summary", {}, tell("receipt")), make("dl", {}, ...lines));
 };
 
