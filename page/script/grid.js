@@ -74,7 +74,7 @@ const openLarge = (address, tries = 60) => {
 document.addEventListener("click", async ({ target }) => {
   const tile = target.closest("#grid .tile");
   if (tile) {
-    await show(pictures.find(({ id }) => id === tile.dataset.id));
+    await show(pictures.find(({ id }) => id === tile.dataset.id), { set: openSet });
     openLarge(lastAddress);
   } else if (target.closest("#grid .all-at-once")) openGrid(setOf(shown));
 });
