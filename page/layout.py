@@ -192,7 +192,10 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
         )
         # What stands in the fields outlives a reload: Gradio reloads the page when its server was gone.
         gr.on([field.change for field in kept], None, kept, None, js="keepFields", **_PRIVATE)
-        page.load(None, kept, kept, js="keptFields", **_PRIVATE)
+        # Afterwards, so that what an address brought is held against what the model can do.
+        page.load(None, kept, kept, js="keptFields", **_PRIVATE).then(
+            handlers.options, asked, options, queue=False, **_RAW, **_PRIVATE
+        )
         page.load(
             handlers.resume,
             [job_id, prompt_box],
@@ -202,7 +205,6 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             **_PRIVATE,
         ).then(None, None, None, js="showLast", **_PRIVATE)
         page.load(None, None, tell_box, js="tellWanted", **_PRIVATE)
-        page.load(handlers.options, asked, options, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: about_html(house, service.status()), None, about, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
         add_endpoints(Api(service, result_image.GRADIO_CACHE), status.limits)
