@@ -131,7 +131,7 @@ async def follow_latest(
                 news.set()
 
     pumps = [asyncio.create_task(pump(number, job)) for number, job in enumerate(jobs)]
-    pumping = asyncio.gather(*pumps)
+    pumping = asyncio.gather(*pumps, return_exceptions=True)
     try:
         while news.is_set() or not pumping.done():
             waiting = asyncio.create_task(news.wait())
@@ -143,7 +143,8 @@ async def follow_latest(
                 await asyncio.wait({pumping}, timeout=at_most_every_s)
             elif not pumping.done():
                 yield tuple(newest)
-        await pumping  # a fault in there must not look like an end
+        for one in pumps:
+            await one  # a fault in there must not look like an end
     finally:
         for one in pumps:
             one.cancel()
