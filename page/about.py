@@ -7,6 +7,7 @@ import re
 from html import escape
 
 from drawing.status import BackendStatus
+from page.language import ENGLISH, Words
 from settings import HouseSettings
 
 _HUB = "https://huggingface.co"
@@ -14,22 +15,8 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _ADDRESS = re.compile(r"https?://\S+")
 _MAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
-PRIVACY = (
-    "Your prompt goes to this page's server and to the machine that draws, which forgets it within minutes. This page "
-    "keeps a picture, with the prompt in it, for up to 24 hours, so that you find it again, and forgets all of them "
-    "whenever it restarts. Whoever has the address of a picture can see it until then. The strip of your pictures is "
-    "in your browser alone."
-)
-YOURS = (
-    "The pictures are yours, as far as the model's licence allows. They are made by a machine: say so where it matters."
-)
-USE_POLICY = (
-    "Please do not ask for anything unlawful, for sexual pictures of minors, or for pictures of real people that "
-    "deceive, degrade or harm them."
-)
-_REPORT_TO_OWNER = "Tell the owner of this page."
 _OWNERS_HTML = """
-<details><summary>For the owner of this page: draw with a larger model</summary>
+<details lang="en"><summary>For the owner of this page: draw with a larger model</summary>
 <p>On a processor: set <code>INFERENCE_ENGINE=openvino</code> and
 <code>MODEL_ID=OpenVINO/LCM_Dreamshaper_v7-int8-ov</code>, and restart.</p>
 <p>On your own GPU at home: set the secret <code>ENDPOINT_SECRET</code> of your Space and connect a worker to it.
@@ -38,61 +25,61 @@ _OWNERS_HTML = """
 """
 
 
-def description(house: HouseSettings) -> str:
+def description(house: HouseSettings, words: Words = ENGLISH) -> str:
     """One sentence for link previews, plain text."""
-    where = f"on {house.owner_name}'s own GPU" if house.owner_name else "on its owner's own GPU"
-    return f"Type what you would like to see, and watch the picture emerge: drawn {where}, at home."
+    return words("description", owner=house.owner_name) if house.owner_name else words["description_no_name"]
 
 
-def about_html(house: HouseSettings, status: BackendStatus) -> str:
+def about_html(house: HouseSettings, status: BackendStatus, words: Words = ENGLISH) -> str:
     """The line and what it unfolds to."""
     rows = {
-        "Who draws": escape(_machine(house, status)),
-        "Model": _model_html(house, status),
-        "What is kept": escape(house.privacy_text or PRIVACY),
-        "Your pictures": escape(YOURS),
-        "Not allowed": escape(house.use_policy or USE_POLICY),
-        "Report": _report_html(house),
+        "about_who": escape(_machine(house, status, words)),
+        "about_model": _model_html(house, status, words),
+        "about_kept": escape(house.privacy_text or words["about_kept_text"]),
+        "about_yours": escape(words["about_yours_text"]),
+        "about_not_allowed": escape(house.use_policy or words["about_not_allowed_text"]),
+        "about_report": _report_html(house, words),
     }
-    told = "".join(f"<dt>{name}</dt><dd>{html}</dd>" for name, html in rows.items())
+    told = "".join(f"<dt>{words[name]}</dt><dd>{html}</dd>" for name, html in rows.items())
     owners = _OWNERS_HTML if status.demo else ""
-    return f"<details><summary>{escape(_line(house, status))}</summary><dl>{told}</dl>{owners}</details>"
+    return f"<details><summary>{escape(_line(house, status, words))}</summary><dl>{told}</dl>{owners}</details>"
 
 
-def _line(house: HouseSettings, status: BackendStatus) -> str:
+def _line(house: HouseSettings, status: BackendStatus, words: Words) -> str:
+    if house.owner_name and not (status.demo and not status.stand_in):
+        return words("about_owner", owner=house.owner_name)
+    return words["about"]
+
+
+def _machine(house: HouseSettings, status: BackendStatus, words: Words) -> str:
     if status.demo and not status.stand_in:
-        return "About this page"
-    return f"Drawn on {house.owner_name}'s own machine · About" if house.owner_name else "About this page"
-
-
-def _machine(house: HouseSettings, status: BackendStatus) -> str:
-    if status.demo and not status.stand_in:
-        return "The server of this page itself, with a tiny built-in model."
-    owner = f"{house.owner_name}'s" if house.owner_name else "The page owner's"
+        return words["about_who_demo"]
     gpu = house.gpu_name or "GPU"
-    return f"{owner} own {gpu}, at home. It sleeps while nobody draws, and belongs to its owner first."
+    if house.owner_name:
+        return words("about_who_named", owner=house.owner_name, gpu=gpu)
+    return words("about_who_no_name", gpu=gpu)
 
 
-def _model_html(house: HouseSettings, status: BackendStatus) -> str:
+def _model_html(house: HouseSettings, status: BackendStatus, words: Words) -> str:
     if status.demo and not status.stand_in:
-        return "A model of 8 MB that was trained on Noto Emoji (Apache-2.0)."
+        return words["about_model_demo"]
     name = status.model
     if name is None:
-        return "It is known once the machine that draws has answered."
+        return words["about_model_unknown"]
     card = house.model_card_url or (f"{_HUB}/{name}" if _HUB_NAME.fullmatch(name) else None)
     named = _link(card, name) if card else escape(name.rstrip("/").rpartition("/")[2])
     licence = f", {escape(house.model_license)}" if house.model_license else ""
     return f"{named}{licence}. {'' if licence else escape(status.licence)}".rstrip()
 
 
-def _report_html(house: HouseSettings) -> str:
+def _report_html(house: HouseSettings, words: Words) -> str:
     to = house.report_to or (f"{_HUB}/spaces/{house.space_id}/discussions" if house.space_id else None)
     if to is None:
-        return escape(_REPORT_TO_OWNER)
+        return words["about_report_owner"]
     if _ADDRESS.fullmatch(to):
-        return f"Something is wrong here, or should not be? {_link(to, 'Tell the owner')}."
+        return words("about_report_link", link=_link(to, words["about_report_tell"]))
     if _MAIL.fullmatch(to):
-        return f"Something is wrong here, or should not be? Write to {_link(f'mailto:{to}', to)}."
+        return words("about_report_mail", mail=_link(f"mailto:{to}", to))
     return escape(to)
 
 

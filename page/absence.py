@@ -1,7 +1,7 @@
 """What a visitor reads while the owner's machine draws nothing: since when, or until when, and what to do.
 
 A moment is said as time that is left, or has passed, since nobody here knows the visitor's clock. In HTML it stands in
-a `<time>`, where page.js puts the visitor's own time of day.
+a `<time>`, where the browser puts the visitor's own time of day.
 """
 
 import time
@@ -9,56 +9,57 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from errors import Absence
+from page.language import ENGLISH, Words
 
-OFF, COME_BACK = "The machine that draws is off right now.", "Its owner has to start it: please come back later."
 _Say = Callable[[str, str, float], str]  # (words, words around the moment, the moment) -> text
 
 
-def sentence(absence: Absence) -> str:
+def sentence(absence: Absence, words: Words = ENGLISH) -> str:
     """Why nothing is drawn, plain."""
-    return _sentence(absence, _plain)
+    return _why("away", absence, words, _plain)
 
 
-def advice(absence: Absence) -> str:
+def state(absence: Absence, words: Words = ENGLISH) -> str:
+    """The same as the state of the machine: "paused by its owner for another 40 minutes", plain."""
+    return _why("chain", absence, words, _plain)
+
+
+def advice(absence: Absence, words: Words = ENGLISH) -> str:
     """What to do about it, plain."""
-    return _advice(absence, _plain)
+    return _advice(absence, words, _plain)
 
 
-def away_html(absence: Absence) -> str:
+def away_html(absence: Absence, words: Words = ENGLISH) -> str:
     """Both, where nobody stands in."""
-    return f"{_sentence(absence, _html)} {_advice(absence, _html)}"
+    return words["between_sentences"].join((_why("away", absence, words, _html), _advice(absence, words, _html)))
 
 
-def sketching_html(absence: Absence) -> str:
+def sketching_html(absence: Absence, words: Words = ENGLISH) -> str:
     """The same where a small model stands in."""
-    back = "it is back" if absence.reason == "off" else "it draws again"
-    return f"{_sentence(absence, _html)} Until {back}, a small model sketches for you."
+    meanwhile = words["sketching_off" if absence.reason == "off" else "sketching"]
+    return words["between_sentences"].join((_why("away", absence, words, _html), meanwhile))
 
 
-def _sentence(absence: Absence, say: _Say) -> str:
+def _why(kind: str, absence: Absence, words: Words, say: _Say) -> str:
     match absence.reason:
         case "paused" if absence.until is not None:
-            left = f"for {_long(absence.until - time.time(), 'another')}"
-            return f"The machine that draws is paused by its owner {say(left, 'until {}', absence.until)}."
-        case "paused":
-            return "The machine that draws is paused by its owner."
-        case "budget":
-            return "The machine that draws has drawn its minutes for today."
-    if absence.since is None:
-        return OFF
-    ago = f"for {_long(time.time() - absence.since)}"
-    return f"The machine that draws has been off {say(ago, 'since {}', absence.since)}."
+            left = _long("until", absence.until - time.time(), words)
+            return words(f"{kind}_paused_until", when=say(left, words("until_time", time="{}"), absence.until))
+        case "off" if absence.since is not None:
+            ago = _long("since", time.time() - absence.since, words)
+            return words(f"{kind}_off_since", when=say(ago, words("since_time", time="{}"), absence.since))
+    return words[f"{kind}_{absence.reason}"]
 
 
-def _advice(absence: Absence, say: _Say) -> str:
+def _advice(absence: Absence, words: Words, say: _Say) -> str:
     if absence.reason == "off":
-        return COME_BACK
+        return words["back_when_started"]
     if absence.until is None:
-        return "Please come back later."
+        return words["back_later"]
     if absence.reason == "paused":
-        return "Please come back then."
-    left = f"in {_long(absence.until - time.time())}"
-    return f"It draws again {say(left, 'at {}', absence.until)}: please come back then."
+        return words["back_then"]
+    left = _long("at", absence.until - time.time(), words)
+    return words("back_at", when=say(left, words("at_time", time="{}"), absence.until))
 
 
 def _plain(words: str, around: str, moment: float) -> str:
@@ -70,10 +71,10 @@ def _html(words: str, around: str, moment: float) -> str:
     return f'<time datetime="{stamp}" data-around="{around}">{words}</time>'
 
 
-def _long(seconds: float, more: str = "") -> str:
-    """`a minute`, `another minute`, `40 minutes`, `3 hours` or `2 days`."""
+def _long(kind: str, seconds: float, words: Words) -> str:
+    """`for another 40 minutes`, `for 3 hours`, `in 2 days`: `kind` is `until`, `since` or `at`."""
     minutes = max(1, round(seconds / 60))
     if minutes < 100:
-        return f"{more} {minutes} minutes".lstrip() if minutes > 1 else f"{more or 'a'} minute"
+        return words.count(f"{kind}_minutes", minutes)
     hours = round(minutes / 60)
-    return f"{more} {hours} hours".lstrip() if hours < 48 else f"{more} {round(hours / 24)} days".lstrip()
+    return words(f"{kind}_hours", count=hours) if hours < 48 else words(f"{kind}_days", count=round(hours / 24))

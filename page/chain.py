@@ -12,17 +12,13 @@ from starlette.routing import Route
 from drawing.status import BackendStatus, BoxStatus
 from errors import Absence
 from page import absence as page_absence
+from page.language import ENGLISH, Words, words_of
 from page.redact import without_addresses
+from page.text import seconds_range
 from text_to_image import TextToImage
 
 PATH = "/chain"
 _EXACT_S = 10.0
-_WAYS = {
-    "local": "all on one machine",
-    "fair": "encrypted, to the owner's machine",
-    "endpoint": "encrypted, to the owner's machine",
-    "workers": "a line that the owner's machine opened itself",
-}
 
 
 @dataclass(frozen=True)
@@ -34,36 +30,39 @@ class Link:
     well: bool = True
 
 
-def links(status: BackendStatus) -> list[Link]:
+def links(status: BackendStatus, words: Words = ENGLISH) -> list[Link]:
     """The links from the visitor to the model."""
-    way = _WAYS[status.kind] + (", by a machine in between" if status.tunnel and status.kind == "fair" else "")
-    machines = [_box(box) for box in status.boxes] or [_machine(status)]
-    found = [Link("This page", "here"), Link("The way to the machine that draws", way), *machines]
+    way = {"local": "local", "workers": "workers"}.get(status.kind, "encrypted")
+    if status.tunnel and status.kind == "fair":
+        way = "tunnel"
+    found = [
+        Link(words["chain_page"], words["chain_page_here"]),
+        Link(words["chain_way"], words[f"chain_way_{way}"]),
+        *([_box(box, words) for box in status.boxes] or [_machine(status, words)]),
+    ]
     if status.stand_in:
-        found.append(Link("Meanwhile", "a small model sketches on this page's server"))
+        found.append(Link(words["chain_meanwhile"], words["chain_sketching"]))
     if status.model and not (status.demo and not status.stand_in):
-        found.append(Link("Model", status.model.rstrip("/").rpartition("/")[2]))
+        found.append(Link(words["chain_model"], status.model.rstrip("/").rpartition("/")[2]))
     return found
 
 
-def _machine(status: BackendStatus) -> Link:
-    name = "The machine that draws"
+def _machine(status: BackendStatus, words: Words) -> Link:
+    name = words["chain_machine"]
     if status.away:
-        return Link(name, _lower(page_absence.sentence(status.absence or Absence())), well=False)
+        return Link(name, page_absence.state(status.absence or Absence(), words), well=False)
     if status.ready:
-        return Link(name, "ready")
+        return Link(name, words["chain_ready"])
     wakes = status.wakes_in_s
-    return Link(name, f"asleep; it wakes in {wakes[0]} to {wakes[1]} s" if wakes else "asleep; a drawing wakes it")
+    asleep = words("chain_asleep_wakes", seconds=seconds_range(wakes, words)) if wakes else words["chain_asleep"]
+    return Link(name, asleep)
 
 
-def _box(box: BoxStatus) -> Link:
+def _box(box: BoxStatus, words: Words) -> Link:
+    name = words("chain_box", name=box.name)
     if box.trouble:
-        return Link(f"The machine {box.name}", f"left out: {without_addresses(box.trouble)}", well=False)
-    return Link(f"The machine {box.name}", "ready" if box.ready else "asleep; a drawing wakes it")
-
-
-def _lower(sentence: str) -> str:
-    return sentence.removeprefix("The machine that draws ").removeprefix("is ").rstrip(".")
+        return Link(name, words("chain_left_out", why=without_addresses(box.trouble)), well=False)
+    return Link(name, words["chain_ready" if box.ready else "chain_asleep"])
 
 
 class ChainNews:
@@ -75,27 +74,28 @@ class ChainNews:
         self._looked_at = time.monotonic()
         self._lock = threading.Lock()
 
-    def look(self) -> list[tuple[Link, float, float]]:
+    def look(self, words: Words = ENGLISH) -> list[tuple[Link, float, float]]:
         """Each link now, with the seconds since its last change: at least and at most, for one does not always look."""
         status, now = self._service.status(), time.monotonic()
         kind = (status.ready, status.away, status.absence and status.absence.reason)
         with self._lock:
             told = []
-            for link in links(status):
-                key: object = kind if link.name == "The machine that draws" else link.state
-                seen = self._seen.get(link.name)
+            # What has changed is seen in one language, for all visitors.
+            for link, seen_as in zip(links(status, words), links(status), strict=True):
+                key: object = kind if seen_as.name == ENGLISH["chain_machine"] else seen_as.state
+                seen = self._seen.get(seen_as.name)
                 if seen is None or seen[0] != key:
-                    self._seen[link.name] = seen = (key, self._looked_at, now)
+                    self._seen[seen_as.name] = seen = (key, self._looked_at, now)
                 told.append((link, now - seen[2], now - seen[1]))
             self._looked_at = now
         return told
 
-    def html(self) -> str:
+    def html(self, words: Words = ENGLISH) -> str:
         """The links as a list."""
         rows = (
             f"<li{'' if link.well else ' class=trouble'}><b>{escape(link.name)}</b> {escape(link.state)}"
-            f'<span class="since"> · {_since(*seconds)}</span></li>'
-            for link, *seconds in self.look()
+            f'<span class="since"> · {_since(*seconds, words)}</span></li>'
+            for link, *seconds in self.look(words)
         )
         return f"<ul>{''.join(rows)}</ul>"
 
@@ -103,24 +103,25 @@ class ChainNews:
         """What an open list asks for, again and again, in place of itself."""
 
         def answer(request: Request) -> Response:
-            return HTMLResponse(self.html(), headers={"Cache-Control": "no-store"})
+            return HTMLResponse(self.html(words_of(request)), headers={"Cache-Control": "no-store"})
 
         return Route(PATH, answer, methods=["GET"])
 
 
-def _since(least_s: float, most_s: float) -> str:
+def _since(least_s: float, most_s: float, words: Words) -> str:
     """`for 40 s`, `for 5 min`, `for 3 h`; `for up to 5 min` where nobody has looked just before the change."""
-    most = _long(most_s)
-    return f"for {most}" if most_s - least_s < _EXACT_S or most == _long(least_s) else f"for up to {most}"
+    most = _long(most_s, words)
+    is_known = most_s - least_s < _EXACT_S or most == _long(least_s, words)
+    return words("chain_for" if is_known else "chain_for_up_to", time=most)
 
 
-def _long(seconds: float) -> str:
+def _long(seconds: float, words: Words) -> str:
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return words(f"short_{unit}", count=f"{seconds / size:.0f}")
+    return words("short_s", count=f"{seconds:.0f}")
 
 
-def chain_html(news: ChainNews) -> str:
+def chain_html(news: ChainNews, words: Words = ENGLISH) -> str:
     """The line that unfolds to the list."""
-    return f"<details><summary>What draws, and how it is</summary><div>{news.html()}</div></details>"
+    return f"<details><summary>{words['chain']}</summary><div>{news.html(words)}</div></details>"

@@ -1,10 +1,6 @@
 """The HTML around the picture that the scripts fill: bar, caption, strip, what is said at the bottom of the screen."""
 
-from html import escape
-
-from page.script import words
-
-_WORDS = {name: escape(sentence) for name, sentence in words().items()}
+from page.translation import ANY_LANGUAGE as _WORDS
 
 PROGRESS_HTML = (
     f'<div class="progress" hidden><div role="progressbar" aria-label="{_WORDS["progress"]}" aria-valuemin="0" '
@@ -19,6 +15,7 @@ STRIP_HTML = (
     f'<button type="button" class="clear">{_WORDS["clear_all"]}</button></span></header>'
     '<ul class="pictures"></ul></section>'
 )
+OFFLINE_HTML = f'<p role="alert" hidden>{_WORDS["offline"]}</p>'
 SAID_HTML = '<p role="status" aria-live="polite"></p>'
 OPEN_PICTURE_HTML = (
     f'<label class="open">{_WORDS["open_picture"]}<input type="file" accept="image/png"></label>'

@@ -21,6 +21,7 @@ from page import view as page_view
 from page.drawings import Drawings, count_of
 from page.faults import as_space_error
 from page.fitting import fitted_number_field, scheduler_field, size_field
+from page.language import Words, words_of
 from page.options import limited, offer_html, parse_size, schedulers, shapes, sizes
 from page.picture_file import saved
 from page.view import View, follow_latest
@@ -50,11 +51,11 @@ class Handlers:
 
         `job_id`: what the browser remembers; `values`: what stands in the page's fields.
         """
-        session = request.session_hash
+        session, words = request.session_hash, words_of(request)
         # What this page started (a second click may overtake the news of the first), or found when it opened.
         running = self._running.get(session) or page_drawings.find(self._service, job_id)
         if running is not None and not running.finished:
-            gr.Info(page_text.STILL_DRAWING)
+            gr.Info(words["still_drawing_wait"])
             yield page_view.UNCHANGED
             return
         self._have_asked.append(session)
@@ -63,13 +64,13 @@ class Handlers:
             count = count_of(parameters.pop("num_images_per_prompt", 1))
             drawings = page_drawings.start(self._service, parameters, count, page_visitor(request))
         except Exception as error:
-            yield View(page_text.error_html(as_space_error(error, "begin to draw"))).outputs()
+            yield View(page_text.error_html(as_space_error(error, "begin to draw"), words)).outputs()
             return
         self._running[session] = drawings
         try:
-            asked = page_text.waiting_html(page_text.ASKED, 0.0)
-            yield View(asked, preview="", busy=True, job_id=drawings.name).outputs()
-            async for view in self._views(drawings):
+            asked = page_text.waiting_html(words["asked"], 0.0, words)
+            yield View(asked, preview="", busy=True, job_id=drawings.name, words=words).outputs()
+            async for view in self._views(drawings, words):
                 yield view.outputs()
         finally:
             if self._running.get(session) is drawings:
@@ -83,8 +84,8 @@ class Handlers:
         `job_id`: what this browser remembers, or the id in the page's address; `typed`: what stands in the prompt's
         field already; it stays. Once the visitor asks for a picture, this changes nothing on the screen any more.
         """
-        found = page_drawings.find(self._service, job_id)
-        async for view in self._found(found) if found else self._nothing_found(job_id):
+        found, words = page_drawings.find(self._service, job_id), words_of(request)
+        async for view in self._found(found, words) if found else self._nothing_found(job_id, words):
             if request.session_hash in self._have_asked:
                 yield page_view.UNCHANGED
                 return
@@ -99,55 +100,58 @@ class Handlers:
         if found is not None and found.may_cancel:
             found.cancel()
 
-    async def options(self, size: str | None = None, scheduler: str | None = None, *numbers: str) -> tuple[Any, ...]:
+    async def options(
+        self, request: gr.Request, size: str | None = None, scheduler: str | None = None, *numbers: str
+    ) -> tuple[Any, ...]:
         """What the fields offer by now: to the page's scripts, the shapes, the sizes, the schedulers, then every number
         that has limits (`limited`).
 
         The values are what stands in them. What the model cannot draw becomes the nearest, and the field says so.
         """
-        status, names = self._service.status(), limited(self._fields)
+        status, names, words = self._service.status(), limited(self._fields), words_of(request)
         fields = [
             offer_html(status),
-            gr.update(choices=shapes(status)),
-            gr.update(choices=sizes(status), **size_field(size, status)),
-            gr.update(choices=schedulers(status), **scheduler_field(scheduler, status)),
+            gr.update(choices=shapes(status, words)),
+            gr.update(choices=sizes(status, words), **size_field(size, status, words)),
+            gr.update(choices=schedulers(status, words), **scheduler_field(scheduler, status, words)),
         ]
         for name, value in zip_longest(names, numbers[: len(names)]):
-            fields.append(gr.update(**fitted_number_field(name, value, status)))
+            fields.append(gr.update(**fitted_number_field(name, value, status, words)))
         return tuple(fields)
 
-    async def _found(self, drawings: Drawings) -> AsyncIterator[View]:
+    async def _found(self, drawings: Drawings, words: Words) -> AsyncIterator[View]:
         """The views of a drawing that was asked for before. One that is another's can be watched, and nothing more."""
         is_own, prompt = drawings.may_cancel, drawings.jobs[0].request.prompt
-        yield View("Finding your picture again…", busy=not drawings.finished if is_own else None, prompt=prompt)
-        async for view in self._views(drawings):
+        finding = page_text.waiting_html(words["finding_again"], 0.0, words)
+        yield View(finding, busy=not drawings.finished if is_own else None, prompt=prompt, words=words)
+        async for view in self._views(drawings, words):
             is_over = view.busy is False
             yield view if is_own or is_over else dataclasses.replace(view, status=_WATCHED_HTML.format(view.status))
 
-    async def _nothing_found(self, job_id: str | None) -> AsyncIterator[View]:
-        yield View(page_text.idle(self._service.status()), job_id=page_view.NO_JOB if job_id else None)
+    async def _nothing_found(self, job_id: str | None, words: Words) -> AsyncIterator[View]:
+        yield View(page_text.idle(self._service.status(), words), job_id=page_view.NO_JOB if job_id else None)
 
-    async def _views(self, drawings: Drawings) -> AsyncIterator[View]:
+    async def _views(self, drawings: Drawings, words: Words) -> AsyncIterator[View]:
         """What the page shows of them until all have ended. A fault of the page's own is shown as an error, too."""
         files: dict[str, FileData] = {}
         told: list[dict[str, Any]] | None = None
-        note = self._note(drawings.jobs[0].request.prompt)
+        note = self._note(drawings.jobs[0].request.prompt, words)
         try:
             async for events in follow_latest(*drawings.jobs):
                 for job, event in zip(drawings.jobs, events, strict=True):
                     if isinstance(event, Picture) and job.id not in files:
                         files[job.id] = await saved(event, job, self._picture_folder)
-                view = page_view.look(drawings, events, files, note)
+                view = page_view.look(drawings, events, files, note, words)
                 yield dataclasses.replace(view, records=None) if view.records == told else view
                 told = view.records
         except Exception as error:  # of any kind: without a last view the page would say "Drawing…" for ever
             drawings.cancel()  # nobody sees it any more, and the visitor can draw another one
-            yield page_view.ended(page_text.error_html(as_space_error(error, "show the picture")))
+            yield page_view.ended(page_text.error_html(as_space_error(error, "show the picture"), words), words)
 
-    def _note(self, prompt: str) -> str:
+    def _note(self, prompt: str, words: Words) -> str:
         """What to say of a picture that the demo model had to guess."""
         guessed = self._service.status().demo and not demo_model.known_words(prompt)
-        return page_text.NO_KNOWN_WORDS if guessed else ""
+        return words["no_known_words"] if guessed else ""
 
 
 def _parameters(fields: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ previews do not run. So the served HTML is changed on its way out: whatever tags
 
 import functools
 import gzip
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from html import escape
 from gradio.route_utils import get_root_url
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from page.icon import ICON_FILE, PREVIEW_SIZE, THEME_COLOR, icon_png, preview_png
-from page.text import TITLE
+from page.language import ENGLISH, Words, words_of
+from page.script import words_html
+from page.translation import ANY_LANGUAGE, said
 
 _DARK_COLOR = "#0f172a"
 _A_DAY = {"Cache-Control": "public, max-age=86400"}
@@ -31,15 +34,17 @@ _FOREIGN = re.compile(
     r"""|<title>.*?</title>\s*|<link\s[^>]*\brel=["'](?:manifest|icon|shortcut\ icon|apple-touch-icon)["'][^>]*>\s*""",
     re.IGNORECASE | re.DOTALL,
 )
+_LANG = re.compile(r"""(<html\b[^>]*\blang=)["'][^"']*["']""", re.IGNORECASE)
+_OF_GRADIO = "/config", "/openapi.json"
 _HEAD_BEGINS = re.compile(r"<head\b[^>]*>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a link to the page shows. `title`, `description`: plain text."""
+    """What a link to the page shows. `title`, `description`: plain text, with marks where the language matters."""
 
-    title: str = TITLE
-    description: str = "Type what you would like to see, and watch the picture emerge."
+    title: str = ANY_LANGUAGE["title"]
+    description: str = ANY_LANGUAGE["description_no_name"]
 
     def tags(self, address: str) -> str:
         """The tags; `address`: the page's own, without a slash at its end."""
@@ -74,25 +79,30 @@ class Head:
         ]
         return "\n\t\t".join(lines)
 
-    def into(self, html: str, address: str) -> str:
-        """The page's HTML with these tags in place of others of their kind; as it is where it has no head."""
+    def into(self, html: str, address: str, words: Words = ENGLISH) -> str:
+        """The page's HTML with these tags in place of others of their kind, all of it in the language of `words`.
+
+        Without a head there is no place for the tags.
+        """
         begins = _HEAD_BEGINS.search(html)
         if begins is None:
-            return html
+            return said(html, words)
         ends = html.find("</head>", begins.end())
         ends = len(html) if ends < 0 else ends
         rest = _FOREIGN.sub("", html[begins.end() : ends])
         # The character set has to come within the first bytes: the tags go behind whatever tells it.
         charset = re.match(r"\s*<meta\s+charset[^>]*>", rest, re.IGNORECASE)
         cut = charset.end() if charset else 0
-        return f"{html[: begins.end()]}{rest[:cut]}\n\t\t{self.tags(address)}{rest[cut:]}{html[ends:]}"
+        opened = _LANG.sub(rf'\g<1>"{words.tag}"', html[: begins.end()])
+        tags = f"{self.tags(address)}\n\t\t{words_html(words)}"
+        return said(f"{opened}{rest[:cut]}\n\t\t{tags}{rest[cut:]}{html[ends:]}", words)
 
     def routes(self) -> Sequence[BaseRoute]:
         """The files that the tags name."""
         png = functools.partial(Response, media_type="image/png", headers=_A_DAY)
 
         def preview(request: Request) -> Response:
-            return png(preview_png(self.title, self.description))
+            return png(preview_png(said(self.title, ENGLISH), said(self.description, ENGLISH)))
 
         def touch_icon(request: Request) -> Response:
             return png(icon_png(_TOUCH_ICON_PX))
@@ -117,7 +127,10 @@ class Head:
                     {"src": "./icon.png", "sizes": side, "type": "image/png"},
                 ],
             }
-            return JSONResponse(told, media_type="application/manifest+json", headers=_A_DAY)
+            spoken = said(json.dumps(told, ensure_ascii=False), words_of(request))
+            return Response(
+                spoken, media_type="application/manifest+json", headers={**_A_DAY, "Vary": "Accept-Language"}
+            )
 
         files = {
             "/preview.png": preview,
@@ -131,7 +144,9 @@ class Head:
 
 
 class OwnHead:
-    """ASGI middleware that puts `head` into the HTML of the page itself, and compresses it, which Gradio does not."""
+    """ASGI middleware that puts `head` into the HTML of the page itself, in the visitor's language, and compresses it,
+    which Gradio does not.
+    """
 
     def __init__(self, app: ASGIApp, head: Head) -> None:
         self._app = app
@@ -143,20 +158,20 @@ class OwnHead:
             await self._app(scope, receive, send)
             return
         started: Message | None = None
-        body = bytearray()
+        body, words = bytearray(), words_of(Request(scope))
 
         async def change(message: Message) -> None:
             nonlocal started
-            if message["type"] == "http.response.start" and _is_page(message):
+            if message["type"] == "http.response.start" and _has_sentences(message, scope["path"]):
                 started = message
             elif started is None or message["type"] != "http.response.body":
                 await send(message)
             else:
                 body.extend(message.get("body", b""))
                 if not message.get("more_body") or len(body) > _HTML_BYTES_MAX:
-                    page = self._head.into(body.decode(errors="replace"), _address(scope)).encode()
+                    page = self._head.into(body.decode(errors="replace"), _address(scope), words).encode()
                     headers = [(name, value) for name, value in started["headers"] if name.lower() != b"content-length"]
-                    headers.append((b"vary", b"Accept-Encoding"))
+                    headers.append((b"vary", b"Accept-Encoding, Accept-Language"))
                     if scope["method"] == "GET" and "gzip" in Headers(scope=scope).get("accept-encoding", ""):
                         page = gzip.compress(page, _GZIP_LEVEL)
                         headers.append((b"content-encoding", b"gzip"))
@@ -169,10 +184,11 @@ class OwnHead:
         await self._app(scope, receive, change)
 
 
-def _is_page(start: Message) -> bool:
+def _has_sentences(start: Message, path: str) -> bool:
+    """Whether this begins the page itself, or what Gradio's clients read it from."""
     headers = {name.lower(): value for name, value in start["headers"]}
-    is_html = headers.get(b"content-type", b"").startswith(b"text/html")
-    return start["status"] == 200 and is_html and b"content-encoding" not in headers
+    is_page = headers.get(b"content-type", b"").startswith(b"text/html") or path.endswith(_OF_GRADIO)
+    return start["status"] == 200 and is_page and b"content-encoding" not in headers
 
 
 def _address(scope: Scope) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from drawing.status import BackendStatus
-from page.script import words
+from page.language import ENGLISH, Words
 
 _IDEAS: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 
@@ -21,15 +21,15 @@ def surprises(*, demo: bool) -> list[str]:
     return list(_IDEAS["demo_surprises" if demo else "surprises"])
 
 
-def ideas_html(status: BackendStatus) -> str:
+def ideas_html(status: BackendStatus, words: Words = ENGLISH) -> str:
     """The row of buttons under the prompt."""
-    told = words()
+    named = ((words[f"style_{name.lower()}"], added) for name, added in styles().items())
     buttons = "".join(
-        f'<button type="button" aria-pressed="false" data-words="{escape(added)}">{escape(name)}</button>'
-        for name, added in styles().items()
+        f'<button type="button" aria-pressed="false" data-words="{escape(added)}">{name}</button>'
+        for name, added in named
     )
     offered = escape(json.dumps(surprises(demo=status.demo), ensure_ascii=False))
     return (
-        f'<div role="group" aria-label="{escape(told["styles"])}">'
-        f'<button type="button" id="surprise" data-ideas="{offered}">{escape(told["surprise"])}</button>{buttons}</div>'
+        f'<div role="group" aria-label="{words["styles"]}">'
+        f'<button type="button" id="surprise" data-ideas="{offered}">{words["surprise"]}</button>{buttons}</div>'
     )

@@ -13,9 +13,10 @@ from page.chain import ChainNews, chain_html
 from page.drawings import PICTURES_MOST
 from page.handlers import Handlers
 from page.ideas import ideas_html
+from page.language import ENGLISH, words_of
 from page.options import limited, number_field, offer_html, schedulers, shapes, sizes
-from page.script import words
 from page.serve import Page
+from page.translation import ANY_LANGUAGE
 from settings import HouseSettings
 from text_to_image import TextToImage
 
@@ -27,27 +28,32 @@ _RAW: dict[str, Any] = {"preprocess": False, "postprocess": False, "concurrency_
 
 def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) -> gr.Blocks:  # noqa: B008  frozen
     """The whole page for one service; `page.serve.launch` serves it. `house`: what its maintainer tells visitors."""
-    status, told, chain_news = service.status(), words(), ChainNews(service)
+    status, told, chain_news = service.status(), ANY_LANGUAGE, ChainNews(service)
 
-    with Page(title=page_text.TITLE, analytics_enabled=False, delete_cache=_CACHE_CHECK_AND_AGE_S) as page:
+    def about_now(request: gr.Request) -> str:
+        return about_html(house, service.status(), words_of(request))
+
+    with Page(title=ENGLISH["title"], analytics_enabled=False, delete_cache=_CACHE_CHECK_AND_AGE_S) as page:
         job_id = gr.BrowserState("", storage_key="text-to-image-job", secret="text-to-image")  # noqa: S106  hides nothing
         with gr.Column(elem_id="page"):
-            gr.HTML(page_text.HEADER_HTML, elem_id="header")
-            gr.HTML(page_text.notice_html(status), elem_id="notice", visible=bool(page_text.notice_html(status)))
+            gr.HTML(f"<h1>{told['title']}</h1>", elem_id="header")
+            notice = page_text.notice_html(status, told)
+            gr.HTML(notice, elem_id="notice", visible=bool(notice))
             with gr.Column(elem_id="ask"):
                 prompt_box = gr.Textbox(
-                    label=page_text.PROMPT_LABEL,
-                    placeholder="a red apple",
+                    label=told["prompt"],
+                    info=told["prompt_language"],
+                    placeholder=told["prompt_example"],
                     lines=1,
                     max_lines=3,
                     elem_id="prompt",
                     html_attributes=gr.InputHTMLAttributes(enterkeyhint="go"),  # what a phone's Enter says
                 )
-                gr.HTML(ideas_html(status), elem_id="styles")
-                shape_choice = gr.Radio(shapes(status), value="", label=told["shape"], elem_id="size")
+                gr.HTML(ideas_html(status, told), elem_id="styles")
+                shape_choice = gr.Radio(shapes(status, told), value="", label=told["shape"], elem_id="size")
                 with gr.Column(elem_id="actions"):
                     with gr.Row(elem_id="go"):
-                        draw_button = gr.Button("Draw", variant="primary", elem_id="draw")
+                        draw_button = gr.Button(told["draw"], variant="primary", elem_id="draw")
                         count_choice = gr.Radio(
                             [(f"×{n}", str(n)) for n in range(1, PICTURES_MOST + 1)],  # noqa: RUF001
                             value="1",
@@ -56,14 +62,14 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                         )
                     with gr.Row(elem_id="news"):
                         status_line = gr.HTML(
-                            page_text.idle(status), elem_id="status", html_template=page_text.STATUS_TEMPLATE
+                            page_text.idle(status, told), elem_id="status", html_template=page_text.STATUS_TEMPLATE
                         )
-                        gr.HTML(page_text.OFFLINE_HTML, elem_id="offline")
-                        cancel_button = gr.Button("Cancel", visible=False, elem_id="cancel", size="md")
+                        gr.HTML(frame.OFFLINE_HTML, elem_id="offline")
+                        cancel_button = gr.Button(told["cancel"], visible=False, elem_id="cancel", size="md")
             with gr.Column(elem_id="picture"):
                 with gr.Column(elem_id="frame"):
                     result_image = gr.Image(
-                        label="Your picture",
+                        label=told["your_picture"],
                         show_label=False,
                         format="png",
                         type="filepath",
@@ -87,32 +93,39 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                 gr.Examples(
                     list(page_text.DEMO_EXAMPLES if status.demo else page_text.EXAMPLES),
                     inputs=prompt_box,
-                    label=page_text.EXAMPLES_LABEL,
+                    label=told["examples"],
                     elem_id="examples",
                     api_visibility="private",
                 )
                 # Gradio mounts what is in a closed accordion when it is first opened, and until then no seed can be
                 # shown in it: so it starts open, out of sight, and is closed when the page has loaded.
-                with gr.Accordion("More", open=True, elem_id="more", elem_classes=["starting"]) as more_fields:
+                with gr.Accordion(told["more"], open=True, elem_id="more", elem_classes=["starting"]) as more_fields:
                     negative_box = gr.Textbox(
-                        label="Negative prompt",
-                        info="What should not be in the picture",
+                        label=told["negative_prompt"],
+                        info=told["negative_prompt_hint"],
                         lines=1,
                         max_lines=3,
                         elem_id="negative-prompt",
                     )
                     with gr.Row():
-                        seed_number = gr.Number(0, label="Seed", info=f"0 to {SEED_MAX}", precision=0, elem_id="seed")
-                        randomize_box = gr.Checkbox(True, label="Another seed each time")
+                        seed_range = told("number_range", least=0, most=SEED_MAX)
+                        seed_number = gr.Number(0, label=told["seed"], info=seed_range, precision=0, elem_id="seed")
+                        randomize_box = gr.Checkbox(True, label=told["another_seed"])
                     with gr.Row():  # texts: an empty gr.Number becomes 0, and empty means the model's own
                         steps_box = gr.Textbox(
-                            label="Steps", max_lines=1, elem_id="steps", **number_field(status, "num_inference_steps")
+                            label=told["steps"],
+                            max_lines=1,
+                            elem_id="steps",
+                            **number_field(status, "num_inference_steps", told),
                         )
                         guidance_box = gr.Textbox(
-                            label="Guidance", max_lines=1, elem_id="guidance", **number_field(status, "guidance_scale")
+                            label=told["guidance"],
+                            max_lines=1,
+                            elem_id="guidance",
+                            **number_field(status, "guidance_scale", told),
                         )
                     size_choice = gr.Dropdown(
-                        sizes(status),
+                        sizes(status, told),
                         value="",
                         label=told["size_list"],
                         info=told["size_list_hint"],
@@ -120,7 +133,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                         elem_id="size-list",
                     )
                     scheduler_choice = gr.Dropdown(
-                        schedulers(status),
+                        schedulers(status, told),
                         value="",
                         label=told["scheduler"],
                         info=told["scheduler_hint"],
@@ -136,8 +149,8 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             offer = gr.HTML(offer_html(status), elem_id="offer")
 
             with gr.Column(elem_id="small-print"):
-                gr.HTML(chain_html(chain_news), elem_id="chain")
-                about = gr.HTML(about_html(house, status), elem_id="about")
+                gr.HTML(chain_html(chain_news, told), elem_id="chain")
+                about = gr.HTML(about_html(house, status, told), elem_id="about")
 
         page.own_routes = [chain_news.route()]
         fields = {
@@ -205,7 +218,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             **_PRIVATE,
         ).then(None, None, None, js="showLast", **_PRIVATE)
         page.load(None, None, tell_box, js="tellWanted", **_PRIVATE)
-        page.load(lambda: about_html(house, service.status()), None, about, queue=False, **_RAW, **_PRIVATE)
+        page.load(about_now, None, about, queue=False, **_RAW, **_PRIVATE)
         page.load(lambda: gr.update(open=False, elem_classes=[]), None, more_fields, queue=False, **_RAW, **_PRIVATE)
         add_endpoints(Api(service, result_image.GRADIO_CACHE), status.limits)
     return page

@@ -8,10 +8,10 @@ from html import escape
 from drawing.models import SEED_MAX, Limits, Range
 from drawing.status import BackendStatus
 from errors import InvalidRequestError
-from page.script import words
+from page.language import ENGLISH, Words
 
 # name, width and height as parts of the longer side
-_SHAPES = (("Square", 1.0, 1.0), ("Portrait", 0.75, 1.0), ("Landscape", 1.0, 0.75))
+_SHAPES = (("square", 1.0, 1.0), ("portrait", 0.75, 1.0), ("landscape", 1.0, 0.75))
 _SIDES_PX = (64, 128, 256, 512, 768, 1024, 1536, 2048)
 _SIZE = re.compile(r"\s*([0-9]{1,5})\s*[xX×*]\s*([0-9]{1,5})\s*(?:px)?\s*")  # noqa: RUF001  as sizes are often typed
 _SIZE_CHARS = 40  # the expression takes the square of its spaces
@@ -23,20 +23,21 @@ def limited(parameters: Iterable[str]) -> list[str]:
     return [name for name in parameters if isinstance(getattr(Limits(), name, None), Range)]
 
 
-def number_field(status: BackendStatus, name: str) -> dict[str, str]:
+def number_field(status: BackendStatus, name: str, words: Words = ENGLISH) -> dict[str, str]:
     """The placeholder and info of the field for one limited number: the server's default, and its range."""
     span, default = getattr(status.limits, name), getattr(status.defaults, name, None)
     return {
-        "placeholder": "the model's own" if default is None else f"{default:g}",
-        "info": f"{span.min:g} to {span.max:g}",
+        "placeholder": words["models_own_number"] if default is None else words.number(default),
+        "info": words("number_range", least=words.number(span.min), most=words.number(span.max)),
     }
 
 
-def sizes(status: BackendStatus) -> list[tuple[str, str]]:
+def sizes(status: BackendStatus, words: Words = ENGLISH) -> list[tuple[str, str]]:
     """The sizes on offer, each a label and a value such as "512x384"; the first, "", is the model's own choice."""
     defaults = status.defaults
-    known = defaults.width and defaults.height
-    label = f"The model's own ({defaults.width} × {defaults.height})" if known else "The model's own"  # noqa: RUF001
+    label = words["models_own_size"]
+    if defaults.width and defaults.height:
+        label = words("models_own_size_px", width=defaults.width, height=defaults.height)
     offered = [(label, "")]
     usual = max(defaults.width or 512, defaults.height or 512)
     for side in sorted({*_SIDES_PX, usual}):
@@ -45,18 +46,19 @@ def sizes(status: BackendStatus) -> list[tuple[str, str]]:
         for name, across, down in _SHAPES:
             width, height = int(side * across), int(side * down)
             if (width, height) != (defaults.width, defaults.height) and _fits(status.limits, width, height):
-                offered.append((f"{name} {width} × {height}", f"{width}x{height}"))  # noqa: RUF001
+                offered.append((f"{words[name]} {width} × {height}", f"{width}x{height}"))  # noqa: RUF001
     return offered
 
 
-def schedulers(status: BackendStatus) -> list[tuple[str, str]]:
+def schedulers(status: BackendStatus, words: Words = ENGLISH) -> list[tuple[str, str]]:
     """The schedulers on offer, each a label and a name that the server takes; the first, "", is the model's own.
 
     The names that people know come first; a server tells those behind diffusers' class names.
     """
     own = status.defaults.scheduler
     named = sorted(status.limits.schedulers, key=lambda name: name.endswith("Scheduler"))
-    return [(f"The model's own ({own})" if own else "The model's own", ""), *((name, name) for name in named)]
+    label = words("models_own_scheduler_named", name=own) if own else words["models_own_scheduler"]
+    return [(label, ""), *((name, name) for name in named)]
 
 
 def offer_html(status: BackendStatus) -> str:
@@ -84,7 +86,7 @@ def parse_size(value: object) -> tuple[int | None, int | None]:
     return int(typed[1]), int(typed[2])
 
 
-def shapes(status: BackendStatus) -> list[tuple[str, str]]:
+def shapes(status: BackendStatus, words: Words = ENGLISH) -> list[tuple[str, str]]:
     """The sizes for one touch, labels and values as in `sizes`: square, portrait and landscape near the model's."""
     defaults, offered = status.defaults, {value for _, value in sizes(status)}
     usual = max(defaults.width or 512, defaults.height or 512)
@@ -94,7 +96,7 @@ def shapes(status: BackendStatus) -> list[tuple[str, str]]:
         is_own = (width, height) == (defaults.width or usual, defaults.height or usual)
         value = "" if is_own else f"{width}x{height}"
         if value in offered:
-            chosen.append((words()[name.lower()], value))
+            chosen.append((words[name], value))
     return chosen
 
 

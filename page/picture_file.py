@@ -13,6 +13,7 @@ from drawing.events import Picture
 from drawing.jobs import Job
 from drawing.models import GeneratedImage, GenerationRequest
 from page.faults import as_space_error
+from page.language import ENGLISH, Words
 
 # A file's first bytes tell what it is; a browser takes these three.
 _PREVIEW_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
@@ -56,10 +57,10 @@ def png_bytes(generated: GeneratedImage, request: GenerationRequest) -> bytes:
     return buffer.getvalue()
 
 
-def preview_html(preview: bytes) -> str:
+def preview_html(preview: bytes, words: Words = ENGLISH) -> str:
     """An emerging picture, inside the page itself: no file, no further request. Empty when it is no small picture."""
     mime_type = next((mime for magic, mime in _PREVIEW_TYPES.items() if preview.startswith(magic)), None)
     if mime_type is None or len(preview) > _PREVIEW_BYTES_MAX:
         return ""
     data = base64.b64encode(preview).decode("ascii")
-    return f'<img src="data:{mime_type};base64,{data}" alt="The picture as it emerges">'
+    return f'<img src="data:{mime_type};base64,{data}" alt="{words["emerging"]}">'

@@ -1,28 +1,32 @@
 """The receipt of a picture: where its time went, and what drew it."""
 
 from drawing.models import GeneratedImage
+from page.language import ENGLISH, Words
 
 
-def receipt(generated: GeneratedImage) -> dict[str, str]:
+def receipt(generated: GeneratedImage, words: Words = ENGLISH) -> dict[str, str]:
     """The lines of the receipt as labels and values, plain text; what is not known has no line."""
     told = generated.receipt
     times = {
-        "In line": told.in_line_s,
-        "Waking": told.waking_s,
-        "Drawing": told.inference_s,
-        "Writing the file": told.encode_s,
-        "On the way": told.way_s,
-        "In all": told.total_s,
+        "in_line": told.in_line_s,
+        "waking": told.waking_s,
+        "drawing": told.inference_s,
+        "encoding": told.encode_s,
+        "way": told.way_s,
+        "total": told.total_s,
     }
-    words = {
-        "Machine": told.worker,
-        "Model": told.model.rstrip("/").rpartition("/")[2] if told.model else None,
-        "Scheduler": told.scheduler,
-        "Seed": None if generated.seed is None else str(generated.seed),
+    names = {
+        "machine": told.worker,
+        "model": told.model.rstrip("/").rpartition("/")[2] if told.model else None,
+        "scheduler": told.scheduler,
+        "seed": None if generated.seed is None else str(generated.seed),
     }
-    lines = {label: _seconds(value) for label, value in times.items() if value is not None}
-    return lines | {label: value for label, value in words.items() if value}
+    lines = {name: _seconds(value, words) for name, value in times.items() if value is not None}
+    lines |= {name: value for name, value in names.items() if value}
+    return {words[f"receipt_{name}"]: value for name, value in lines.items()}
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.1f} s" if value >= 0.95 else f"{value * 1000:.0f} ms"
+def _seconds(value: float, words: Words) -> str:
+    if value >= 0.95:
+        return words("short_s", count=words.number(value, 1))
+    return words("short_ms", count=f"{value * 1000:.0f}")

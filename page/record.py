@@ -7,10 +7,11 @@ from gradio.data_classes import FileData
 
 from drawing.events import Picture, Step
 from drawing.jobs import Job
+from page.language import ENGLISH, Words
 from page.receipt import receipt
 
 
-def record(picture: Picture, job: Job, file: FileData) -> dict[str, Any]:
+def record(picture: Picture, job: Job, file: FileData, words: Words = ENGLISH) -> dict[str, Any]:
     """The record of a job's finished picture, as JSON.
 
     `file`: the picture's, for the browser to fetch; `size`: as the page's field has it, such as "512x384", "" for the
@@ -31,5 +32,5 @@ def record(picture: Picture, job: Job, file: FileData) -> dict[str, Any]:
         "model": (generated.receipt.model or "").rstrip("/").rpartition("/")[2] or None,  # no folder of the owner's
         "seconds": round(job.elapsed_s, 1),
         "machine": generated.receipt.worker,
-        "receipt": receipt(generated),
+        "receipt": receipt(generated, words),
     }

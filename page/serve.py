@@ -19,6 +19,7 @@ from page.body_limit import BodyLimit
 from page.head import Head, OwnHead
 from page.icon import ICON_FILE
 from page.script import script_html
+from page.translation import ANY_LANGUAGE
 
 API_NAMES = ("text_to_image", "submit", "result", "cancel")
 # Gradio gives each running event one of `max_threads` places, also an async one that holds no thread. With its default
@@ -34,9 +35,14 @@ _HEAD = script_html()
 
 
 class Page(gr.Blocks):  # type: ignore[misc]  # untyped for mypy, see pyproject.toml
-    """Blocks with three changes: a caller may give a public endpoint its first values only, over plain HTTP too; an
-    output that is skipped costs nothing; and the browser gets every update of an event whole, and once.
+    """Blocks with four changes: a caller may give a public endpoint its first values only, over plain HTTP too; an
+    output that is skipped costs nothing; the browser gets every update of an event whole, and once; and its title is
+    in the visitor's language, while programs, to which `title` names this server, read English.
     """
+
+    def get_config_file(self) -> dict[str, Any]:
+        """What the browser builds the page from."""
+        return {**super().get_config_file(), "title": ANY_LANGUAGE["title"]}
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Takes the parameters' defaults for the values that a caller left out."""

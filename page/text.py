@@ -1,6 +1,7 @@
-"""Every word that a visitor reads: the sentence that tells how a drawing goes, errors, notices, examples.
+"""The sentences that tell a visitor how a drawing goes, in his language: the living one, errors, notices.
 
-A name that ends with `html` gives HTML, in which all that comes from outside is escaped.
+A name that ends with `html` gives HTML, in which all that comes from outside is escaped. `words`: the language; what
+programs get is English.
 """
 
 import re
@@ -24,22 +25,11 @@ from errors import (
     StartError,
 )
 from page import absence as page_absence
+from page.language import ENGLISH, Words
 from page.redact import without_addresses
+from page.translation import from_below
 
-TITLE = "Say it, see it"
-HEADER_HTML = f"<h1>{TITLE}</h1>"
-PROMPT_LABEL = "What would you like to see?"
-EXAMPLES_LABEL = "Or pick one to fill in the prompt"
 STATUS_TEMPLATE = '<div role="status" aria-live="polite">${value}</div>'
-OFFLINE_HTML = (
-    '<p role="alert" hidden>This page is offline just now. What you typed is kept, and it goes on by itself.</p>'
-)
-ASKED = "Asking for your picture"
-ARRIVING = "Your picture is there; its full quality is on its way"
-STILL_DRAWING = "One picture at a time: the last one is still being drawn. Cancel it, or wait a moment."
-
-AWAY, SKETCHING = page_absence.away_html(Absence()), page_absence.sketching_html(Absence())
-NO_KNOWN_WORDS = "This little model knows none of these words and drew what came to its mind."
 
 DEMO_EXAMPLES = (
     "a red apple",
@@ -60,66 +50,58 @@ EXAMPLES = (
     "a paper-cut mountain landscape at dusk",
 )
 
-_AGAIN = "Please try again in a moment."
-_AGAIN_OR_MAINTAINER = "Please try again in a few minutes. If it stays like this, the maintainer has to mend it."
-_MAINTAINER = "Trying again does not help: the maintainer has to mend this."
-
-# What went wrong and what a visitor can do about it. The page shows the first that fits, and the maintainer's details
-# below it. "The machine that draws" is a GPU at home or, in the demo, this machine itself.
+# What went wrong and what a visitor can do about it, by the names of their sentences. The page shows the first that
+# fits, and the maintainer's details below it. "The machine that draws" is a GPU at home or, in the demo, this machine.
 _KINDS: tuple[tuple[type[SpaceError], str, str], ...] = (
-    (SettingsError, "This page is not set up completely yet.", _MAINTAINER),
-    (EndpointUnreachableError, "The machine that draws cannot be reached right now.", _AGAIN),
-    (
-        EndpointUntrustedError,
-        "Something else answered in place of the machine that draws: nothing was drawn.",
-        _MAINTAINER,
-    ),
-    (EndpointAnswerError, "The machine that draws sent something that is no picture.", _AGAIN),
-    (StartError, "The machine that draws could not be started.", _AGAIN_OR_MAINTAINER),
-    (FairError, "What wakes the machine that draws cannot be used right now.", _AGAIN_OR_MAINTAINER),
-    (ServiceError, "Something went wrong on our side.", _AGAIN),
+    (SettingsError, "trouble_settings", "maintainer_only"),
+    (EndpointUnreachableError, "trouble_unreachable", "again_soon"),
+    (EndpointUntrustedError, "trouble_untrusted", "maintainer_only"),
+    (EndpointAnswerError, "trouble_answer", "again_soon"),
+    (StartError, "trouble_start", "again_or_maintainer"),
+    (FairError, "trouble_fair", "again_or_maintainer"),
+    (ServiceError, "trouble_service", "again_soon"),
 )
 _QUIET_S = 3.0
 _TAG = re.compile(r"<[^>]*>")
 _WORDS_SHOWN, _WORD_CHARS = 12, 40  # of a prompt's unused words
-_NOT_DRAWN = "This picture could not be drawn. Try other words or a smaller size."
 _WRITTEN_FOR_VISITORS = ("NSFW_CONTENT_DETECTED",)  # codes of a DrawingError whose message says what to do
 
 
-def idle(status: BackendStatus) -> str:
+def idle(status: BackendStatus, words: Words = ENGLISH) -> str:
     """The sentence before anything was asked for."""
     if status.away:
         away = page_absence.sketching_html if status.stand_in else page_absence.away_html
-        return away(status.absence or Absence())
-    wakes = f" and wakes in {_range(status.wakes_in_s)}" if status.wakes_in_s else ""
-    late = "The first picture takes a little longer"
-    asleep = "" if status.ready else f" {late}: the machine that draws is asleep{wakes}."
-    return f"Ready when you are.{asleep}"
+        return away(status.absence or Absence(), words)
+    if status.ready:
+        return words["ready_when_you_are"]
+    wakes = status.wakes_in_s
+    asleep = words("asleep_wakes", seconds=seconds_range(wakes, words)) if wakes else words["asleep"]
+    return words["between_sentences"].join((words["ready_when_you_are"], asleep))
 
 
 def error_text(error: SpaceError) -> str:
     """The error for a program that called, as plain text: what went wrong in a visitor's words, then the error's own
     message, which names the link that failed and no address. Alone where that message is written for visitors.
     """
-    kind = _kind(error)
+    kind = _kind(error, ENGLISH)
     return f"{kind[0]} {without_addresses(str(error))}" if kind else str(error)
 
 
-def error_html(error: SpaceError) -> str:
+def error_html(error: SpaceError, words: Words = ENGLISH) -> str:
     """The error for the page: what went wrong and what to do, and the maintainer's details set apart below it."""
-    kind = _kind(error)
+    kind = _kind(error, words)
     if isinstance(error, AwayError):
-        told = page_absence.away_html(error.absence)
+        told = page_absence.away_html(error.absence, words)
     elif kind:
-        told = escape(" ".join(kind))
+        told = escape(words["between_sentences"].join(kind))
     elif isinstance(error, DrawingError) and error.code not in _WRITTEN_FOR_VISITORS:
-        told = escape(_NOT_DRAWN)
+        told = escape(words["trouble_drawing"])
     else:
-        return f'<span class="error"{_of_parameter(error)}>{escape(str(error))}</span>'
+        return f'<span class="error"{_of_parameter(error)}>{escape(from_below(str(error), words))}</span>'
     details = escape(without_addresses(str(error)))
     return (
         f'<span class="error">{told}</span>'
-        f"<details><summary>Details for the maintainer</summary><p>{details}</p></details>"
+        f'<details><summary>{words["details"]}</summary><p lang="en">{details}</p></details>'
     )
 
 
@@ -129,41 +111,45 @@ def _of_parameter(error: SpaceError) -> str:
     return f' data-parameter="{named}"' if named else ""
 
 
-def _kind(error: SpaceError) -> tuple[str, str] | None:
+def _kind(error: SpaceError, words: Words) -> tuple[str, str] | None:
     """What went wrong and what to do about it, in a visitor's words; None where the error's own message says it."""
     if isinstance(error, AwayError):
-        return page_absence.sentence(error.absence), page_absence.advice(error.absence)
-    return next(((sentence, advice) for kind, sentence, advice in _KINDS if isinstance(error, kind)), None)
+        return page_absence.sentence(error.absence, words), page_absence.advice(error.absence, words)
+    return next(((words[told], words[advice]) for kind, told, advice in _KINDS if isinstance(error, kind)), None)
 
 
-def event_html(event: Event, elapsed_s: float) -> str:
+def event_html(event: Event, elapsed_s: float, words: Words = ENGLISH) -> str:
     """The sentence for the newest event of a job.
 
     `elapsed_s`: seconds since the visitor asked.
     """
     match event:
         case Waking(stage=stage, wakes_in_s=wakes_in_s):
-            wakes = f" (it wakes in {_range(wakes_in_s)})" if wakes_in_s else ""
-            return waiting_html(f"{stage}{wakes}", elapsed_s)
+            told = from_below(stage.rstrip(". …"), words)
+            wakes = wakes_in_s and words("waking_wakes", stage=told, seconds=seconds_range(wakes_in_s, words))
+            return waiting_html(wakes or told, elapsed_s, words)
         case Queued(place=place, about_s=about_s):
-            where = "You are next in line" if place <= 1 else f"You are number {place} in line"
-            return waiting_html(where if about_s is None else f"{where}, {about(about_s)}", elapsed_s)
+            where = words["in_line_next"] if place <= 1 else words("in_line", place=place)
+            told = where if about_s is None else words("in_line_about", where=where, about=about(about_s, words))
+            return waiting_html(told, elapsed_s, words)
         case Step(arriving=True):
-            return waiting_html(ARRIVING, elapsed_s)
+            return waiting_html(words["arriving"], elapsed_s, words)
         case Step(step=step, num_inference_steps=steps):
             numbers = f'data-step="{step}" data-steps="{steps}"'
-            return f'Drawing<span aria-hidden="true" {numbers}>: step {step} of {steps}</span>'
+            told = words("drawing_step", step=step, steps=steps)
+            return f'{words["drawing"]}<span aria-hidden="true" {numbers}>{told}</span>'
         case Picture(generated=generated):
-            return picture_html(generated, elapsed_s)
+            return picture_html(generated, elapsed_s, words=words)
         case Failed(error=error):
-            return error_html(error)
+            return error_html(error, words)
         case Cancelled():
-            return "Cancelled. Nothing was drawn."
+            return words["cancelled"]
 
 
-def _range(seconds: tuple[int, int]) -> str:
+def seconds_range(seconds: tuple[int, int], words: Words = ENGLISH) -> str:
+    """A time that is not known exactly: "20 to 35 s"."""
     least, most = seconds
-    return f"{least} to {most} s" if least < most else f"about {most} s"
+    return words("seconds_range", least=least, most=most) if least < most else words("about_seconds", seconds=most)
 
 
 def plain(event: Event | None, elapsed_s: float, quiet_s: float = 0.0) -> str:
@@ -172,51 +158,57 @@ def plain(event: Event | None, elapsed_s: float, quiet_s: float = 0.0) -> str:
     `quiet_s`: seconds since that event; a step that stands still is told.
     """
     if event is None:
-        return f"{ASKED}…"
+        return f"{ENGLISH['asked']}…"
     if isinstance(event, Failed):
         return error_text(event.error)
     quiet = f", no news for {quiet_s:.0f} s" if isinstance(event, Step) and quiet_s >= _QUIET_S else ""
     return unescape(_TAG.sub("", event_html(event, elapsed_s))) + quiet
 
 
-def about(seconds: float) -> str:
+def about(seconds: float, words: Words = ENGLISH) -> str:
     """A time as one would say it: "about 20 s", "about 3 min"."""
-    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+    if seconds < 100:
+        return words("about_seconds", seconds=f"{seconds:.0f}")
+    return words("about_minutes", minutes=f"{seconds / 60:.0f}")
 
 
-def picture_html(generated: GeneratedImage, elapsed_s: float, note: str = "") -> str:
+def picture_html(generated: GeneratedImage, elapsed_s: float, note: str = "", words: Words = ENGLISH) -> str:
     """The sentence for a finished picture, and in a line of its own which words of the prompt the model did not read.
 
     `note`: what else to say of the picture, plain text.
     """
-    seed = "" if generated.seed is None else f", seed {generated.seed}"
-    notes = [f" {part.rstrip('.')}." for part in (*generated.receipt.substituted, note) if part]
-    on = f" on {generated.receipt.worker}" if generated.receipt.worker else ""
-    sentence = escape(f"Done in {elapsed_s:.1f} s{on}{seed}{'.' if notes else ''}{''.join(notes)}")
-    return sentence + _unused_html(generated.receipt.unused_words)
+    told = generated.receipt
+    notes = [part for part in (*(from_below(part, words) for part in told.substituted), note) if part]
+    sentence = words(
+        "done",
+        seconds=words("short_s", count=words.number(elapsed_s, 1)),
+        machine=words("done_machine", machine=told.worker) if told.worker else "",
+        seed="" if generated.seed is None else words("done_seed", seed=generated.seed),
+    )
+    if notes:
+        ended = (f"{part.rstrip('.。')}{words['full_stop']}" for part in (sentence, *notes))
+        sentence = words["between_sentences"].join(ended)
+    return escape(sentence) + _unused_html(told.unused_words, words)
 
 
-def _unused_html(words: tuple[str, ...]) -> str:
-    if not words:
+def _unused_html(unused: tuple[str, ...], words: Words) -> str:
+    if not unused:
         return ""
-    shown = " ".join(word if len(word) <= _WORD_CHARS else f"{word[:_WORD_CHARS]}…" for word in words[:_WORDS_SHOWN])
-    more = len(words) - _WORDS_SHOWN
-    rest = "" if more <= 0 else f" and {more} more {'word' if more == 1 else 'words'}"
-    told = f"Your prompt is longer than this model reads. Not used: “{shown}”{rest}."
-    return f'<p class="unused">{escape(told, quote=False)}</p>'
+    shown = " ".join(word if len(word) <= _WORD_CHARS else f"{word[:_WORD_CHARS]}…" for word in unused[:_WORDS_SHOWN])
+    rest = len(unused) - _WORDS_SHOWN
+    more = words.count("unused_more", rest) if rest > 0 else ""
+    return f'<p class="unused">{escape(words("unused_words", words=shown, more=more), quote=False)}</p>'
 
 
-def waiting_html(what: str, elapsed_s: float) -> str:
+def waiting_html(what: str, elapsed_s: float, words: Words = ENGLISH) -> str:
     """A stage with the seconds that it has lasted. A screen reader reads the stage alone, once."""
-    seconds = "" if elapsed_s < 1 else f'<span class="seconds" aria-hidden="true"> · {elapsed_s:.0f} s</span>'
-    return f"{escape(what.rstrip('.… '))}…{seconds}"
+    seconds = words("short_s", count=f"{elapsed_s:.0f}")
+    counted = "" if elapsed_s < 1 else f'<span class="seconds" aria-hidden="true"> · {seconds}</span>'
+    return f"{escape(what.rstrip('.… '))}…{counted}"
 
 
-def notice_html(status: BackendStatus) -> str:
+def notice_html(status: BackendStatus, words: Words = ENGLISH) -> str:
     """What a visitor should know beforehand: that the model is a tiny one. Empty when a GPU draws."""
     if status.kind == "workers" or not status.demo:  # workers come and go while the page stands: `idle` tells
         return ""
-    return f"<p>{_DEMO}</p>"
-
-
-_DEMO = "A demo: a tiny model draws little pictures of everyday things."
+    return f"<p>{words['demo']}</p>"

@@ -13,6 +13,7 @@ from drawing.events import Cancelled, Event, Failed, Picture, Step
 from drawing.jobs import Job
 from page import text as page_text
 from page.drawings import Drawings
+from page.language import ENGLISH, Words
 from page.picture_file import preview_html
 from page.record import record
 from page.several import several_html
@@ -25,7 +26,8 @@ class View:
     """What changes on the screen; None leaves a part as it is.
 
     `busy`: a drawing is under way; `job_id`: what the browser remembers, `NO_JOB` makes it forget; `seed`: for its
-    field; `records`: what the browser keeps beside each picture that is there, see page/record.py.
+    field; `records`: what the browser keeps beside each picture that is there, see page/record.py; `words`: for
+    the buttons.
     """
 
     status: str
@@ -37,12 +39,13 @@ class View:
     job_id: str | None = None
     prompt: str | None = None
     records: list[dict[str, Any]] | None = None
+    words: Words = ENGLISH
 
     def outputs(self) -> tuple[Any, ...]:
         """In the order of layout.py's `screen`: status, preview, Draw, Cancel, result, seed, job, prompt, records."""
         draw, cancel, result = gr.skip(), gr.skip(), gr.skip()
         if self.busy is not None:
-            draw = gr.update(value="Drawing…" if self.busy else "Draw", interactive=not self.busy)
+            draw = gr.update(value=self.words["drawing_now" if self.busy else "draw"], interactive=not self.busy)
             cancel = gr.update(visible=self.busy)
         if self.picture is not None:
             result = gr.update(value=self.picture.model_dump(), alt_text=self.alt_text)
@@ -53,62 +56,72 @@ class View:
 UNCHANGED = (gr.skip(),) * len(View("").outputs())
 
 
-def look(drawings: Drawings, events: Sequence[Event | None], files: dict[str, FileData], note: str = "") -> View:
+def look(
+    drawings: Drawings,
+    events: Sequence[Event | None],
+    files: dict[str, FileData],
+    note: str = "",
+    words: Words = ENGLISH,
+) -> View:
     """The view of drawings whose newest events are these. `files`: of the finished pictures, by job; `note`: what else
     to say of them, plain text.
     """
     kept = [(event, job) for event, job in zip(events, drawings.jobs, strict=True) if isinstance(event, Picture)]
-    records = [record(event, job, files[job.id]) for event, job in kept]
+    records = [record(event, job, files[job.id], words) for event, job in kept]
     if len(events) > 1:
-        return _look_at_several(drawings, events, records, note)
+        return _look_at_several(drawings, events, records, note, words)
     (event,) = events
     if isinstance(event, Picture):
         return View(
-            page_text.picture_html(event.generated, drawings.elapsed_s, note),
+            page_text.picture_html(event.generated, drawings.elapsed_s, note, words),
             preview="",
             busy=False,
             picture=files[drawings.jobs[0].id],
             alt_text=drawings.jobs[0].request.prompt,
             seed=event.generated.seed,
             records=records,
+            words=words,
         )
     if event is None:
-        return View(page_text.waiting_html(page_text.ASKED, drawings.elapsed_s))
-    sentence = page_text.event_html(event, drawings.elapsed_s)
+        return View(page_text.waiting_html(words["asked"], drawings.elapsed_s, words), words=words)
+    sentence = page_text.event_html(event, drawings.elapsed_s, words)
     if isinstance(event, Failed | Cancelled):
-        return ended(sentence)
-    return View(sentence, preview=preview_html(event.preview) if isinstance(event, Step) and event.preview else None)
+        return ended(sentence, words)
+    preview = preview_html(event.preview, words) if isinstance(event, Step) and event.preview else None
+    return View(sentence, preview=preview, words=words)
 
 
 def _look_at_several(
-    drawings: Drawings, events: Sequence[Event | None], records: list[dict[str, Any]], note: str
+    drawings: Drawings, events: Sequence[Event | None], records: list[dict[str, Any]], note: str, words: Words
 ) -> View:
     """The browser shows the pictures that are there, as a grid, and the previews of the others in their places."""
     ids = [job.id for job in drawings.jobs]
     for one in records:
         one["set"] = {"id": ids[0], "place": ids.index(one["id"]), "of": len(ids)}
-    sentence = several_html(events, drawings.elapsed_s, note, drawings.refused)
+    sentence = several_html(events, drawings.elapsed_s, note, drawings.refused, words)
     if not all(isinstance(event, Picture | Failed | Cancelled) for event in events):
-        return View(sentence, preview=_previews_html(events, drawings), records=records or None)
+        return View(sentence, preview=_previews_html(events, drawings, words), records=records or None, words=words)
     if not records:
-        return ended(sentence)
+        return ended(sentence, words)
     records[-1]["set"]["is_complete"] = True
-    return View(sentence, preview="", busy=False, seed=records[0]["seed"], records=records)
+    return View(sentence, preview="", busy=False, seed=records[0]["seed"], records=records, words=words)
 
 
-def _previews_html(events: Sequence[Event | None], drawings: Drawings) -> str:
-    shown = [preview_html(event.preview) if isinstance(event, Step) and event.preview else "" for event in events]
+def _previews_html(events: Sequence[Event | None], drawings: Drawings, words: Words) -> str:
+    shown = [
+        preview_html(event.preview, words) if isinstance(event, Step) and event.preview else "" for event in events
+    ]
     tiles = "".join(f"<div>{one}</div>" for one in shown)
     asked = drawings.jobs[0].request
     wide = " is-wide" if len(events) == 2 and (asked.width or 0) > (asked.height or 0) else ""
     return f'<div class="tiles of-{len(events)}{wide}">{tiles}</div>' if any(shown) else ""
 
 
-def ended(sentence: str) -> View:
+def ended(sentence: str, words: Words = ENGLISH) -> View:
     """The view for a job without a picture: `sentence` (HTML) says why. The last picture stays; the browser forgets the
     job.
     """
-    return View(sentence, preview="", busy=False, job_id=NO_JOB)
+    return View(sentence, preview="", busy=False, job_id=NO_JOB, words=words)
 
 
 async def follow_latest(

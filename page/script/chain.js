@@ -3,7 +3,7 @@
 const lookAtChain = async () => {
   const list = find("#chain details[open] > div");
   if (!list || document.hidden) return;
-  const asked = fetch(`${window.gradio_config.root}/chain`, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+  const asked = fetch(`${window.gradio_config.root}/chain?lang=${language}`, { cache: "no-store", signal: AbortSignal.timeout(5000) });
   const answer = await asked.catch(() => null);
   if (answer?.ok) list.innerHTML = await answer.text();
 };

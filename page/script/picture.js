@@ -11,10 +11,10 @@ const showCaption = () => {
   const parts = [
     width && `${width} × ${height}`,
     seed != null && tell("caption_seed", { seed }),
-    steps && tell("caption_steps", { steps }),
+    steps && tellCount("caption_steps", steps),
     scheduler,
     model?.split("/").at(-1),
-    seconds && tell("caption_seconds", { seconds: seconds.toLocaleString(language, { maximumFractionDigits: 1 }) }),
+    seconds && tell("caption_seconds", { seconds: seconds.toLocaleString(locale, { maximumFractionDigits: 1 }) }),
     machine && tell("caption_machine", { machine }),
   ];
   place.replaceChildren(make("span", {}, parts.filter(Boolean).join(" · ")), receiptOf(prompt, receipt ?? {}));

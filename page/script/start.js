@@ -6,8 +6,13 @@ const isCalm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 const isBusy = () => Boolean(find("#cancel, #status .watched"));
 const isTyping = (element) => element.matches("textarea, select, [contenteditable], input:not([type=checkbox])");
 
-// A sentence of words/*.json; `values` go where it has {name}.
+// A sentence of words/*.json; `values` go where it has {name}. `tellCount`: one for a number of things, at {count}.
+const { language, words } = window.pageWords;
 const tell = (name, values = {}) => words[name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+const tellCount = (name, count) => tell(count === 1 ? `${name}_one` : name, { count });
+document.documentElement.style.setProperty("--nothing-yet", JSON.stringify(tell("nothing_yet"))); // for page.css
+// The visitor's own way to write numbers and times, where it is of the page's language.
+const locale = [navigator.languages.find((one) => one.split("-")[0] === language.split("-")[0]) ?? language];
 
 const make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag);

@@ -18,6 +18,7 @@ from errors import Absence, AwayError, GpuBusyError
 from maintenance.console import Console
 from maintenance.doctor_places import look_at_endpoint
 from page import text as page_text
+from page.absence import away_html
 from settings import Settings
 from tests.backends.test_workers import SketchingBackend
 from tests.support.endpoint_scripts import HEALTH
@@ -159,7 +160,7 @@ def test_after_its_start_a_space_waits_for_its_workers(begins_alone: bool, waits
 def test_the_page_says_since_when_nobody_is_there() -> None:
     """As long as this process remembers; a restarted one only knows that it is off."""
     with space_side(Workers(KEY, wait_s=0)) as space:
-        assert page_text.idle(space.workers.status()) == page_text.AWAY
+        assert page_text.idle(space.workers.status()) == away_html(Absence())
         paused(space).close()
         wait_until("it to be gone", lambda: not space.workers._clients)
         assert "has been off" in page_text.idle(space.workers.status())

@@ -16,7 +16,8 @@ from drawing.events import Step
 from inference_server import line_answer, line_watch
 from inference_server.early_picture import BYTES_MAX, early_picture
 from inference_server.line_watch import LineWatch, bytes_a_second, unsent_bytes
-from page.text import ARRIVING, event_html
+from page.language import ENGLISH
+from page.text import event_html
 from tests.support.processes import wait_until
 from tests.support.worker_line import DEADLINE_S, KEY, Drawing, png, space_side, worker
 
@@ -48,7 +49,7 @@ def test_a_small_picture_goes_ahead_on_a_slow_line(monkeypatch: pytest.MonkeyPat
         assert early.preview is not None
         with Image.open(io.BytesIO(early.preview)) as image:
             assert (image.format, image.size) == ("WEBP", (64, 64))
-        assert ARRIVING in event_html(early, 1.0)
+        assert ENGLISH["arriving"] in event_html(early, 1.0)
 
 
 @pytest.mark.parametrize(("rate", "bound"), [(1e9, 48 * 1024), (None, 48 * 1024), (20_000.0, 8000), (1.0, 3072)])

@@ -58,17 +58,23 @@ def test_every_stage_is_told(open_page: Callable[..., Visit]) -> None:
 
 
 def test_a_pause_ends_at_a_time_on_the_visitors_clock(open_page: Callable[..., Visit]) -> None:
-    """Until when the machine is paused stands there in the visitor's own time, and the next sentence replaces it."""
+    """Until when the machine is paused stands there in the visitor's own time and language, and the next sentence
+    replaces it.
+    """
     visit = open_page(timezone_id="Asia/Tokyo", locale="de-DE")
     until = datetime.now(UTC).replace(hour=11, minute=5, second=0) + timedelta(days=3)
     absence = Absence("paused", until=until.timestamp())
     visit.service.fail_with = AwayError("Workers", tried="draw", came_back="x", next_step="y", absence=absence)
     visit.ask("a red apple")
-    told = f"The machine that draws is paused by its owner until 20:05 on {until:%A}. Please come back then."
+    days = ("Montag", "Dienstag", "Mittwoch", "Donnerstag", "Freitag", "Samstag", "Sonntag")
+    told = f"Der Zeichenrechner macht bis {days[until.weekday()]}, 20:05 Pause. Bitte komm dann wieder."
     visit.says(re.compile(re.escape(told)))
     visit.service.fail_with = None
     visit.ask("a red apple")
-    visit.says(re.compile(r"Done in [\d.]+ s, seed 42"))
+    visit.says(re.compile(r"Fertig in \d+,\d s, Seed 42"))
+    assert visit.page.evaluate("document.documentElement.lang") == "de"  # Gradio sets it as well
+    expect(visit.page.locator("#caption")).to_contain_text(re.compile(r"Seed 42 · 20 Schritte · \d+(,\d)? s"))
+    expect(visit.page.locator("#again")).to_have_text("Noch eins")
 
 
 def test_the_picture_is_described_and_its_seed_shown(open_page: Callable[..., Visit]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from drawing.models import Defaults, GenerationRequest, Limits, Range, Receipt
@@ -104,10 +105,10 @@ def test_the_fields_follow_the_model(tmp_path: Path) -> None:
     fields = ("prompt", "num_inference_steps", "guidance_scale", "size")
     handlers = Handlers(service, str(tmp_path), fields)  # type: ignore[arg-type]  # a stand-in
     asked = ("1024x384", "Heun", "100", "7.5")
-    _, *cold = asyncio.run(handlers.options(*asked))
+    _, *cold = asyncio.run(handlers.options(gr.Request(), *asked))
     assert not any("value" in field for field in cold)
     service.model, service.limits, service.defaults = KNOWN.model, KNOWN.limits, KNOWN.defaults
-    _, _, size, scheduler, steps, guidance = asyncio.run(handlers.options(*asked))
+    _, _, size, scheduler, steps, guidance = asyncio.run(handlers.options(gr.Request(), *asked))
     assert (size["value"], steps["value"]) == ("512x384", "50")
     assert size["info"].startswith("1024 × 384 px cannot be drawn here")  # noqa: RUF001
     assert steps["info"] == "1 to 50. 100 cannot be drawn here: 50 is the nearest."
@@ -116,6 +117,6 @@ def test_the_fields_follow_the_model(tmp_path: Path) -> None:
     names = ["", "Euler a", "DDIMScheduler", "EulerAncestralDiscreteScheduler"]
     assert [value for _, value in scheduler["choices"]] == names
     assert scheduler["choices"][0][0] == "The model's own (DDIMScheduler)"
-    *_, known, _, _ = asyncio.run(handlers.options("", "euler A", "", ""))
+    *_, known, _, _ = asyncio.run(handlers.options(gr.Request(), "", "euler A", "", ""))
     assert "value" not in known
-    assert len(asyncio.run(handlers.options())) == 6
+    assert len(asyncio.run(handlers.options(gr.Request()))) == 6

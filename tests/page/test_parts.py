@@ -16,6 +16,7 @@ from drawing.events import Cancelled, Event, Failed, Picture, Queued, Step, Waki
 from drawing.models import Defaults, GeneratedImage, GenerationRequest, Limits, Range, Receipt
 from drawing.status import BackendStatus
 from errors import (
+    Absence,
     AwayError,
     BusyError,
     DrawingError,
@@ -27,6 +28,7 @@ from errors import (
     SettingsError,
     SpaceError,
 )
+from page import absence as page_absence
 from page import text as page_text
 from page.handlers import Handlers
 from page.options import parse_size, sizes
@@ -195,10 +197,11 @@ def _status(kind: str, demo: bool, tunnel: bool) -> BackendStatus:
 def test_a_machine_that_is_off_is_told_before_and_after_a_prompt() -> None:
     """Somebody who stands in sketches, whatever its model; without one, the owner has to start the machine."""
     away = dataclasses.replace(_status("workers", False, False), away=True)
-    assert page_text.idle(away) == page_text.AWAY
-    assert page_text.idle(dataclasses.replace(away, stand_in=True)) == page_text.SKETCHING
+    told_away, told_sketching = page_absence.away_html(Absence()), page_absence.sketching_html(Absence())
+    assert page_text.idle(away) == told_away
+    assert page_text.idle(dataclasses.replace(away, stand_in=True)) == told_sketching
     told = page_text.error_html(_failed(AwayError)).partition("<details>")[0]
-    assert told == f'<span class="error">{page_text.AWAY}</span>'
+    assert told == f'<span class="error">{told_away}</span>'
 
 
 def test_the_notice_says_where_pictures_come_from() -> None:

@@ -13,9 +13,10 @@ from drawing.events import Picture
 from drawing.models import Defaults, Limits, Range
 from drawing.status import BackendStatus
 from page.ideas import ideas_html, styles, surprises
+from page.language import ENGLISH, LANGUAGES
 from page.options import parse_size, shapes
 from page.record import record
-from page.script import script_html, words
+from page.script import script_html, words_html
 from tests.support.page_service import StandInService
 
 _SCRIPTS = Path(__file__).parents[2] / "page" / "script"
@@ -29,22 +30,19 @@ def test_every_script_is_part_of_the_page() -> None:
     assert whole.count("</script") == 1
 
 
-def test_every_sentence_is_there_and_said() -> None:
-    """What the scripts say and the page's labels are the sentences that there are, with the values that they name."""
+def test_the_script_is_given_what_it_says() -> None:
+    """Each sentence that the scripts say comes with the page, with the values that it names, and hardly another."""
     code = "".join(file.read_text(encoding="utf-8") for file in _SCRIPTS.glob("*.js"))
-    pages = "".join(
-        (_SCRIPTS.parent / name).read_text() for name in ("layout.py", "frame.py", "ideas.py", "options.py")
-    )
-    said = (
-        set(re.findall(r'"(\w+)"', code))
-        | set(re.findall(r'["\'](\w+)["\']', pages))
-        | {"square", "portrait", "landscape"}
-    )
-    asked = set(re.findall(r'tell\("(\w+)"', code)) | set(re.findall(r'(?:told|_WORDS)\[["\'](\w+)["\']\]', pages))
-    assert asked <= words().keys()
-    assert words().keys() <= said
-    for name, sentence in words().items():
-        for value in re.findall(r"\{(\w+)\}", sentence):
+    asked = set(re.findall(r'\btell\("(\w+)"', code)) | set(re.findall(r'tell\(\w+ \? "(\w+)" : "\w+"', code))
+    counted = set(re.findall(r'tellCount\("(\w+)"', code))
+    for words in LANGUAGES.values():
+        given = json.loads(words_html(words).partition("window.pageWords = ")[2].partition(";Object")[0])
+        assert given["language"] == words.tag
+        assert asked | counted | {f"{name}_one" for name in counted} <= given["words"].keys()
+        assert given["words"].items() <= {name: words[name] for name in words}.items()
+        assert len(given["words"]) < 2 * len(asked)
+    for name in asked:
+        for value in re.findall(r"\{(\w+)\}", ENGLISH[name]):
             assert re.search(rf'"{name}"[^;]*\b{value}\b', code), f"{name} is never given {value}"
 
 
