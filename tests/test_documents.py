@@ -24,6 +24,7 @@ RUN_BY = {
         "docker node update --availability active gpu-box": MACHINES,
         "docker service ls": GUIDE,
         "docker node rm": GUIDE,
+        "docker system prune": MACHINES,
     },
     "docs/security.md": {
         "python manage.py rotate --space OWNER/NAME": f"{MAINTENANCE}/test_secrets.py",

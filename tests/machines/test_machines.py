@@ -212,6 +212,7 @@ def test_full_disk(machines: Machines) -> None:
     machines.end_all()
     with machines.full_disk_on_box():
         assert "disk of node gpu-box is full" in refusal(machines)
+    machines.box.docker(*shlex.split(documented("docker system prune"))[1:], stdin=b"y\n")
     assert_draws(machines)
 
 
