@@ -11,6 +11,7 @@ _NO_COMMAND = re.compile(r"no command specified", re.IGNORECASE)
 _NO_PERMISSION = re.compile(r"permission denied", re.IGNORECASE)
 _NOT_FOUND = re.compile(r"executable file not found|no such file or directory", re.IGNORECASE)
 _NO_USER = re.compile(r"unable to find user", re.IGNORECASE)
+_RUNTIME = re.compile(r"did not terminate successfully|failed to create shim", re.IGNORECASE)
 _NO_ROOM = re.compile(r"no space left on device", re.IGNORECASE)
 
 
@@ -40,4 +41,9 @@ def start_failure(error: str, spec: ProgramSpec) -> CannotStart:
         return CannotStart(f"The image {image} has no such executable. {said}", EXIT_NOT_FOUND)
     if _NO_PERMISSION.search(error):
         return CannotStart(f"The image {image} may not execute it. {said}", EXIT_NOT_EXECUTABLE)
+    if _RUNTIME.search(error):  # on a full disk the engine often does not say so
+        return CannotStart(
+            f"What runs containers on node {node} failed. Its disk may be full (`df -h` there), or the runtime of its "
+            f"daemon.json is not as it should be. {said}"
+        )
     return CannotStart(f"Its container did not start on node {node}. {said}", EXIT_NOT_STARTED)

@@ -133,6 +133,7 @@ def test_record() -> None:
         ('exec: "nope": executable file not found in $PATH: unknown', 127, "no such executable"),
         ('exec: "/etc/passwd": permission denied: unknown', 126, "may not execute"),
         ("unable to find user draw: no matching entries in passwd file", 125, "names a user"),
+        ("OCI runtime create failed: nvidia-container-runtime did not terminate successfully", 125, "disk may be full"),
         ("something new", 125, "Docker says: something new"),
     ],
 )

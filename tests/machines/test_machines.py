@@ -3,6 +3,7 @@
 The tests go on from where the one before has left the machines, in the order of this file.
 """
 
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -211,7 +212,9 @@ def test_full_disk(machines: Machines) -> None:
     """A full disk of the GPU box ends in a message that says so; with room again it draws."""
     machines.end_all()
     with machines.full_disk_on_box():
-        assert "disk of node gpu-box is full" in refusal(machines)
+        told = refusal(machines)
+    # Docker says so, or only that its runtime failed, as it hits a full disk at another moment each time.
+    assert re.search("disk of node gpu-box is full|node gpu-box failed. Its disk may be full", told), told
     machines.box.docker(*shlex.split(documented("docker system prune"))[1:], stdin=b"y\n")
     assert_draws(machines)
 

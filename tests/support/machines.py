@@ -28,7 +28,7 @@ ROLES = ("inference", "tunnel-server", "tunnel-client")
 ONE_EACH = dict.fromkeys(ROLES, 1)
 _FAIR = "fair"
 _READY_S = 60
-_BOX_DISK_MB = 3000
+_BOX_DISK_MB = 1500
 _REGISTRY = """
 version: 0.1
 storage: {{filesystem: {{rootdirectory: {folder}/blobs}}}}
