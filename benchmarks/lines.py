@@ -27,7 +27,8 @@ import time
 from pathlib import Path
 
 from benchmarks._certificate import certify
-from benchmarks._line_run import LineRun, Tally
+from benchmarks._line_run import LineRun
+from benchmarks._line_tally import Tally
 from benchmarks._link import Quality
 from benchmarks._machine import RESULTS
 from benchmarks._namespaces import SPACE_ADDRESS, missing
