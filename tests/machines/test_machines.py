@@ -240,7 +240,7 @@ def test_registry_that_is_silent(machines: Machines) -> None:
     image = f"{SILENT}/{INFERENCE_IMAGE}"
     took_s = assert_draws(machines, INFERENCE_IMAGE=image, DEPLOYMENT="other")
     print(f"with a silent registry the first picture takes {took_s:.0f} s")
-    assert 10 < took_s
+    assert took_s > 10
     machines.end_all()
 
 
