@@ -228,7 +228,7 @@ class _OfAnyName(HTTPAdapter):
     """The certificate names the VM's address, which is not where this asks."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options, assert_hostname=False)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, **options, assert_hostname=False)
 
 
 @contextlib.contextmanager
