@@ -3,6 +3,7 @@
 The tests go on from where the one before has left the machines, in the order of this file.
 """
 
+import functools
 import re
 import shlex
 import time
@@ -272,12 +273,17 @@ def test_what_can_be_read_on_the_way(machines: Machines) -> None:
         with machines.space() as space:
             drawn = space.draw("a very particular red apple")
         machines.say_in_plain_text(b"GET /words-in-plain-text HTTP/1.1\r\n\r\n")
+        for capture in captures:  # what came before them is in the file then, too
+            wait_until(f"{capture} to have them", functools.partial(_has, capture, b"words-in-plain-text"), 60)
     assert drawn.get("size") == [256, 256], drawn
     for capture in captures:
         content = capture.read_bytes()
-        assert b"words-in-plain-text" in content, capture
         for secret in ("particular red apple", keys.bearer, keys.tunnel_token, password, "BEGIN PRIVATE", _PNG):
             assert secret.encode() not in content, (capture, secret)
+
+
+def _has(file: Path, words: bytes) -> bool:
+    return words in file.read_bytes()
 
 
 def test_nothing_is_left(machines: Machines) -> None:
