@@ -94,8 +94,8 @@ class ChainNews:
         """The links as a list."""
         rows = (
             f"<li{'' if link.well else ' class=trouble'}><b>{escape(link.name)}</b> {escape(link.state)}"
-            f'<span class="since"> · {_since(*seconds, words)}</span></li>'
-            for link, *seconds in self.look(words)
+            f'<span class="since"> · {_since(least_s, most_s, words)}</span></li>'
+            for link, least_s, most_s in self.look(words)
         )
         return f"<ul>{''.join(rows)}</ul>"
 

@@ -61,9 +61,9 @@ def words_for(accept_language: str | None, asked: str | None = None) -> Words:
     """
     weighed = [] if not asked else [(2.0, asked)]
     for choice in (accept_language or "").split(",")[:_CHOICES_MAX]:
-        tag, _, weight = choice.partition(";")
+        tag, _, told = choice.partition(";")
         try:
-            weighed.append((float(weight.strip().removeprefix("q=") or 1), tag))
+            weighed.append((float(told.strip().removeprefix("q=") or 1), tag))
         except ValueError:
             continue
     for weight, tag in sorted(weighed, key=lambda one: -one[0]):

@@ -44,7 +44,7 @@ def said(text: str, words: Words) -> str:
     """
 
     def sentence(mark: re.Match[str]) -> str:
-        values = dict(value.partition(_IS)[::2] for value in mark[2].split(_VALUE)[1:])
+        values: dict[str, str] = dict(value.partition(_IS)[::2] for value in mark[2].split(_VALUE)[1:])
         if mark[1] == _NUMBER:
             return values["value"].replace(".", words["decimal_mark"])
         return words(mark[1], **values)

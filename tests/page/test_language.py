@@ -166,7 +166,7 @@ def _refusals() -> Iterator[str]:
         {"prompt": "x", "height": 99999},
         {"prompt": "x", "seed": -7},
     ):
-        yield _error(lambda given=given: GenerationRequest.checked(Limits(), **given))  # type: ignore[misc,arg-type]
+        yield _error(lambda given=given: GenerationRequest.checked(Limits(), **given))  # type: ignore[misc]
     yield _error(lambda: parse_size("x"))
     yield str(GpuBusyError())
     yield REFUSAL
