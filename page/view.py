@@ -148,7 +148,8 @@ async def follow_latest(
     try:
         while news.is_set() or not pumping.done():
             waiting = asyncio.create_task(news.wait())
-            await asyncio.wait({waiting, pumping}, timeout=at_least_every_s, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {waiting, pumping}
+            await asyncio.wait(either, timeout=at_least_every_s, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             if news.is_set():
                 news.clear()
