@@ -5,7 +5,7 @@ Source: `encode_prompt` and `__call__` of StableDiffusionPipeline, StableDiffusi
 LatentConsistencyModelPipeline (diffusers 0.42)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -85,6 +85,7 @@ class RequestEncoder:
     def input_sizes(self, params: GenerationParams) -> InputSizes:
         """Measured by encoding a drawing: what the text encoders really give."""
         with torch.inference_mode():
+            params = replace(params, prompt="")  # of one window
             conditional, _ = self._conditioning(params, self._prompts.encode(params, self._is_guided(params)))
         unet = self._pipeline.unet
         return InputSizes(
