@@ -9,7 +9,7 @@ import shutil
 from tools.apt import install
 
 _PACKAGES = {  # program on the PATH -> packages
-    "chromium": ["chromium", "fonts-liberation", "fonts-noto-color-emoji"],
+    "chromium-headless-shell": ["chromium-headless-shell", "fonts-liberation", "fonts-noto-color-emoji"],
     "haproxy": ["haproxy"],
     "nft": ["nftables"],
     "ip": ["iproute2"],
