@@ -34,7 +34,7 @@ def test_a_long_prompt_is_read_window_by_window(kind: str) -> None:
     """Each window is encoded as diffusers encodes its words, and the UNet reads all of them in one row."""
     encoder = LongPromptEncoder(loaded(kind).pipeline, torch.device("cpu"))
     embeds = encoder.encode(prompt_weights.plain(LONG), torch.float32)
-    parts = [own_embeds(kind, text) for text in ("a cat with a", "small hat and", "a long tail")]
+    parts = [own_embeds(kind, text) for text in ("a cat with a small", "hat and a long", "tail")]
     assert embeds.shape == (1, 48, parts[0].shape[2])
     assert torch.allclose(embeds, torch.cat(parts, dim=1), atol=1e-5)
 
@@ -66,7 +66,7 @@ def test_the_picture_is_the_one_of_these_embeddings(kind: str, negative: str) ->
 @KINDS
 def test_words_beyond_the_window_change_the_picture(kind: str) -> None:
     """Until here they did not; and none is told as unused."""
-    cut = order(prompt="a cat with a")
+    cut = order(prompt="a cat with a small")
     channel, _ = draw(kind, order(prompt=LONG))
     assert difference(channel.picture_of(1), own_picture(kind, cut.params)) > 2
     end = channel.end_of(1)
