@@ -73,7 +73,7 @@ def test_a_pause_ends_at_a_time_on_the_visitors_clock(open_page: Callable[..., V
     visit.ask("a red apple")
     visit.says(re.compile(r"Fertig in \d+,\d s, Seed 42"))
     assert visit.page.evaluate("document.documentElement.lang") == "de"  # Gradio sets it as well
-    expect(visit.page.locator("#caption")).to_contain_text(re.compile(r"Seed 42 · 20 Schritte · \d+(,\d)? s"))
+    expect(visit.page.locator("#caption")).to_contain_text("Seed 42 · 20 Schritte")
     expect(visit.page.locator("#again")).to_have_text("Noch eins")
 
 
@@ -549,7 +549,8 @@ def test_the_keyboard_keeps_its_place(open_page: Callable[..., Visit]) -> None:
     draw.press("Enter")
     visit.says("Drawing: step 8 of 20")
     expect(cancel).to_be_visible()  # else Tab would pass it
-    visit.page.keyboard.press("Tab")
+    for _ in range(2):  # past the number of pictures
+        visit.page.keyboard.press("Tab")
     expect(cancel).to_be_focused()
     visit.page.keyboard.press("Enter")
     visit.says("Cancelled. Nothing was drawn.")
