@@ -78,6 +78,9 @@ def test_guessed_passwords(processes: Processes, tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(60) as pool:
         assert set(pool.map(guess, range(50))) == {401}
+        assert (
+            {401} <= set(pool.map(guess, range(10))) <= {401, 503}
+        )  # some are forgiven on a machine that takes its time
         slowed = [pool.submit(guess, number) for number in range(30)]
         wait_until("a guess to be refused", lambda: any(one.done() and one.result() == 503 for one in slowed))
         server.log_in()

@@ -382,7 +382,7 @@ def test_enter_on_a_phone_puts_the_keyboard_away(open_page: Callable[..., Visit]
 def test_fields_on_a_phone_are_large_enough(open_page: Callable[..., Visit]) -> None:
     """No field has text below 16 px on a phone: an iPhone would zoom into it and stay there."""
     visit = open_page()
-    sizes = visit.page.locator("#page :is(input:not([type=checkbox]), textarea)").evaluate_all(
+    sizes = visit.page.locator("#page :is(input:not([type=checkbox], [type=radio]), textarea)").evaluate_all(
         "fields => fields.map(field => parseFloat(getComputedStyle(field).fontSize))"
     )
     assert len(sizes) >= 6

@@ -177,7 +177,7 @@ def info(kind: str) -> ModelInfo:
 def test_a_model_that_fills_does_nothing_else() -> None:
     """It shares steps, and its features, pipeline and warm-up are those of filling."""
     told = info("sd_fill")
-    assert told.features == ("inpaint", "negative_prompt", "guidance")
+    assert told.features == ("inpaint", "negative_prompt", "guidance", "long_prompts", "prompt_weighting")
     assert told.pipeline == "StableDiffusionInpaintPipeline"
     assert shares_steps(loaded("sd_fill").pipeline)
 
