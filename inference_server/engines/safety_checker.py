@@ -75,6 +75,28 @@ def fetch(config: EngineConfig, report: Callable[[str], None]) -> Path | None:
         raise CheckerError(model, explain(exc, model, setting="SAFETY_CHECKER_MODEL")) from exc
 
 
+def fetch_for(
+    config: EngineConfig, folder: Path, index: dict[str, Any], report: Callable[[str], None]
+) -> tuple[Path | None, str]:
+    """The folder of the checker of the model in `folder`, None for none, and what the maintainer should know.
+
+    A model of the hub is not served without its checker. A folder of the maintainer's own may lie where no hub is: a
+    checker that nobody named is then done without, and that is told. Raises: CheckerError.
+    """
+    if not needs_one(folder, index):
+        return None, ""
+    try:
+        return fetch(config, report), ""
+    except CheckerError as exc:
+        if config.safety_checker_model or not Path(config.model_id or config.model_file or "").expanduser().exists():
+            raise
+        return None, _unchecked(exc)
+
+
+def _unchecked(exc: CheckerError) -> str:
+    return f"nobody checks the pictures of this public page: {exc}"
+
+
 def _downloaded(model: str, report: Callable[[str], None]) -> Path:
     """Raises: ModelLoadError, ImportError, what huggingface_hub raises."""
     from inference_server.engines.hub_download import HubDownloader, file_names
@@ -147,4 +169,4 @@ def load_for(
     except CheckerError as exc:
         if config.safety_checker_model:
             raise
-        return None, f"nobody checks the pictures of this public page: {exc}"
+        return None, _unchecked(exc)

@@ -102,6 +102,25 @@ def test_a_missing_package_is_told_and_crashes_nothing(tmp_path: Path, monkeypat
         safety_checker.load_for(EngineConfig(safety_checker_model=str(tmp_path)), tmp_path, {}, print)
 
 
+def test_a_folder_of_ones_own_is_drawn_where_no_hub_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the usual checker such a model draws on, and the maintainer reads that; a model of the hub does not, nor
+    one for which a checker was named.
+    """
+
+    def away(model: str, report: Any) -> Path:
+        raise ModelLoadError("the hub does not answer")
+
+    monkeypatch.setattr(safety_checker, "_downloaded", away)
+    mine = EngineConfig(engine="diffusers", model_id=str(tmp_path), public_page=True)
+    folder, notice = safety_checker.fetch_for(mine, tmp_path, {}, print)
+    assert folder is None
+    assert "nobody checks" in notice
+    assert "the hub does not answer" in notice
+    for told in ({"model_id": "owner/model"}, {"safety_checker_model": "owner/checker"}):
+        with pytest.raises(ModelLoadError, match="the hub does not answer"):
+            safety_checker.fetch_for(mine.model_copy(update=told), tmp_path, {}, print)
+
+
 class Dislikes(safety_checker.SafetyChecker):
     """Finds bright pictures unfit."""
 

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,10 @@ def load(config: EngineConfig, report: Callable[[str], None]) -> LoadedPipeline:
         found = _find_for(named, config, report, fetched_dtype)
     index = single_file.read_index(found.folder) if found.folder.is_file() else read_index(found.folder)
     lora_files = loras.find_files(config, report)
-    checker = safety_checker.fetch(config, report) if safety_checker.needs_one(found.folder, index) else None
+    checker, notice = safety_checker.fetch_for(config, found.folder, index, report)
     report("loading the model")
-    return _load(config, found, index, device, NamedWeights(named, lora_files, checker))
+    loaded = _load(config, found, index, device, NamedWeights(named, lora_files, checker))
+    return replace(loaded, notices=(*loaded.notices, notice)) if notice else loaded
 
 
 def _find_for(
