@@ -109,8 +109,13 @@ const changed = async () => {
 otherTabs?.addEventListener("message", () => drawStrip());
 
 // Shows a picture of the album, with its settings in the fields. `set`: in the grid of that set, if it is open.
+// Of two that are asked for in quick succession the later one is shown, whichever is found first.
+let wanted = null;
 const show = async (picture, { withSettings = true, set = null } = {}) => {
+  wanted = picture;
   const file = await album.file(picture.id);
+  if (wanted !== picture) return;
+  wanted = null;
   if (!file) return drawStrip(); // deleted in another tab
   setShown(picture, file, set);
   fill({ picture: pictureValue(picture, file), fields: withSettings ? settingsOf(picture) : {} });
@@ -144,7 +149,7 @@ window.showLast = async () => {
 
 // The next older (1) or newer (-1) picture.
 const leaf = (by) => {
-  const at = pictures.findIndex(({ id }) => id === shown?.id);
+  const at = pictures.findIndex(({ id }) => id === (wanted ?? shown)?.id);
   const next = pictures[at + by];
   const set = openSet && setOf(next) === openSet ? openSet : null; // within a grid it stays open
   if (next && !(at < 0 && by < 0)) show(next, { set });
