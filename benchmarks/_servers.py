@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,18 @@ def _running(name: str, arguments: list[str]) -> Iterator[Server]:
             end(process)
             if process.stdout is not None:
                 process.stdout.close()
+
+
+@contextlib.contextmanager
+def running(command: list[str], env: Mapping[str, str]) -> Iterator[None]:
+    """A program that says nothing, in the repository's folder, for as long as the block lasts; `env`: beside ours."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        end(process)
 
 
 def end(process: "subprocess.Popen[Any]") -> None:

@@ -15,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from benchmarks._certificate import certify
 from benchmarks._link import Quality
 from benchmarks._machine import RESULTS
 from benchmarks._namespaces import HOME_ADDRESS, SPACE_ADDRESS, TwoMachines, missing
-from benchmarks._servers import end
+from benchmarks._servers import running
 from fair_api.local_server import ROOT
 from network import tunnel
 from network.addresses import free_ports
@@ -109,7 +108,7 @@ def _measure(program: str, space: _Place, home: _Place, pictures: int) -> dict[s
         for (option, text), place in zip(ends.items(), (space, home), strict=True):
             file = folder / f"{option}.toml"
             file.write_text(text)
-            stack.enter_context(_running([*place.enter, program, option, str(file)], {}))
+            stack.enter_context(running([*place.enter, program, option, str(file)], {}))
         env = {
             "INFERENCE_ENGINE": _lines_engine.NAME,
             "DATA_DIR": str(folder / "data"),
@@ -117,7 +116,7 @@ def _measure(program: str, space: _Place, home: _Place, pictures: int) -> dict[s
         }
         listen = ["--config", str(config), "--host", "0.0.0.0", "--port", str(direct_port)]
         server = [*home.enter, sys.executable, "-m", "benchmarks._lines_worker", *listen]
-        stack.enter_context(_running(server, env))
+        stack.enter_context(running(server, env))
         client = [*space.enter, sys.executable, "-m", "benchmarks._tunnel_client"]
         client += [f"https://{home.address}:{direct_port}", f"https://127.0.0.1:{public_port}"]
         done = subprocess.run(
@@ -130,17 +129,6 @@ def _measure(program: str, space: _Place, home: _Place, pictures: int) -> dict[s
         )
         times: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
         return times
-
-
-@contextlib.contextmanager
-def _running(command: list[str], env: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield
-    finally:
-        end(process)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,19 @@ A picture of 256 x 256 px of noise, 196 KB of PNG, TLS both ways. Goals: at most
 round trip more where there is one. The 80 ms need root (`benchmarks/_namespaces.py`).
 """
 
-import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks import _lines_engine
 from benchmarks._certificate import certify
 from benchmarks._link import Quality
 from benchmarks._namespaces import HOME_ADDRESS, SPACE_ADDRESS, TwoMachines, missing
-from benchmarks._servers import end
+from benchmarks._servers import running
 from fair_api.local_server import ROOT
 from network.addresses import free_ports
 
@@ -75,23 +72,12 @@ def _measure(space_address: str, home_address: str, space: list[str], home: list
         listen = ["--config", str(config), "--host", home_address, "--port", str(http_port)]
         client = [*space, sys.executable, "-m", "benchmarks._line_client", space_address, str(space_port)]
         client += [f"https://{home_address}:{http_port}", str(certificate), str(key), str(PICTURES)]
-        with _running([*worker, *dial], env), _running([*worker, *listen], {**env, "DATA_DIR": str(folder / "http")}):
+        with running([*worker, *dial], env), running([*worker, *listen], {**env, "DATA_DIR": str(folder / "http")}):
             done = subprocess.run(
                 client, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, timeout=_LIMIT_S, check=True
             )
         times: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
         return times
-
-
-@contextlib.contextmanager
-def _running(command: list[str], env: dict[str, Any]) -> Iterator[None]:
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield
-    finally:
-        end(process)
 
 
 if __name__ == "__main__":
