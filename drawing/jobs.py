@@ -273,6 +273,8 @@ class Jobs:
                 job.tell(Picture(generated))
                 with self._lock:
                     self._forget_old()
+            finally:
+                job.request = job.request.without_images
 
 
 def _nothing() -> None:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from errors import InvalidRequestError
 
 SEED_MAX = 2**32 - 1
-_SCHEDULERS_MAX, _NAME_CHARS = 100, 100
+_SCHEDULERS_MAX, _FEATURES_MAX, _NAME_CHARS = 100, 100, 100
+STRENGTH_MIN = 0.05  # less of an image drawn anew leaves no step to draw
 NUMBER_MAX = 2**53  # beyond it no float is exact, and a Python integer may not even fit into one
 
 
@@ -54,7 +55,8 @@ class Limits(BaseModel):
     """What the inference server says that it can do; the values here hold until it was asked.
 
     Sides in pixels, `prompt_chars` in characters; `images_at_once`: how many it draws side by side; `schedulers`: by
-    the names that it takes, diffusers' and people's, none where it does not tell.
+    the names that it takes, diffusers' and people's, none where it does not tell; `features`: what the loaded model can
+    do, such as `img2img` and `inpaint`, none where that is not known.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -66,6 +68,7 @@ class Limits(BaseModel):
     prompt_chars: int = 2000
     images_at_once: Annotated[int, Field(ge=1)] = 1
     schedulers: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     @classmethod
     def from_health(cls, answer: dict[str, Any]) -> "Limits":
@@ -75,17 +78,30 @@ class Limits(BaseModel):
             told = read.pop(name, None)
             if isinstance(told, dict) and "max" in told:
                 read[name] = told["max"]
-        named = read.pop("schedulers", None)
-        if isinstance(named, list | tuple):
-            read["schedulers"] = [one for one in named[:_SCHEDULERS_MAX] if isinstance(one, str) and len(one) < 100]
+        for name, most in (("schedulers", _SCHEDULERS_MAX), ("features", _FEATURES_MAX)):
+            named = read.pop(name, None)
+            if isinstance(named, list | tuple):
+                read[name] = [one for one in named[:most] if isinstance(one, str) and len(one) < 100]
         return cls.model_validate(read)
 
     def offers_scheduler(self, name: str) -> bool:
         """Whether a request may name it; where nothing is known of schedulers it may name any."""
         return not self.schedulers or name.lower() in (one.lower() for one in self.schedulers)
 
+    @property
+    def takes_image(self) -> bool:
+        """Whether a picture can start from an image."""
+        return "img2img" in self.features
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether a mask can say which part of that image is drawn anew."""
+        return self.takes_image and "inpaint" in self.features
+
     def wider(self, other: "Limits") -> "Limits":
-        """What one of two servers can do, and how much both together."""
+        """What one of two servers can do, and how much both together. Either may get a request: `features` are what
+        both have.
+        """
         return Limits(
             num_inference_steps=self.num_inference_steps.wider(other.num_inference_steps),
             width=self.width.wider(other.width),
@@ -94,6 +110,7 @@ class Limits(BaseModel):
             prompt_chars=max(self.prompt_chars, other.prompt_chars),
             images_at_once=self.images_at_once + other.images_at_once,
             schedulers=tuple(dict.fromkeys((*self.schedulers, *other.schedulers))),
+            features=tuple(feature for feature in self.features if feature in other.features),
         )
 
 
@@ -145,6 +162,12 @@ def _text(name: str, value: Any, max_chars: int) -> str:
     return text
 
 
+def _file(name: str, value: Any) -> bytes:
+    if not isinstance(value, bytes) or not value:
+        raise InvalidRequestError(f"{name} must be a file.")
+    return value
+
+
 def _described(description: str) -> dict[str, str]:
     """What a program that calls the page's API is told of a parameter."""
     return {"description": description}
@@ -155,8 +178,9 @@ class GenerationRequest:
     """One picture to draw: its parameters under diffusers' names. None means: the server's own default.
 
     A parameter is written down here and nowhere else on the page's side: the page, `submit` and the wire take the
-    fields as they are. `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards. What
-    has no description, such as `scheduler` (one of the limits' names), is no parameter of the page's API.
+    fields as they are. `width`, `height` in pixels; `seed` 0 to 2**32 - 1, None: a random one, told afterwards.
+    `image`, `mask_image`: files, of the mask the white part is drawn anew; `strength`: how much of the image, up to 1.
+    What has no description, such as `scheduler` (one of the limits' names), is no parameter of the page's API.
     """
 
     prompt: str = field(metadata=_described("What to draw, in words."))
@@ -176,6 +200,14 @@ class GenerationRequest:
         ),
     )
     scheduler: str | None = field(default=None, kw_only=True)
+    image: bytes | None = field(default=None, kw_only=True, repr=False)
+    mask_image: bytes | None = field(default=None, kw_only=True, repr=False)
+    strength: float | None = field(default=None, kw_only=True)
+
+    @property
+    def without_images(self) -> "GenerationRequest":
+        """The request as it is kept when it has been drawn: its images would fill the memory."""
+        return replace(self, image=None, mask_image=None)
 
     @classmethod
     def checked(cls, limits: Limits, *values: Any, **named: Any) -> "GenerationRequest":
@@ -193,6 +225,8 @@ class GenerationRequest:
                     read[name] = parameter.default
                 elif parameter.type == str | None:
                     read[name] = _text(_label(name), value, _NAME_CHARS) or None
+                elif parameter.type == bytes | None:
+                    read[name] = _file(_label(name), value)
                 elif parameter.type is str:
                     read[name] = _text(_label(name), value, limits.prompt_chars)
                 else:
@@ -206,6 +240,12 @@ class GenerationRequest:
         with _about("seed"):
             if request.seed is not None and not 0 <= request.seed <= SEED_MAX:
                 raise InvalidRequestError(f"The seed must be from 0 to {SEED_MAX}, not {request.seed}.")
+        with _about("strength"):
+            if request.strength is not None:
+                Range(min=STRENGTH_MIN, max=1).check("The strength", request.strength)
+        with _about("mask_image"):
+            if request.mask_image and not request.image:
+                raise InvalidRequestError("A mask needs the picture that it lies on.")
         request.check(limits)
         return request
 
@@ -246,6 +286,11 @@ class GenerationRequest:
             with _about(name):
                 offered = ", ".join(limits.schedulers)
                 raise InvalidRequestError(f"There is no scheduler {value!r} here. There are: {offered}.")
+        takes = {"image": limits.takes_image, "mask_image": limits.takes_mask}
+        if limits.features and value is not None and not takes.get(name, True):
+            with _about(name):
+                what = "parts of a picture" if name == "mask_image" else "a picture"
+                raise InvalidRequestError(f"The model that draws here cannot start from {what}. Please leave it out.")
 
 
 @contextlib.contextmanager

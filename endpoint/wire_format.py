@@ -152,7 +152,12 @@ def _seconds_range(told: Any) -> tuple[int, int] | None:
 def write_request(request: GenerationRequest, request_id: str) -> dict[str, Any]:
     """The body of `POST /`: streamed, and repeatable under `request_id`."""
     inputs = {name: value for name, value in vars(request).items() if value not in (None, "")}
-    call = {"startRequestId": request_id, "streamEvents": 1, "PIPELINE": "AutoPipelineForText2Image"}
+    call = {"startRequestId": request_id, "streamEvents": 1}
+    if request.image is None:  # else the images decide
+        call["PIPELINE"] = "AutoPipelineForText2Image"
+    for name in ("image", "mask_image"):
+        if file := inputs.pop(name, None):
+            inputs[name] = base64.b64encode(file).decode("ascii")
     if scheduler := inputs.pop("scheduler", None):
         call["SCHEDULER"] = scheduler
     return {"modelInputs": inputs, "callInputs": call}

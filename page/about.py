@@ -35,7 +35,7 @@ def about_html(house: HouseSettings, status: BackendStatus, words: Words = ENGLI
     rows = {
         "about_who": escape(_machine(house, status, words)),
         "about_model": _model_html(house, status, words),
-        "about_kept": escape(house.privacy_text or words["about_kept_text"]),
+        "about_kept": escape(house.privacy_text or _kept(status, words)),
         "about_yours": escape(words["about_yours_text"]),
         "about_not_allowed": escape(house.use_policy or words["about_not_allowed_text"]),
         "about_report": _report_html(house, words),
@@ -43,6 +43,11 @@ def about_html(house: HouseSettings, status: BackendStatus, words: Words = ENGLI
     told = "".join(f"<dt>{words[name]}</dt><dd>{html}</dd>" for name, html in rows.items())
     owners = _OWNERS_HTML if status.demo else ""
     return f"<details><summary>{escape(_line(house, status, words))}</summary><dl>{told}</dl>{owners}</details>"
+
+
+def _kept(status: BackendStatus, words: Words) -> str:
+    image = words["between_sentences"] + words["about_kept_image"] if status.limits.takes_image else ""
+    return words["about_kept_text"] + image
 
 
 def _line(house: HouseSettings, status: BackendStatus, words: Words) -> str:

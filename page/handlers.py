@@ -15,7 +15,9 @@ from gradio.data_classes import FileData
 
 import demo_model
 from drawing.events import Picture
+from errors import InvalidRequestError
 from page import drawings as page_drawings
+from page import start_image
 from page import text as page_text
 from page import view as page_view
 from page.drawings import Drawings, count_of
@@ -52,7 +54,13 @@ class Handlers:
         `job_id`: what the browser remembers; `values`: what stands in the page's fields.
         """
         session, words = request.session_hash, words_of(request)
-        # What this page started (a second click may overtake the news of the first), or found when it opened.
+        try:
+            parameters = await self._parameters(dict(zip(self._fields, values, strict=True)))
+        except Exception as error:
+            yield View(page_text.error_html(as_space_error(error, "begin to draw"), words)).outputs()
+            return
+        # What this page started (a second click may overtake the news of the first), or found when it opened. From here
+        # to the start nothing is awaited, or that click would pass.
         running = self._running.get(session) or page_drawings.find(self._service, job_id)
         if running is not None and not running.finished:
             gr.Info(words["still_drawing_wait"])
@@ -60,7 +68,6 @@ class Handlers:
             return
         self._have_asked.append(session)
         try:
-            parameters = _parameters(dict(zip(self._fields, values, strict=True)))
             count = count_of(parameters.pop("num_images_per_prompt", 1))
             drawings = page_drawings.start(self._service, parameters, count, page_visitor(request))
         except Exception as error:
@@ -91,6 +98,14 @@ class Handlers:
                 return
             yield (dataclasses.replace(view, prompt=None) if typed else view).outputs()
 
+    async def look_at_image(self, chosen: Any, request: gr.Request) -> tuple[Any, Any]:
+        """A picture to start from was chosen: one that cannot be read goes again, and the sentence says why."""
+        try:
+            await start_image.read(chosen, "image")
+        except InvalidRequestError as error:
+            return None, page_text.error_html(error, words_of(request))
+        return gr.skip(), gr.skip()
+
     async def cancel(self, job_id: str | None) -> None:
         """Cancel was pressed: ends the drawings. The handler that follows them shows that.
 
@@ -103,14 +118,16 @@ class Handlers:
     async def options(
         self, request: gr.Request, size: str | None = None, scheduler: str | None = None, *numbers: str
     ) -> tuple[Any, ...]:
-        """What the fields offer by now: to the page's scripts, the shapes, the sizes, the schedulers, then every number
-        that has limits (`limited`).
+        """What the fields offer by now: to the page's scripts, whether a start image and a mask are taken, the
+        shapes, the sizes, the schedulers, then every number that has limits (`limited`).
 
         The values are what stands in them. What the model cannot draw becomes the nearest, and the field says so.
         """
         status, names, words = self._service.status(), limited(self._fields), words_of(request)
         fields = [
             offer_html(status),
+            gr.update(visible=status.limits.takes_image),
+            gr.update(visible=status.limits.takes_mask),
             gr.update(choices=shapes(status, words)),
             gr.update(choices=sizes(status, words), **size_field(size, status, words)),
             gr.update(choices=schedulers(status, words), **scheduler_field(scheduler, status, words)),
@@ -153,10 +170,18 @@ class Handlers:
         guessed = self._service.status().demo and not demo_model.known_words(prompt)
         return words["no_known_words"] if guessed else ""
 
+    async def _parameters(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The parameters of GenerationRequest, as the page's fields have them.
 
-def _parameters(fields: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of GenerationRequest, as the page's fields have them. Raises: InvalidRequestError for no size."""
-    width, height = parse_size(fields.pop("size"))
-    if fields.pop("randomize_seed"):
-        fields["seed"] = None
-    return {**fields, "width": width, "height": height}
+        Raises: InvalidRequestError for no size, and for no picture to start from.
+        """
+        width, height = parse_size(fields.pop("size"))
+        if fields.pop("randomize_seed"):
+            fields["seed"] = None
+        limits = self._service.status().limits
+        image, mask, strength = (fields.pop(name, None) for name in ("image", "mask_image", "strength"))
+        if image and limits.takes_image:  # else a model that takes none has come since, and the fields are hidden
+            fields |= {"image": await start_image.read(image, "image"), "strength": strength}
+            if mask and limits.takes_mask:
+                fields["mask_image"] = await start_image.read(mask, "mask_image")
+        return {**fields, "width": width, "height": height}

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from drawing.models import SEED_MAX
+from drawing.models import SEED_MAX, STRENGTH_MIN
 from page import frame
 from page import text as page_text
 from page.about import about_html
@@ -16,6 +16,7 @@ from page.ideas import ideas_html
 from page.language import ENGLISH, words_of
 from page.options import limited, number_field, offer_html, schedulers, shapes, sizes
 from page.serve import Page
+from page.start_image import START_IMAGE
 from page.translation import ANY_LANGUAGE
 from settings import HouseSettings
 from text_to_image import TextToImage
@@ -140,6 +141,30 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                         allow_custom_value=True,
                         elem_id="scheduler",
                     )
+                    # Closed: what is in it is not even fetched until a visitor wants it.
+                    with gr.Accordion(
+                        told["start_image_more"],
+                        open=False,
+                        visible=status.limits.takes_image,
+                        elem_id="start",
+                    ) as start_fields:
+                        start_image = gr.Image(label=told["start_image"], **START_IMAGE, elem_id="start-image")
+                        mask_image = gr.Image(
+                            label=told["mask_image"],
+                            **START_IMAGE,
+                            visible=status.limits.takes_mask,
+                            elem_id="mask-image",
+                        )
+                        strength = gr.Slider(
+                            STRENGTH_MIN,
+                            1,
+                            0.75,
+                            step=0.05,
+                            label=told["strength"],
+                            info=told["strength_hint"],
+                            buttons=[],
+                            elem_id="strength",
+                        )
                     tell_box = gr.Checkbox(False, label=told["tell_me"], elem_id="tell-me")
                     gr.HTML(frame.OPEN_PICTURE_HTML, elem_id="open-picture")
             gr.HTML(frame.SAID_HTML, elem_id="said")
@@ -153,6 +178,7 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
                 about = gr.HTML(about_html(house, status, told), elem_id="about")
 
         page.own_routes = [chain_news.route()]
+        page.takes_files = lambda: service.status().limits.takes_image
         fields = {
             "prompt": prompt_box,
             "negative_prompt": negative_box,
@@ -164,7 +190,9 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             "num_images_per_prompt": count_choice,
             "scheduler": scheduler_choice,
         }
-        handlers = Handlers(service, result_image.GRADIO_CACHE, tuple(fields))
+        # Not kept in the browser: a link or a reload does not bring them back.
+        start = {"image": start_image, "mask_image": mask_image, "strength": strength}
+        handlers = Handlers(service, result_image.GRADIO_CACHE, (*fields, *start))
         screen = [
             status_line,
             preview,
@@ -177,12 +205,12 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
             records,
         ]
         asked = [size_choice, scheduler_choice, *(fields[name] for name in limited(fields))]
-        options = [offer, shape_choice, *asked]
+        options = [offer, start_fields, mask_image, shape_choice, *asked]
 
         drawn = gr.on(
             [draw_button.click, prompt_box.submit],
             handlers.draw,
-            [job_id, *fields.values()],
+            [job_id, *fields.values(), *start.values()],
             screen,
             trigger_mode="multiple",  # `draw` refuses a second one itself: Gradio would ignore it without a word
             **_RAW,
@@ -193,6 +221,8 @@ def create_page(service: TextToImage, house: HouseSettings = HouseSettings()) ->
         drawn.then(handlers.options, asked, options, queue=False, **_RAW, **_PRIVATE)
         # By typing alone: the page's own update of the number is no `input`. In the browser, without asking the server.
         seed_number.input(None, None, randomize_box, js="() => false")
+        for one in (start_image, mask_image):
+            one.upload(handlers.look_at_image, one, [one, status_line], queue=False, **_RAW, **_PRIVATE)
         cancel_button.click(handlers.cancel, job_id, None, api_name="cancel_drawing", queue=False, **_RAW, **_PRIVATE)
         # The rest of the events ask the page's scripts alone, see script/ for each.
         kept = list(fields.values())

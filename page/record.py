@@ -21,7 +21,7 @@ def record(picture: Picture, job: Job, file: FileData, words: Words = ENGLISH) -
     request, generated = job.request, picture.generated
     steps = next((event.num_inference_steps for event in reversed(job.events) if isinstance(event, Step)), None)
     return {
-        **asdict(request),
+        **asdict(request.without_images),
         "id": job.id,
         "file": file.model_dump(),
         "seed": generated.seed,

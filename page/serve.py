@@ -9,13 +9,11 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_space
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from page import mcp_tools
 from page.api_errors import ReadableErrors
-from page.body_limit import BodyLimit
+from page.body_limit import FILE_BYTES_MAX, BodyLimit
 from page.head import Head, OwnHead
 from page.icon import ICON_FILE
 from page.script import script_html
@@ -26,11 +24,9 @@ API_NAMES = ("text_to_image", "submit", "result", "cancel")
 # of 40, the visitor who comes after forty waiting ones would see nothing at all.
 PLACES = 2000
 QUEUE_MAX = 1000
-_UPLOAD_MAX = "100kb"  # the page takes no files
 _HEAD_TAGS = Head()
 _SKIP = gr.skip()
 _STYLE = Path(__file__).with_name("page.css")
-_UPLOADS = "/gradio_api/upload"
 _HEAD = script_html()
 
 
@@ -123,38 +119,22 @@ def launch(
         favicon_path=ICON_FILE,
         app_kwargs={
             "middleware": [
-                Middleware(BodyLimit),
+                Middleware(BodyLimit, takes_files=getattr(page, "takes_files", lambda: False)),
                 Middleware(OwnHead, head=head),
                 Middleware(ReadableErrors, parameters=_parameters(page)),
             ]
         },
         allowed_paths=[],
-        max_file_size=_UPLOAD_MAX,
+        max_file_size=FILE_BYTES_MAX,
         footer_links=["api", "settings"],
         theme=_theme(),
         css_paths=[_STYLE],
         head=_HEAD,
     )
-    own = [*head.routes(), *getattr(page, "own_routes", ()), *([] if takes_files(page) else [_NO_UPLOADS])]
+    own = [*head.routes(), *getattr(page, "own_routes", ())]
     page.app.router.routes[:0] = [*routes, *own]  # ahead of Gradio's own, which take every path
     mcp_tools.mend(page)
     return str(page.local_url)
-
-
-def takes_files(page: gr.Blocks) -> bool:
-    """Whether a visitor may bring a file into one of the page's fields."""
-    return any(
-        isinstance(block, gr.Image | gr.File | gr.ImageEditor | gr.UploadButton)
-        and getattr(block, "interactive", None) is not False
-        for block in page.blocks.values()
-    )
-
-
-def _refuse_upload(request: Request) -> Response:
-    return JSONResponse({"error": "This page takes no files."}, 403, headers={"Connection": "close"})
-
-
-_NO_UPLOADS = Route(_UPLOADS, _refuse_upload, methods=["POST"])
 
 
 def _parameters(page: gr.Blocks) -> dict[str, tuple[list[str], int]]:

@@ -88,8 +88,9 @@ const pictureIn = (transfer) => [...(transfer?.files ?? [])].find(({ type }) => 
 document.addEventListener("dragover", (event) => {
   if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
 });
+// The fields for a picture to start from take what is dropped on them themselves.
 document.addEventListener("drop", (event) => {
-  if (!event.dataTransfer?.files.length) return;
+  if (!event.dataTransfer?.files.length || event.target.closest?.("#start")) return;
   event.preventDefault(); // else the browser would leave the page for the file
   const file = pictureIn(event.dataTransfer);
   if (file) takeFile(file);

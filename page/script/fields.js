@@ -103,7 +103,8 @@ const settingsOf = (picture, isOther = false) => ({
 
 // An error that names its parameter is tied to that field, until the field is changed or the sentence goes.
 const FIELD_OF = { prompt: "#prompt", negative_prompt: "#negative-prompt", seed: "#seed", num_inference_steps: "#steps",
-  guidance_scale: "#guidance", scheduler: "#scheduler", size: "#size-list", width: "#size-list", height: "#size-list" };
+  guidance_scale: "#guidance", scheduler: "#scheduler", size: "#size-list", width: "#size-list", height: "#size-list", image: "#start-image",
+  mask_image: "#mask-image", strength: "#strength" };
 const untie = (field) => {
   field.removeAttribute("aria-invalid");
   field.removeAttribute("aria-describedby");

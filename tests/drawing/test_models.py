@@ -163,3 +163,33 @@ def test_limits_of_a_healthcheck() -> None:
     )
     assert (limits.width.max, limits.width.multiple, limits.prompt_chars) == (256, 64, 77)
     assert limits.height == Limits().height
+
+
+@pytest.mark.parametrize(("features", "given", "parameter"), [
+    (["text2image"], {"image": b"x"}, "image"),
+    (["text2image", "img2img"], {"image": b"x", "mask_image": b"x"}, "mask_image"),
+    (["img2img", "inpaint"], {"mask_image": b"x"}, "mask_image"),
+    (["img2img"], {"image": "a file's path"}, "image"),
+    (["img2img"], {"image": b"x", "strength": 0}, "strength"),
+    (["img2img"], {"image": b"x", "strength": 1.5}, "strength"),
+])  # fmt: skip
+def test_images_that_cannot_be_started_from(features: list[str], given: dict[str, Any], parameter: str) -> None:
+    """A model that takes no image or mask is told to the visitor, and the error names the part."""
+    with pytest.raises(InvalidRequestError) as refused:
+        GenerationRequest.checked(Limits.from_health({"features": features}), "x", **given)
+    assert refused.value.parameter == parameter
+
+
+@pytest.mark.parametrize("features", [(), ("img2img", "inpaint")])
+def test_images_to_start_from(features: tuple[str, ...]) -> None:
+    """A model that takes them, and one of which nothing is known yet, gets image, mask and strength as they are."""
+    given = {"image": b"image", "mask_image": b"mask", "strength": 0.5}
+    request = GenerationRequest.checked(Limits(features=features), "x", **given)
+    assert {name: getattr(request, name) for name in given} == given
+    assert "image" not in repr(request)
+
+
+def test_two_servers_take_images_where_both_do() -> None:
+    """A drawing may go to either of them."""
+    both = Limits(features=("text2image", "img2img")).wider(Limits(features=("img2img", "inpaint")))
+    assert (both.takes_image, both.takes_mask) == (True, False)

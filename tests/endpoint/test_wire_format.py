@@ -350,3 +350,16 @@ def test_what_a_server_tells_of_its_model() -> None:
     )
     assert GenerationRequest("x", scheduler="UniPC").within(health.limits).scheduler is None
     assert GenerationRequest("x", scheduler="UniPC").within(Limits()).scheduler == "UniPC"
+
+
+def test_images_decide_what_is_drawn() -> None:
+    """Image and mask go in base64, without the name of a pipeline that draws from text alone."""
+    request = GenerationRequest("a castle", image=b"photo", mask_image=b"mask", strength=0.5)
+    written = wire_format.write_request(request, "1")
+    assert written["modelInputs"] == {
+        "prompt": "a castle",
+        "image": base64.b64encode(b"photo").decode(),
+        "mask_image": base64.b64encode(b"mask").decode(),
+        "strength": 0.5,
+    }
+    assert "PIPELINE" not in written["callInputs"]

@@ -108,7 +108,7 @@ def test_the_fields_follow_the_model(tmp_path: Path) -> None:
     _, *cold = asyncio.run(handlers.options(gr.Request(), *asked))
     assert not any("value" in field for field in cold)
     service.model, service.limits, service.defaults = KNOWN.model, KNOWN.limits, KNOWN.defaults
-    _, _, size, scheduler, steps, guidance = asyncio.run(handlers.options(gr.Request(), *asked))
+    _, _, _, _, size, scheduler, steps, guidance = asyncio.run(handlers.options(gr.Request(), *asked))
     assert (size["value"], steps["value"]) == ("512x384", "50")
     assert size["info"].startswith("1024 × 384 px cannot be drawn here")  # noqa: RUF001
     assert steps["info"] == "1 to 50. 100 cannot be drawn here: 50 is the nearest."
@@ -119,4 +119,4 @@ def test_the_fields_follow_the_model(tmp_path: Path) -> None:
     assert scheduler["choices"][0][0] == "The model's own (DDIMScheduler)"
     *_, known, _, _ = asyncio.run(handlers.options(gr.Request(), "", "euler A", "", ""))
     assert "value" not in known
-    assert len(asyncio.run(handlers.options(gr.Request()))) == 6
+    assert len(asyncio.run(handlers.options(gr.Request()))) == 8

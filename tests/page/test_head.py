@@ -126,12 +126,6 @@ def test_what_is_no_page_is_left_alone() -> None:
     assert body in HEAD.into(f"<head></head>{body}", "https://x")
 
 
-def test_nobody_uploads(url: str) -> None:
-    """Where no field takes a picture, nobody can leave a file on the page's disk."""
-    answer = httpx.post(f"{url}gradio_api/upload", files={"files": b"x"}, timeout=PATIENT)
-    assert (answer.status_code, answer.json()) == (403, {"error": "This page takes no files."})
-
-
 @pytest.mark.parametrize(
     ("name", "body", "status", "reason"),
     [

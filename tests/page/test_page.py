@@ -171,7 +171,7 @@ async def _visitor(
     client: httpx.AsyncClient, url: str, draw: int, name: str, sees_news: asyncio.Event | None = None
 ) -> str:
     """Presses Draw as the page does, and waits; the last message says how it went."""
-    data = ["", "a red apple", "", 0, True, "", "", "", "1", ""]
+    data = ["", "a red apple", "", 0, True, "", "", "", "1", "", None, None, 0.75]
     body = {"data": data, "fn_index": draw, "session_hash": name}
     (await client.post(f"{url}gradio_api/queue/join", json=body)).raise_for_status()
     async with client.stream("GET", f"{url}gradio_api/queue/data?session_hash={name}") as answer:
@@ -203,7 +203,10 @@ def test_every_look_is_told_whole(served: Served) -> None:
 
 def _looks(url: str, session: str) -> tuple[list[list[Any]], list[Any]]:
     """What a visitor's page is told while a picture is drawn: look after look, and what comes with the end."""
-    body = {"data": ["", "a red apple", "", 0, True, "", "", "", "1", ""], "fn_index": _draw_event(url)}
+    body = {
+        "data": ["", "a red apple", "", 0, True, "", "", "", "1", "", None, None, 0.75],
+        "fn_index": _draw_event(url),
+    }
     with httpx.Client(base_url=f"{url}gradio_api/queue/", timeout=PATIENT) as client:
         client.post("join", json={**body, "session_hash": session}).raise_for_status()
         lines = client.get("data", params={"session_hash": session}).text.splitlines()

@@ -30,6 +30,10 @@ def raw(image: Image.Image) -> RawImage:
 
 def encoded(image: Image.Image, image_format: str = "PNG", **options: Any) -> str:
     """Its file in base64, as upstream's clients send it."""
+    return base64.b64encode(encoded_bytes(image, image_format, **options)).decode("ascii")
+
+
+def encoded_bytes(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
     file = BytesIO()
     image.save(file, image_format, **options)
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    return file.getvalue()

@@ -33,5 +33,5 @@ def wait_until_ready(page: Page) -> None:
     # Gradio shows each kind of component as soon as it has its code, and when all are there it asks for the page's
     # first news, which close "More". Draw is not enabled where a drawing is found.
     expect(page.locator("#more:not(.starting)")).to_be_attached()  # what is not there yet would be hidden, too
-    expect(page.locator("#more [data-testid=accordion-content]")).to_be_hidden()
+    expect(page.locator("#more [data-testid=accordion-content]").first).to_be_hidden()
     expect(page.locator("#draw")).to_be_visible()
