@@ -64,7 +64,9 @@ def main() -> None:
         address = launch(served, port=port)
         service.submit("a red apple").result(300)
         with sync_playwright() as playwright:
-            chromium = playwright.chromium.launch(executable_path=shutil.which("chromium-headless-shell"), args=["--no-sandbox"])
+            chromium = playwright.chromium.launch(
+                executable_path=shutil.which("chromium-headless-shell"), args=["--no-sandbox"]
+            )
             for language in LANGUAGES:
                 _print(language, [_visit(chromium, address, language) for _ in range(VISITS)])
             chromium.close()

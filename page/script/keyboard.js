@@ -35,6 +35,32 @@ onChange(() => {
   for (const icon of document.querySelectorAll("footer img:not([alt=''])")) icon.alt = "";
 });
 
+// Gradio makes every radio button a group of its own, so that Tab stops at each. Here it stops at the chosen one, and the
+// arrows go on from there, as in any radio group.
+const RADIO_GROUPS = ["#count", "#size"];
+const radiosOf = (group) => [...document.querySelectorAll(`${group} input[type=radio]`)];
+onChange(() => {
+  for (const group of RADIO_GROUPS) {
+    const radios = radiosOf(group);
+    const stop = radios.find(({ checked }) => checked) ?? radios[0];
+    for (const radio of radios) radio.tabIndex = radio === stop ? 0 : -1;
+  }
+});
+document.addEventListener("change", ({ target }) => {
+  const group = RADIO_GROUPS.find((one) => target.closest(one));
+  if (group) for (const radio of radiosOf(group)) radio.tabIndex = radio === target ? 0 : -1;
+});
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  const group = step && RADIO_GROUPS.find((one) => event.target.closest(`${one} label`));
+  if (!group || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  const radios = radiosOf(group);
+  const next = radios.at((radios.indexOf(event.target) + step) % radios.length);
+  next.focus();
+  next.click();
+});
+
 // Draw is disabled while drawing, and Cancel goes away after it: a keyboard's focus on one of them would be lost. It
 // comes back to Draw unless the visitor has moved it meanwhile. It does not go to Cancel by itself, where a second
 // Enter would end what the first one began; Tab leads there.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from drawing.models import Limits
 from errors import EndpointUnreachableError
 from tests.support.visits import PHONE, Visit
 
@@ -74,6 +75,12 @@ def test_axe_core_finds_nothing(open_page: Callable[..., Visit], axe: str) -> No
     page.click("#more > button")
     expect(page.locator("#negative-prompt")).to_be_visible()
     found += _found(page, "More open")
+    service.limits, service.model = Limits(features=("text2image", "img2img", "inpaint")), "tiny"
+    visit.ask("a boat")  # after each drawing the page asks what the model takes
+    page.click("#start > button")
+    expect(page.locator("#mask-image")).to_be_visible()
+    found += _found(page, "a picture to start from")
+    service.limits, service.model = Limits(), None
     page.click("#more > button")
     for summary in page.locator(":is(#small-print, #caption) summary").all():
         summary.click()

@@ -549,7 +549,7 @@ def test_the_keyboard_keeps_its_place(open_page: Callable[..., Visit]) -> None:
     draw.press("Enter")
     visit.says("Drawing: step 8 of 20")
     expect(cancel).to_be_visible()  # else Tab would pass it
-    for _ in range(5):  # past the numbers of pictures, each a stop with Gradio; Escape is shorter
+    for _ in range(2):  # past the number of pictures
         visit.page.keyboard.press("Tab")
     expect(cancel).to_be_focused()
     visit.page.keyboard.press("Enter")
@@ -563,6 +563,35 @@ def test_the_keyboard_keeps_its_place(open_page: Callable[..., Visit]) -> None:
     visit.says(re.compile("Done"))
     expect(draw).to_be_enabled()
     expect(visit.page.locator("#prompt textarea")).to_be_focused()
+
+
+def test_a_choice_is_one_stop(open_page: Callable[..., Visit]) -> None:
+    """Tab stops once at the shapes and once at the numbers of pictures, at the chosen one; arrows choose another, and
+    go round.
+    """
+    visit = open_page()
+    page = visit.page
+
+    def place() -> str:
+        return str(page.evaluate("document.activeElement.closest('#prompt, #styles, #size, #draw, #count')?.id"))
+
+    page.focus("#draw")
+    page.keyboard.press("Shift+Tab")
+    assert place() == "size"
+    page.keyboard.press("Shift+Tab")
+    assert place() == "styles"
+    page.focus("#draw")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#count label.selected")).to_have_text("×2")  # noqa: RUF001
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#count label.selected")).to_have_text("×4")  # noqa: RUF001
+    expect(page.locator("#count input").nth(3)).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    assert place() == "draw"
+    page.keyboard.press("Tab")
+    expect(page.locator("#count input").nth(3)).to_be_focused()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
