@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import cuda_errors
+from inference_server.engines.diffusers.adapters.encoder import AdapterEncoder
 from inference_server.engines.diffusers.batch import Batch, StepResult
 from inference_server.engines.diffusers.batch_queue import BatchLimits, BatchQueue
 from inference_server.engines.diffusers.cuda_errors import Failure
@@ -40,12 +41,12 @@ PREVIEW_EVERY_S = 0.3
 
 
 class ContinuousBatching:
-    """Draws with a UNet pipeline whose steps all requests share; for several channels, one after the other."""
+    """Draws with a pipeline whose steps all requests share; for several channels, one after the other."""
 
     def __init__(
         self,
         loaded: LoadedPipeline,
-        encoder: RequestEncoder,
+        encoder: RequestEncoder | AdapterEncoder,
         runner: UNetRunner,
         limits: BatchLimits,
         preview_every_s: float = PREVIEW_EVERY_S,

@@ -108,7 +108,8 @@ class LatentDecoder:
         config = self._vae.config
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if not self._is_sdxl or mean is None or std is None:
-            return latents / config.scaling_factor
+            unscaled, shift = latents / config.scaling_factor, getattr(config, "shift_factor", None)
+            return unscaled + shift if shift else unscaled
 
         def of_channels(values: Any) -> torch.Tensor:
             return torch.tensor(values).view(1, -1, 1, 1).to(latents.device, latents.dtype)
@@ -144,6 +145,8 @@ class DenoisedLatents:
     All the offered schedulers show the UNet the same thing, whatever they keep themselves: a mix of picture and noise,
         input = sqrt(a) * x0 + sqrt(1 - a) * noise,     a = alphas_cumprod[timestep]
     so that one formula for each kind of prediction gives x0. Schedulers of the EDM family mix otherwise: no previews.
+    Flow matching mixes in straight lines, input = (1 - s) * x0 + s * noise with s = timestep / 1000, and predicts
+    noise - x0.
     Source: https://arxiv.org/abs/2010.02502 (epsilon), https://arxiv.org/abs/2202.00512 appendix D (v)
     """
 
@@ -152,9 +155,13 @@ class DenoisedLatents:
         alphas = getattr(own_scheduler, "alphas_cumprod", None)
         self._alphas = [] if alphas is None else [float(alpha) for alpha in alphas]
         self._kind = str(getattr(own_scheduler.config, "prediction_type", "epsilon"))
+        flows = type(own_scheduler).__name__.startswith("FlowMatch")
+        self._flow_levels = float(own_scheduler.config.num_train_timesteps) if flows else None
 
     def guess(self, timestep: float, sample: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor | None:
         """x0 as float32 from the UNet's input and its prediction, all of one shape; None where it cannot be told."""
+        if self._flow_levels is not None:
+            return sample.float() - timestep / self._flow_levels * prediction.float()
         alpha = self._alpha(timestep)
         if alpha is None or alpha <= 0:  # the input holds nothing of the picture
             return None

@@ -20,6 +20,10 @@ from diffusers import (
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError, WorkChannel
 from inference_server.engines.diffusers import cuda_errors, image_tasks, loading, long_prompts, model_info, schedulers
+from inference_server.engines.diffusers.adapters import adapter as adapters
+from inference_server.engines.diffusers.adapters.adapter import Adapter
+from inference_server.engines.diffusers.adapters.drawer import AdapterDrawer
+from inference_server.engines.diffusers.adapters.encoder import AdapterEncoder
 from inference_server.engines.diffusers.batch_queue import BUCKETS, BatchLimits, buckets_up_to
 from inference_server.engines.diffusers.compiling import make_runner
 from inference_server.engines.diffusers.continuous_batching import ContinuousBatching
@@ -58,19 +62,23 @@ class DiffusersEngine:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         loaded = loading.load(config, report)
         shares = shares_steps(loaded.pipeline) and loaded.plan.placement in ("card", "encoders")
+        # Where a plan keeps parts off the card, the pipeline's own call moves them.
+        adapter = adapters.find(loaded.pipeline) if loaded.plan.placement == "card" else None
         images = min(config.max_batch, BUCKETS[-1] if shares else IMAGES_AT_ONCE)
         more = (LONG_PROMPTS, PROMPT_WEIGHTING) if shares and long_prompts.is_available() else ()
         info = model_info.of_pipeline(loaded, images, more)
         self.model_info = _within(info, loaded.store.known.max_area_px)
-        if shares and loaded.device.type == "cuda":
+        if (shares or adapter) and loaded.device.type == "cuda":
             schedulers.use_pinned_noise()
         self._loaded = loaded
-        self._drawer: ContinuousBatching | PipelineCalls
+        self._drawer: ContinuousBatching | AdapterDrawer | PipelineCalls
         with self._others_may_be_to_blame():
             if shares:
                 self._drawer = _continuous_batching(loaded, config, self.model_info)
             else:
                 self._drawer = PipelineCalls(loaded, self.model_info.images_at_once)
+                if adapter is not None:
+                    self._drawer = AdapterDrawer(_transformer_steps(loaded, adapter, self.model_info), self._drawer)
             synchronize(loaded.device)  # the weights are in place for every stream
 
     def warm_up(self) -> None:
@@ -115,6 +123,14 @@ def _continuous_batching(loaded: LoadedPipeline, config: EngineConfig, info: Mod
     unet, switch = loaded.pipeline.unet, loaded.loras.switches.get("unet")
     compiles = loaded.plan.compiles
     runner = make_runner(unet, sizes, config, info, switch) if compiles else EagerUNet(unet, sizes, switch)
+    limits = BatchLimits(info.images_at_once, buckets_up_to(info.images_at_once), info.width_px * info.height_px)
+    return ContinuousBatching(loaded, encoder, runner, limits)
+
+
+def _transformer_steps(loaded: LoadedPipeline, adapter: Adapter, info: ModelInfo) -> ContinuousBatching:
+    encoder, switch = AdapterEncoder(loaded, adapter), loaded.loras.switches.get("transformer")
+    sizes = encoder.input_sizes(small_drawing(info))
+    runner = EagerUNet(loaded.pipeline.transformer, sizes, switch, adapter.forward)
     limits = BatchLimits(info.images_at_once, buckets_up_to(info.images_at_once), info.width_px * info.height_px)
     return ContinuousBatching(loaded, encoder, runner, limits)
 

@@ -150,7 +150,9 @@ class Schedule:
         return self.calls_done * self._num_steps // len(self._timesteps)
 
     def scaled(self, latents: torch.Tensor) -> torch.Tensor:
-        """The latents as the UNet reads them."""
+        """The latents as the network reads them."""
+        if not hasattr(self._scheduler, "scale_model_input"):  # flow matching
+            return latents
         scaled: torch.Tensor = self._scheduler.scale_model_input(latents, self._timesteps[self.calls_done])
         return scaled
 

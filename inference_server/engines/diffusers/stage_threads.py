@@ -14,6 +14,7 @@ import torch
 from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers import cuda_errors
 from inference_server.engines.diffusers.active_request import ActiveRequest
+from inference_server.engines.diffusers.adapters.encoder import AdapterEncoder
 from inference_server.engines.diffusers.cuda_errors import Failure
 from inference_server.engines.diffusers.decode import LatentDecoder, Unchecked
 from inference_server.engines.diffusers.encode import ActiveImage, RequestEncoder
@@ -57,7 +58,7 @@ StageEvents = SimpleQueue[StageEvent]
 class EncodeThread:
     """Takes requests from the channel and encodes them; ends when the channel has no more to give."""
 
-    def __init__(self, encoder: RequestEncoder, device: torch.device, events: StageEvents) -> None:
+    def __init__(self, encoder: RequestEncoder | AdapterEncoder, device: torch.device, events: StageEvents) -> None:
         self._encoder, self._stream, self._events = encoder, ThreadStream(device), events
 
     def start(self, channel: WorkChannel) -> None:

@@ -55,8 +55,9 @@ class UNetInputs(TensorFields):
     sample: torch.Tensor  # (R, C, h, w) contiguous; a runner that wants channels_last converts inside its call
     timestep: torch.Tensor  # (R,) float32
     encoder_hidden_states: torch.Tensor  # (R, tokens, D)
-    timestep_cond: torch.Tensor | None = None  # (R, P): the guidance's embedding, of distilled models (LCM)
-    text_embeds: torch.Tensor | None = None  # (R, D2), SDXL's
+    # (R, P): the guidance's embedding, of distilled models (LCM); (R, 1): the guidance, of Flux
+    timestep_cond: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None  # (R, D2), SDXL's and the transformers'
     time_ids: torch.Tensor | None = None  # (R, 6), SDXL's
     # How the latents of a single image lie in memory (an encoded one's do so): a convolution's last bits hang on it.
     channels_last: bool = False
@@ -115,9 +116,11 @@ class UNetRunner(Protocol):
 class EagerUNet:
     """Runs the UNet as it is, for any shape."""
 
-    def __init__(self, unet: Any, sizes: InputSizes, switch: AdapterSwitch | None = None) -> None:
-        """`switch`: the UNet's LoRAs, where it has some."""
-        self._networks, self._sizes = Networks(unet, switch), sizes
+    def __init__(
+        self, unet: Any, sizes: InputSizes, switch: AdapterSwitch | None = None, call: "Forward | None" = None
+    ) -> None:
+        """`switch`: the UNet's LoRAs, where it has some. `call`: how a network that is no UNet is called."""
+        self._networks, self._sizes = Networks(unet, switch, call or call_unet), sizes
         self._inputs: dict[BatchShape, UNetInputs] = {}  # the longest unused first
 
     def inputs(self, shape: BatchShape) -> UNetInputs:
@@ -154,6 +157,7 @@ def call_unet(unet: Any, inputs: UNetInputs) -> torch.Tensor:
     return prediction
 
 
+Forward = Callable[[Any, UNetInputs], torch.Tensor]
 Network = Callable[[UNetInputs], torch.Tensor]
 Size = tuple[int, int]  # width, height in px
 
@@ -164,13 +168,13 @@ class Networks:
     The compiling thread writes it, the step loop reads it before each step.
     """
 
-    def __init__(self, unet: Any, switch: AdapterSwitch | None = None) -> None:
-        self._unet, self._switch = unet, switch
+    def __init__(self, unet: Any, switch: AdapterSwitch | None = None, call: Forward = call_unet) -> None:
+        self._unet, self._switch, self._call = unet, switch, call
         self._with_loras: dict[Selection, Network] = {}  # the longest unused first
         self._compiled: dict[Size, Network] = {}
-        self.eager: Network = partial(call_unet, unet)
+        self.eager: Network = partial(call, unet)
         if switch is not None:
-            self.eager = partial(_call_with, switch, (), unet)
+            self.eager = partial(_call_with, call, switch, (), unet)
 
     def adopt(self, size: Size, network: Network) -> None:
         """Draws this size with `network` from the next step on."""
@@ -180,7 +184,7 @@ class Networks:
         """The same object until `adopt` changes it."""
         if shape.loras and self._switch is not None:
             network = self._with_loras.pop(shape.loras, None)
-            network = network or partial(_call_with, self._switch, shape.loras, self._unet)
+            network = network or partial(_call_with, self._call, self._switch, shape.loras, self._unet)
             self._with_loras[shape.loras] = network
             if len(self._with_loras) > MAX_KEPT_INPUTS:
                 del self._with_loras[next(iter(self._with_loras))]
@@ -190,8 +194,10 @@ class Networks:
         return self._compiled.get((shape.width_px, shape.height_px), self.eager)
 
 
-def _call_with(switch: AdapterSwitch, selection: Selection, unet: Any, inputs: UNetInputs) -> torch.Tensor:
+def _call_with(
+    call: Forward, switch: AdapterSwitch, selection: Selection, unet: Any, inputs: UNetInputs
+) -> torch.Tensor:
     """The lock: a compiled UNet may be compared with the UNet as it is, meanwhile."""
     with switch.lock:
         switch.use(selection)
-        return call_unet(unet, inputs)
+        return call(unet, inputs)

@@ -176,8 +176,8 @@ def test_distilled_and_transformer_models_have_defaults_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(("kind", "shares"), [("sd", True), ("sdxl", True), ("lcm", True), ("sd3", False)])
-def test_unet_pipelines_share_steps(kind: str, shares: bool) -> None:
-    """Every other pipeline goes by its own call."""
+def test_unet_pipelines_share_the_steps_of_a_unet(kind: str, shares: bool) -> None:
+    """Every other pipeline goes by an adapter or by its own call."""
     assert shares_steps(loaded(kind).pipeline) is shares
 
 
