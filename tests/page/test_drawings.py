@@ -89,6 +89,7 @@ def test_what_cannot_be_drawn_starts_nothing() -> None:
     service = StandInService()
     with pytest.raises(InvalidRequestError):
         _start(service, 4, width=63)
+    service.hold("drawing")  # else one may be there before it is cancelled
     service.refuse_with, service.refuse_after = RuntimeError("out of hand"), 2  # type: ignore[assignment]
     with pytest.raises(RuntimeError):
         _start(service, 4)
