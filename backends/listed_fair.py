@@ -20,6 +20,8 @@ class ListedFair:
         self._deployment = deployment
         self._probe = probe
         self._start = start
+        self._there_at_first: frozenset[str] | None = None  # containers, at this start's first look
+        self._newcomers: frozenset[Role] = frozenset()  # what another process has started since
 
     def start_missing(self, answer: Health | EndpointError) -> None:
         """Adopts what runs, replaces what is outdated or broken, starts the rest. `answer`: the endpoint's, now.
@@ -78,10 +80,17 @@ class ListedFair:
         """How long nothing may answer before something is suspected to be frozen."""
         return self._start.timing.silence_s
 
+    def may_be_frozen(self, role: Role) -> bool:
+        """Not what was started during this start, by whichever process: it may take long until it answers.
+
+        Two processes that replace each other's newcomers would never come to an end.
+        """
+        return role not in self._deployment.started and role not in self._newcomers
+
     def replace(self, role: Role, answer: EndpointUnreachableError) -> None:
         """Ends a service that seems frozen, and starts it again."""
         found = self._start.ask_once(self._survey)
-        if found:
+        if found and self.may_be_frozen(role):
             self._start.tell("No answer from the machine that draws: waking it again")
             self._stop_adopted(found, role)
             self._deployment.start([role], listed=True)
@@ -109,7 +118,11 @@ class ListedFair:
 
     def _survey(self) -> Plan:
         deployment = self._deployment
-        return plan(deployment.services, deployment.name, deployment.containers(), deployment.generation)
+        found = plan(deployment.services, deployment.name, deployment.containers(), deployment.generation)
+        if self._there_at_first is None:
+            self._there_at_first = frozenset(container.id for _, container in found.adopt)
+        self._newcomers = frozenset(role for role, one in found.adopt if one.id not in self._there_at_first)
+        return found
 
     def _stop_adopted(self, found: Plan, role: Role) -> None:
         for adopted, container in found.adopt:

@@ -91,7 +91,7 @@ class Reconciler:
         self._start.end_silence()
         if answer.how == "unheard":
             raise no_way_there(answer)
-        suspects = [role for role in self._suspects(answer) if role not in self._deployment.started]
+        suspects = [role for role in self._suspects(answer) if fair.may_be_frozen(role)]
         if suspects:
             fair.replace(suspects[0], answer)
 

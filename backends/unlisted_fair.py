@@ -61,6 +61,10 @@ class UnlistedFair:
         timing = self._start.timing
         return timing.fetching_s if answer.how in ("closed", "unheard") else timing.silence_s
 
+    def may_be_frozen(self, role: Role) -> bool:
+        """Not what this start has launched: it may take long until it answers."""
+        return role not in self._deployment.started
+
     def replace(self, role: Role, answer: EndpointUnreachableError) -> None:
         """Raises: StartError: what seems frozen has to be stopped by hand."""
         lost = ": the tunnel's client has not reached its server" if role is Role.TUNNEL_CLIENT else ""

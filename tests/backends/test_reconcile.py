@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from settings import InferenceConfig
 from tests.support.fair_servers import DEADLINE_S, EMAIL, PASSWORD
 from tests.support.hostile_server import hostile_server
 from tests.support.reconcile_bench import IMPATIENT, QUICK, SECRET, Bench, chain_settings
+from tests.support.stand_ins import SLOW_S
 
 pytestmark = pytest.mark.slow
 INFERENCE, SERVER, CLIENT = Role.INFERENCE, Role.TUNNEL_SERVER, Role.TUNNEL_CLIENT
@@ -239,6 +241,20 @@ def test_two_spaces_at_once(bench: Bench) -> None:
         thread.join(2 * DEADLINE_S)
     assert [getattr(one, "state", one) for one in found] == ["healthy", "healthy"]
     assert len([row for row in bench.client().containers("home") or [] if row.alive]) == 1
+
+
+def test_two_spaces_do_not_replace_each_others_slow_newcomer(bench: Bench) -> None:
+    """Two Spaces that find the same server frozen replace it once each at most, however long the new one takes."""
+    chain = chain_settings(tunnel_node=None, inference_image="slow")
+    bench.reconcile(chain)
+    os.kill(bench.log.pid("inference"), signal.SIGSTOP)
+    impatient = replace(IMPATIENT, silence_s=SLOW_S / 4)
+    with ThreadPoolExecutor(2) as spaces:
+        found = list(spaces.map(lambda _: bench.reconcile(chain, timing=impatient).state, range(2)))
+    assert found == ["healthy", "healthy"]
+    rows = bench.client().containers("home") or []
+    assert len([row for row in rows if row.role == INFERENCE and row.image == "slow"]) <= 3  # the frozen one, too
+    assert len([row for row in rows if row.alive]) == 1
 
 
 def test_a_container_without_our_labels_is_none_of_ours(bench: Bench) -> None:

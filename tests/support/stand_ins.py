@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+SLOW_S = 4.0  # until the image `slow` listens
+
 # argv: port, state, then what Fair was given: --config FILE. Names its pid as its model.
 INFERENCE = """
 import json, os, ssl, sys
@@ -135,6 +137,7 @@ def images() -> dict[str, Sequence[str]]:
     made: dict[str, Sequence[str]] = {
         name: [*python, INFERENCE, "{port:8000}", state] for name, state in states.items()
     }
+    made["slow"] = [*python, f"import time; time.sleep({SLOW_S})\n{INFERENCE}", "{port:8000}", "healthy"]
     made["dies"] = [*python, "import sys; sys.exit('CUDA is not available')"]
     made["rathole"] = [*python, RATHOLE]
     return made
