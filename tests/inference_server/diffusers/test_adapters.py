@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 import torch
 
 from inference_server.engine_config import EngineConfig
+from inference_server.engines.diffusers import loading
 from inference_server.engines.diffusers.adapters import adapter as adapters
 from inference_server.engines.diffusers.adapters.drawer import AdapterDrawer
 from inference_server.engines.diffusers.adapters.encoder import AdapterEncoder
 from inference_server.engines.diffusers.batch_queue import BatchLimits, buckets_up_to
 from inference_server.engines.diffusers.continuous_batching import ContinuousBatching
 from inference_server.engines.diffusers.engine import DiffusersEngine, small_drawing
-from inference_server.engines.diffusers.loading import LoadedPipeline, load
+from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.model_info import of_pipeline
 from inference_server.engines.diffusers.pipeline_calls import PipelineCalls
 from inference_server.messages import Cancelled, Draw, Drawn, RawImage
@@ -51,7 +53,7 @@ def _folder(kind: str) -> str:
 @functools.cache
 def _loaded(kind: str) -> LoadedPipeline:
     torch.set_num_threads(1)  # such small tensors are not worth a second thread
-    return load(EngineConfig(engine="diffusers", model_id=_folder(kind), device="cpu"), lambda stage: None)
+    return loading.load(EngineConfig(engine="diffusers", model_id=_folder(kind), device="cpu"), lambda stage: None)
 
 
 class Rig:
@@ -160,7 +162,9 @@ def test_a_drawing_from_an_image_goes_through_the_own_call(kind: str) -> None:
     """It waits for the shared steps that run, and those that come after it share steps again."""
     image = RawImage(64, 64, bytes(range(256)) * 48)
     rig = Rig(kind)
-    channel = rig.draw(_order(1), _order(2, task=IMG2IMG, image=image, strength=0.8), _order(3))
+    channel = ScriptedChannel(_order(1), _order(2, task=IMG2IMG, image=image, strength=0.8), _order(3))
+    channel.close()
+    rig.drawer.work(channel)
     assert len(rig.network.shapes) == 8
     ends = [message.number for message in channel.told if isinstance(message, Drawn)]
     assert ends == [1, 2, 3]
@@ -170,7 +174,7 @@ def test_a_drawing_from_an_image_goes_through_the_own_call(kind: str) -> None:
 def test_what_has_no_adapter_goes_through_its_own_call() -> None:
     """Krea 2; and a plan that keeps parts off the card is no matter of the adapter: see the engine."""
     folder = str(tiny_families.folder("krea2", "Krea-2-Raw"))
-    model = load(EngineConfig(engine="diffusers", model_id=folder, device="cpu"), lambda stage: None)
+    model = loading.load(EngineConfig(engine="diffusers", model_id=folder, device="cpu"), lambda stage: None)
     assert adapters.find(model.pipeline) is None
 
 
@@ -179,10 +183,6 @@ def test_where_a_plan_keeps_parts_off_the_card_the_own_call_draws(
     placement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pipeline's own call moves them; with all of it on the card the steps are shared."""
-    from dataclasses import replace
-
-    from inference_server.engines.diffusers import loading
-
     config = EngineConfig(engine="diffusers", model_id=_folder("flux"), device="cpu")
     assert isinstance(DiffusersEngine(config, lambda stage: None)._drawer, AdapterDrawer)
     model = _loaded("flux")
