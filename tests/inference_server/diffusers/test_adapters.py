@@ -26,7 +26,7 @@ from inference_server.tasks import IMG2IMG
 from tests.support import tiny_families, tiny_pipelines
 from tests.support.diffusers_channel import ScriptedChannel, WatchedUNet, difference
 from tests.support.diffusers_channel import order as order_of_unet
-from tests.support.inference_process import picture, running
+from tests.support.inference_process import picture, running, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -204,7 +204,12 @@ def test_two_requests_at_once_share_steps_over_http() -> None:
             return np.asarray(picture(answer.json()))
 
         alone = [draw(seed) for seed in (1, 2)]
+        before = server.metrics()
         with ThreadPoolExecutor(2) as clients:
             together = list(clients.map(draw, (1, 2)))
+        images = before["inference_batch_size_sum"] + 2 * 60
+        wait_until(lambda: server.metric("inference_batch_size_sum") >= images, "the last step to be counted")
+        calls = server.metric("inference_batch_size_count") - before["inference_batch_size_count"]
+        assert calls < 2 * 60  # some drew a step of both
     for one, other in zip(alone, together, strict=True):
         assert difference(one, other) <= 2
