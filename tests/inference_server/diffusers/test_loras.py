@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusio
 from inference_server.engine_config import EngineConfig
 from inference_server.engines import ModelLoadError
 from inference_server.engines.diffusers import loading
+from inference_server.engines.diffusers.adapters.drawer import AdapterDrawer
 from inference_server.engines.diffusers.engine import DiffusersEngine
 from inference_server.engines.diffusers.loading import LoadedPipeline
 from inference_server.engines.diffusers.unet_package import base_weights
@@ -116,23 +117,25 @@ def test_a_batch_is_split_by_loras(rig: Rig) -> None:
 
 
 def test_a_pipelines_own_call_draws_with_them_too(tmp_path: Path) -> None:
-    """A transformer's: drawings of different LoRAs have calls of their own, and none stays behind."""
+    """A transformer's: drawings of different LoRAs have calls, or shared steps, of their own, and none stays behind."""
     folder = str(tiny_pipelines.folder("sd3"))
     pipeline = loading.load(config(folder), lambda stage: None).pipeline
     file = tiny_loras.save_lora(pipeline, tmp_path / "a.safetensors", 3, ("transformer",))
     engine = DiffusersEngine(config(folder, f"a={file}:0.5"), lambda stage: None)
     assert engine.model_info.loras == (("a", 0.5),)
     assert "loras" in engine.model_info.features
+    drawer = engine._drawer
+    assert isinstance(drawer, AdapterDrawer)
     common = {"prompt": "a cat", "scheduler": engine.model_info.scheduler, "seeds": (1,)}
-    channel = ScriptedChannel(
-        *(order(number, **common, loras=loras) for number, loras in ((1, ()), (2, (("a", 1.0),))))
-    )
-    channel.give(order(3, **common))
-    channel.close()
-    engine.work(channel)
-    assert channel.batches().count(2) > 0, "the first and the third did not share a call"
-    assert difference(channel.picture_of(2), channel.picture_of(1)) > 10
-    assert difference(channel.picture_of(3), channel.picture_of(1)) <= 2
+    orders = [order(number, **common, loras=loras) for number, loras in ((1, ()), (2, (("a", 1.0),)), (3, ()))]
+    own, shared = ScriptedChannel(*orders), ScriptedChannel(*orders)
+    for channel, drawn_by in ((own, drawer.own_call), (shared, drawer.shared)):
+        channel.close()
+        drawn_by.work(channel)
+        assert difference(channel.picture_of(2), channel.picture_of(1)) > 10
+        assert difference(channel.picture_of(3), channel.picture_of(1)) <= 2
+    assert own.batches().count(2) > 0, "the first and the third did not share a call"
+    assert difference(shared.picture_of(2), own.picture_of(2)) <= 2
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "flux"])
