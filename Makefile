@@ -5,14 +5,14 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check --no-input
 MCP := .cache/mcp-1.30.0
 OLD_CLIENT := .cache/faircompute-0.20.1
-BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benchmarks/lines.py benchmarks/faults.py,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_% benchmarks/lines.py benchmarks/faults.py benchmarks/gpu_check.py,$(wildcard benchmarks/*.py)))
 
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 # Every process that a test starts would compile this project's own modules again.
 unexport PYTHONDONTWRITEBYTECODE
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help run worker test test-networks test-image check space-check lines faults bench clean demo-sheet demo-train install rathole debian-packages test-machines $(BENCHMARKS)
+.PHONY: help run worker test test-networks test-image check space-check lines faults gpu-check bench clean demo-sheet demo-train install rathole debian-packages test-machines $(BENCHMARKS)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | sed 's/@/\t/'
@@ -56,6 +56,9 @@ lines: .venv/installed-test debian-packages ## try a worker's line, good and bad
 faults: .venv/installed-test rathole ## strike the chain with fifteen faults, at moments that seeds decide: SEEDS=100 (Go or toxiproxy-server)
 	@$(PYTHON) -m tools.get_toxiproxy
 	@exec $(PYTHON) -m benchmarks.faults --seeds $(or $(SEEDS),2)
+
+gpu-check: .venv/installed-engine ## try on this machine's GPU what needs one, in at most 8 minutes: equality, lack of memory, speed
+	@exec $(PYTHON) -m benchmarks.gpu_check
 
 bench: $(BENCHMARKS) ## run every benchmark; each prints a table
 

@@ -82,6 +82,10 @@ class Table:
         print(text, flush=True)
         self._lines.append(text)
 
+    def holds(self, word: str) -> bool:
+        """Whether a line begins with it."""
+        return any(line.startswith(word) for line in self._lines)
+
     def keep(self) -> None:
         """On a GPU writes the table to `benchmarks/results/BENCHMARK-GPU-DATE.txt`; on a CPU it was only printed."""
         gpu = self._machine.gpu

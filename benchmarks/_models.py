@@ -16,7 +16,7 @@ _UNET = {
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     "attention_head_dim": 8,  # which in these models is the number of heads
 }
-_VAE = {
+VAE = {
     "in_channels": 3,
     "out_channels": 3,
     "latent_channels": 4,
@@ -25,7 +25,7 @@ _VAE = {
     "layers_per_block": 2,
     "scaling_factor": 0.18215,
 }
-_TEXT = {"max_position_embeddings": 77, "hidden_act": "quick_gelu", "bos_token_id": 0, "eos_token_id": 2}
+TEXT = {"max_position_embeddings": 77, "hidden_act": "quick_gelu", "bos_token_id": 0, "eos_token_id": 2}
 _SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -102,9 +102,9 @@ def save(model: Model, folder: Path) -> None:
     groups = min(32, min(model.unet["block_out_channels"]) // 4)
     unet = UNet2DConditionModel(**_UNET, **model.unet, sample_size=model.side_px // 8, norm_num_groups=groups)
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL(**_VAE, **model.vae, sample_size=model.side_px),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**_TEXT, **model.text)),
-        tokenizer=_tokenizer(),
+        vae=AutoencoderKL(**VAE, **model.vae, sample_size=model.side_px),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT, **model.text)),
+        tokenizer=tokenizer(),
         unet=unet,
         scheduler=PNDMScheduler(**_SCHEDULER),
         safety_checker=None,
@@ -118,7 +118,7 @@ def save(model: Model, folder: Path) -> None:
     index_path.write_text(json.dumps(absent | index), encoding="utf-8")
 
 
-def _tokenizer() -> Any:
+def tokenizer() -> Any:
     """CLIP's own with a vocabulary of letters."""
     from transformers import CLIPTokenizer
 

@@ -1,8 +1,9 @@
 """Plain diffusers as a server, the baseline: `pipe(...)` for one request at a time, behind a lock, as upstream does it.
 
-`python -m benchmarks._plain_diffusers FOLDER cuda|cpu`. The wire is docker-diffusers-api's as far as the benchmarks
-need it; half precision on CUDA and the scheduler DPMSolverMultistep are its defaults too. Whatever diffusers and
-PyTorch do by themselves today (fused attention) is in, nothing else: no compilation, no batching.
+`python -m benchmarks._plain_diffusers FOLDER cuda|cpu [compiled]`. The wire is docker-diffusers-api's as far as the
+benchmarks need it; half precision on CUDA and the scheduler DPMSolverMultistep are its defaults too. Whatever diffusers
+and PyTorch do by themselves today (fused attention) is in, nothing else: no batching, and `torch.compile` of the whole
+UNet only where `compiled` is asked for.
 """
 
 import base64
@@ -20,11 +21,13 @@ import torch
 
 
 class _Pipeline:
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, compiled: bool) -> None:
         dtype = torch.float16 if device == "cuda" else torch.float32
         self._device, self._lock = device, threading.Lock()
         self._pipe: Any = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=dtype).to(device)
         self._pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(self._pipe.scheduler.config)
+        if compiled:
+            self._pipe.unet = torch.compile(self._pipe.unet)
         self._pipe.set_progress_bar_config(disable=True)
 
     def draw(self, inputs: dict[str, Any]) -> tuple[str, float]:
@@ -43,7 +46,7 @@ class _Pipeline:
 def main() -> None:
     """Serves until it is ended; prints its address when it has drawn once."""
     diffusers.utils.logging.set_verbosity_error()
-    pipeline = _Pipeline(Path(sys.argv[1]), sys.argv[2])
+    pipeline = _Pipeline(Path(sys.argv[1]), sys.argv[2], "compiled" in sys.argv[3:])
     pipeline.draw({"prompt": "warm up", "num_inference_steps": 2, "seed": 0})
 
     class Handler(BaseHTTPRequestHandler):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,9 +80,10 @@ def inference_server(name: str, config: dict[str, Any]) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def plain_diffusers(name: str, model_folder: Path, device: str) -> Iterator[Server]:
+def plain_diffusers(name: str, model_folder: Path, device: str, *, compiled: bool = False) -> Iterator[Server]:
     """The baseline, having drawn once."""
-    with _running(name, ["benchmarks._plain_diffusers", str(model_folder), device]) as server:
+    more = ["compiled"] if compiled else []
+    with _running(name, ["benchmarks._plain_diffusers", str(model_folder), device, *more]) as server:
         yield server
 
 
@@ -125,6 +127,12 @@ def end(process: "subprocess.Popen[Any]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def kill(pid: int) -> None:
+    """Of one process that is below us; it may have ended already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid: int) -> Iterator[tuple[int, bytes]]:

@@ -68,9 +68,9 @@ def main() -> None:
 
 
 def _measure(table: Table, machine: Machine, name: str, config: dict[str, Any], inputs: dict[str, Any]) -> None:
-    before = _on_gpu(machine.gpu)
+    before = on_gpu(machine.gpu)
     with _servers.inference_server(name, config | {"idle_engine_s": IDLE_S}) as server, requests.Session() as session:
-        rounds = [_round(server, session, machine.gpu, inputs) for _ in range(RUNS)]
+        rounds = [one_round(server, session, machine.gpu, inputs) for _ in range(RUNS)]
     table.line(f"{name}:")
     first_s, next_s = (
         statistics.median(times) for times in ([one.first_s for one in rounds], [one.next_s for one in rounds])
@@ -97,13 +97,14 @@ def _gpu_lines(table: Table, before: OnGpu, rounds: Sequence[Round]) -> None:
         table.line(f"  on the GPU while {name}: {processes} processes, {used_mb:.0f} MB{goal}")
 
 
-def _round(server: Server, session: requests.Session, gpu: Gpu | None, inputs: dict[str, Any]) -> Round:
+def one_round(server: Server, session: requests.Session, gpu: Gpu | None, inputs: dict[str, Any]) -> Round:
+    """Waits until the engine sleeps, and wakes it."""
     _wait_asleep(server)
-    engines_asleep, asleep, asleep_bytes = len(server.engine_pids()), _on_gpu(gpu), _pss_bytes([server.pid])
+    engines_asleep, asleep, asleep_bytes = len(server.engine_pids()), on_gpu(gpu), _pss_bytes([server.pid])
     first_s = server.draw(session, inputs | {"prompt": "a red apple", "seed": 1}).wall_s
     next_s = server.draw(session, inputs | {"prompt": "a red apple", "seed": 2}).wall_s
     awake_bytes = _pss_bytes([server.pid, *server.engine_pids()])
-    return Round(engines_asleep, asleep, asleep_bytes, first_s, next_s, _on_gpu(gpu), awake_bytes)
+    return Round(engines_asleep, asleep, asleep_bytes, first_s, next_s, on_gpu(gpu), awake_bytes)
 
 
 def _wait_asleep(server: Server) -> None:
@@ -116,7 +117,8 @@ def _wait_asleep(server: Server) -> None:
     time.sleep(SETTLE_S)
 
 
-def _on_gpu(gpu: Gpu | None) -> OnGpu:
+def on_gpu(gpu: Gpu | None) -> OnGpu:
+    """What is on it now; nothing without one."""
     return OnGpu(0, 0) if gpu is None else OnGpu(len(gpu.pids()), gpu.used_bytes)
 
 

@@ -15,33 +15,15 @@ import numpy as np
 
 from benchmarks import _models
 from benchmarks._machine import Table, look
+from benchmarks._orders import OrdersChannel
 from inference_server.engine_config import EngineConfig
-from inference_server.engines import WorkChannel
 from inference_server.engines.diffusers.engine import DiffusersEngine
-from inference_server.messages import Draw, Drawn, FromEngine, GenerationParams
+from inference_server.messages import Draw, GenerationParams
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SEEDS, STEPS, SIDE_PX = 4, 5, 64
 COMPANY = ("DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler")
 ADDS_NOISE = ("DDPM", "Ancestral", "SDE")
-
-
-class _OrdersChannel(WorkChannel):
-    """Gives all orders at once and keeps the pictures."""
-
-    def __init__(self, orders: Sequence[Draw]) -> None:
-        self._orders = list(orders)
-        self.pictures: dict[int, Any] = {}
-
-    def take(self, timeout_s: float | None = None) -> Draw | None:
-        return self._orders.pop(0) if self._orders else None
-
-    def is_cancelled(self, number: int) -> bool:
-        return False
-
-    def tell(self, message: FromEngine) -> None:
-        if isinstance(message, Drawn):
-            self.pictures[message.number] = np.frombuffer(message.images[0].rgb, np.uint8).astype(int)
 
 
 def main() -> None:
@@ -70,7 +52,7 @@ def _differences(engine: DiffusersEngine, scheduler: str) -> Any:
 
 
 def _draw(engine: DiffusersEngine, orders: Sequence[Draw]) -> dict[int, Any]:
-    channel = _OrdersChannel(orders)
+    channel = OrdersChannel(orders)
     engine.work(channel)
     return channel.pictures
 

@@ -75,7 +75,7 @@ def main() -> None:
         loads: list[Load] = []
         for clients in CONCURRENCIES:
             for server in servers:
-                loads.append(_drive(server, model, clients, max(8, clients * (4 if machine.gpu else 2))))
+                loads.append(drive(server, model, clients, max(8, clients * (4 if machine.gpu else 2))))
                 _row(table, loads[-1])
         _goals(table, loads, machine)
         _overhead(table, batched, model)
@@ -110,7 +110,7 @@ def _draw(server: Server, session: requests.Session, model: Model, seed: int, st
     return server.draw(session, inputs, SCHEDULER=SCHEDULER)
 
 
-def _drive(server: Server, model: Model, clients: int, pictures: int) -> Load:
+def drive(server: Server, model: Model, clients: int, pictures: int) -> Load:
     """`clients` threads ask for `pictures` in all."""
     seeds = iter(range(pictures))
     taken, failures = threading.Lock(), list[BaseException]()
@@ -145,7 +145,7 @@ def _warm_up(servers: Sequence[Server], model: Model, machine: Machine) -> None:
     for _ in range(2):
         for server in servers:
             for clients in (1, 2, 4, 8, MAX_BATCH) if server.name == BATCHED else (1,):
-                _drive(server, model, clients, clients)
+                drive(server, model, clients, clients)
         for server in servers:
             if machine.gpu is not None and server.name != PLAIN:
                 wait_compiled(server)
