@@ -21,6 +21,8 @@ from errors import (
 
 log = logging.getLogger(__name__)
 
+CANCEL_S = 3.0  # so long a server may take to answer that it drops a request
+
 
 class EndpointClient:
     """A client of one endpoint; safe to use from many threads at once.
@@ -101,22 +103,23 @@ class EndpointClient:
             lost = error
         # Not within the handler: what goes wrong from here on would pass for a consequence of the first loss.
         if cancelled():
-            self.cancel(request_id)  # the way there may be broken while the server draws on
-            raise JobCancelledError()
+            # The way there may be broken while the server draws on.
+            raise JobCancelledError(server_knows=self.cancel(request_id))
         log.warning("connection lost, trying once more on a fresh one: %s", lost.came_back)
         self._transport.renew()
         if lost.how in ("silent", "unheard"):
             self.health(timeout_s=min(3.0, self._silence_s))  # a frozen server need not be waited for twice
         return self._infer_once(body, request, request_id, tell, cancelled)
 
-    def cancel(self, request_id: str) -> None:
-        """Asks the server to drop a request; best effort (upstream's server cannot)."""
+    def cancel(self, request_id: str) -> bool:
+        """Asks the server to drop a request (upstream's cannot); returns whether it was reached."""
         try:
             path = f"/requests/{quote(request_id, safe='')}"
-            with self._transport.request("DELETE", path, tried="cancel the drawing", timeout_s=3.0):
-                pass
+            with self._transport.request("DELETE", path, tried="cancel the drawing", timeout_s=CANCEL_S):
+                return True
         except (EndpointUnreachableError, EndpointUntrustedError) as error:
             log.warning("the server could not be told of the cancel: %s", error)
+            return False
 
     def close(self) -> None:
         """Closes the idle connections."""
@@ -136,8 +139,7 @@ class EndpointClient:
 
         def go_on() -> None:
             if cancelled():
-                self.cancel(request_id)
-                raise JobCancelledError()
+                raise JobCancelledError(server_knows=self.cancel(request_id))
             if time.monotonic() > deadline:
                 self.cancel(request_id)
                 raise DrawingError(f"The picture was not done after {self._drawing_s:g} s.", code="TOO_SLOW")

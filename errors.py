@@ -65,10 +65,11 @@ class GpuBusyError(SpaceError):
 
 
 class JobCancelledError(SpaceError):
-    """The drawing was cancelled."""
+    """The drawing was cancelled. `server_knows`: False when the server that draws it could not be told."""
 
-    def __init__(self, message: str = "The drawing was cancelled.") -> None:
+    def __init__(self, message: str = "The drawing was cancelled.", *, server_knows: bool = True) -> None:
         super().__init__(message)
+        self.server_knows = server_knows
 
 
 class JobTimeoutError(SpaceError):

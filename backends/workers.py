@@ -217,8 +217,8 @@ class Workers:
             except (BusyError, GpuBusyError, StartError) as error:
                 refused = refused or error
                 continue
-            except JobCancelledError:
-                if worker.ended is not None:  # it is told when it comes back
+            except JobCancelledError as error:
+                if worker.ended is not None or not error.server_knows:  # it is told when it comes back
                     self._note_lost(job_id, worker)
                 if cancelled():
                     raise

@@ -10,6 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
+import endpoint_client
 from backends import lost_drawings
 from backends import workers as workers_module
 from backends.workers import AWAY_FOR_A_MOMENT, BACK, Workers
@@ -213,6 +214,26 @@ def test_what_was_cancelled_while_its_worker_was_away_ends_when_it_is_back(monke
         request = raw.hear("request")
         assert (request["method"], request["path"]) == ("DELETE", "/requests/job-1")
         raw.close()
+
+
+def test_a_cancel_that_a_dead_line_swallowed_reaches_the_worker_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The line still passes for whole, but nothing comes over it: the worker is told again on its next one."""
+    monkeypatch.setattr(workers_module, "LEASE_S", 0.2)
+    monkeypatch.setattr(endpoint_client, "CANCEL_S", 0.1)
+    with space_side(new_workers()) as space:
+        silent = RawWorker(space.port, instance="one")
+        drawing = Drawing(space.workers, 1)
+        silent.take()
+        drawing.cancelled.set()
+        assert isinstance(drawing.result(), JobCancelledError)
+        assert [worker.ended for worker in space.workers._clients] == [None]
+        raw = RawWorker(space.port, instance="one")
+        request = raw.hear("request")
+        assert (request["method"], request["path"]) == ("DELETE", "/requests/job-1")
+        for line in (silent, raw):
+            line.close()
 
 
 def test_a_line_that_breaks_often_ends_no_drawing() -> None:
