@@ -10,6 +10,7 @@ from inference_server import engine_process
 from inference_server.engine_config import ENGINES, EngineConfig
 from inference_server.engines import WorkChannel
 from inference_server.messages import BatchStats, Cancelled, Draw, Drawn, ModelInfo, RawImage, Step
+from inference_server.tasks import IMG2IMG, Task
 
 NAME = "noise"
 SIDE_MAX_PX = 512
@@ -28,6 +29,8 @@ _MODEL_INFO = ModelInfo(
     max_side_px=SIDE_MAX_PX,
     side_multiple_px=64,
     images_at_once=4,
+    features=("text2image", "negative_prompt", "guidance", IMG2IMG),
+    image_tasks=(Task(IMG2IMG, "StableDiffusionImg2ImgPipeline", strength=0.8),),
 )
 
 

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 
+from benchmarks._lines_engine import noise
 from benchmarks._link import Quality
 from tests.support.home_network import SPACE_IDLE_S, TUNNEL_IDLE_S, HomeNetwork, Visitors, cannot_be_had, reaches
 from tests.support.processes import Processes, Program, wait_until
@@ -76,6 +78,15 @@ def test_a_first_picture(house: House) -> None:
     assert not reaches(network.edge, "10.78.0.2", 7861)
     assert outcomes(network.visit("first")) == ["picture"]
     assert network.home.run("ss", "-tlnH") == ""
+
+
+def test_a_photo_of_ten_megabytes_starts_a_picture(house: House) -> None:
+    """As large a file as the edge lets through comes from a browser to the worker; the picture has its shape."""
+    photo = house.network.folder / "photo.png"
+    Image.frombytes("RGB", (2576, 1288), noise(1, 2576, 1288)).save(photo, compress_level=0)
+    assert 9.9e6 < photo.stat().st_size < 10 * 2**20
+    width, height = house.network.draw_from(photo, "from a photo")
+    assert width == 2 * height
 
 
 def test_an_idle_line_is_kept_while_the_engine_sleeps(house: House) -> None:

@@ -81,7 +81,7 @@ class HomeNetwork:
     """The networks, and the programs in them. `close` ends all of it."""
 
     def __init__(self, folder: Path, processes: Processes, quality: Quality) -> None:
-        self._folder, self._processes = folder, processes
+        self.folder, self._processes = folder, processes
         label = f"home{os.getpid()}"
         self.line = TwoMachines(label, quality, seed=1)
         self.edge, self.router = _Existing(self.line.space), _Existing(self.line.home)
@@ -93,7 +93,7 @@ class HomeNetwork:
     def start(self) -> None:
         """Lays the cables, starts the edge and the page."""
         self._lay_cables()
-        folder = self._folder
+        folder = self.folder
         pem = folder / "edge.pem"
         pem.touch(mode=0o600)
         pem.write_text(self.certificate.read_text() + self._key.read_text())
@@ -110,7 +110,7 @@ class HomeNetwork:
         self._filter(self.router, _MASQUERADE)
 
     def _filter(self, machine: Namespace, rules: str) -> None:
-        file = self._folder / "rules.nft"
+        file = self.folder / "rules.nft"
         file.write_text(rules)
         machine.run("nft", "-f", file)
 
@@ -130,12 +130,12 @@ class HomeNetwork:
 
     def start_worker(self, name: str) -> Program:
         """The worker's own program, with an engine that draws noise; returns once the page has it."""
-        config = self._folder / "endpoint.json"
+        config = self.folder / "endpoint.json"
         config.write_text('{"idle_engine_s": 3}')
         env = {
             "WORKER_KEY": Credentials.from_secret(SECRET).worker_key,
             "WORKER_NAME": name,
-            "DATA_DIR": str(self._folder / name),
+            "DATA_DIR": str(self.folder / name),
             "INFERENCE_ENGINE": NAME,
             DRAWN_FILE: str(self.drawn_file),
             "SSL_CERT_FILE": str(self.certificate),
@@ -155,6 +155,13 @@ class HomeNetwork:
         command = [sys.executable, "-m", "tests.support.edge_visitors", URL, str(self.certificate), prompt]
         program = self._processes.start(self.edge.enter(*command, str(visitors), str(steps)), cwd=REPOSITORY)
         return Visitors(program)
+
+    def draw_from(self, image: Path, prompt: str) -> tuple[int, int]:
+        """A visitor's browser, outside too, uploads the image; returns the picture's width and height in px."""
+        command = [sys.executable, "-m", "tests.support.edge_browser", URL, str(image), prompt]
+        program = self._processes.start(self.edge.enter(*command), cwd=REPOSITORY)
+        told = json.loads(program.wait_for_line(r"PICTURE (.*)", _VISIT_S)[1])
+        return told["width"], told["height"]
 
     def drop(self, port: int) -> None:
         """The router drops the connection from this port of the home's, and tells neither end."""
